@@ -1,0 +1,460 @@
+"""Every setting of the pipeline: frozen dataclasses by concern, presets, validation. No torch, no I/O."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import Literal, Optional
+
+from detox.errors import UserError
+
+PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
+PRESETS = ("flan-t5", "demo")
+
+
+def _require(holds: bool, flag: str, value: object, rule: str) -> None:
+    if not holds:
+        raise UserError(f"{flag}={value}: {rule}")
+
+
+def _positive(prefix: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        flag = f"--{prefix}.{name.replace('_', '-')}"
+        _require(value is None or (math.isfinite(value) and value > 0), flag, value, "must be greater than 0")
+
+
+def _not_negative(prefix: str, settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        flag = f"--{prefix}.{name.replace('_', '-')}"
+        _require(value is None or (math.isfinite(value) and value >= 0), flag, value, "must be 0 or more")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The summarizer before any fine-tuning; its tokenizer makes the prompts."""
+
+    base: str = "google/flan-t5-base"
+    """Encoder-decoder model: a hub name, a local folder, or demo:base."""
+    revision: Optional[str] = None
+    """Pin the hub model to this commit, tag or branch."""
+
+    def validate(self) -> None:
+        _require(bool(self.base.strip()), "--model.base", repr(self.base), "name a hub model or a local folder")
+
+
+@dataclass(frozen=True)
+class Model(Base):
+    """The summarizer that PPO starts from: the base with its supervised LoRA checkpoint."""
+
+    adapter: str = "auto"
+    """Supervised LoRA checkpoint: a folder, a hub name, `none`, or `auto` (the run's own `lora` folder
+    where `training_lora.py` has made one, else none)."""
+    adapter_revision: Optional[str] = None
+    """Pin the hub adapter to this commit, tag or branch."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The dialogues and how they become prompts."""
+
+    dataset: str = "knkarthick/dialogsum"
+    """Hub dataset, local folder or file (CSV of the hub's layout, or the DialogSum authors' JSON lines), or
+    demo:corpus."""
+    revision: Optional[str] = None
+    """Pin the hub dataset to this commit, tag or branch."""
+    id_column: str = "id"
+    dialogue_column: str = "dialogue"
+    summary_column: str = "summary"
+    topic_column: str = "topic"
+    prompt: str = PROMPT
+    """Instruction around the dialogue; `{dialogue}` marks its place, `\\n` a line break."""
+    min_query_tokens: int = 1
+    """Drop (and count) prompts of fewer tokens."""
+    max_query_tokens: int = 512
+    """Drop (and count) prompts of more tokens, unless --data.truncate."""
+    max_summary_tokens: int = 128
+    """Drop (and count) training and validation examples with longer summaries."""
+    truncate: bool = False
+    """Shorten long dialogues from their end instead of dropping them; the count is reported."""
+    max_examples: Optional[int] = None
+    """Keep at most this many examples of each split (the first ones)."""
+    validation_fraction: float = 0.1
+    """Share that becomes the validation split where the source is a single file."""
+    test_fraction: float = 0.1
+    """Share that becomes the test split where the source is a single file."""
+    workers: int = 1
+    """Processes that tokenize; the result does not depend on it."""
+
+    def validate(self) -> None:
+        _require(bool(self.dataset.strip()), "--data.dataset", repr(self.dataset), "name a hub dataset, a folder or a file")
+        _require(self.prompt.count("{dialogue}") == 1, "--data.prompt", repr(self.prompt), "must contain {dialogue} once")
+        _positive("data", self, "min_query_tokens", "max_query_tokens", "max_summary_tokens", "max_examples", "workers")
+        _require(
+            self.min_query_tokens <= self.max_query_tokens,
+            "--data.min-query-tokens",
+            self.min_query_tokens,
+            f"must not exceed --data.max-query-tokens={self.max_query_tokens}",
+        )
+        for name in ("validation_fraction", "test_fraction"):
+            value = getattr(self, name)
+            _require(0 < value < 0.5, f"--data.{name.replace('_', '-')}", value, "must lie between 0 and 0.5")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Supervised fine-tuning of a LoRA adapter on the reference summaries."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scaling: the adapter's output is multiplied by alpha / r."""
+    dropout: float = 0.05
+    targets: str = "all-linear"
+    """`all-linear`, or names of linear layers separated by commas (q,v)."""
+    epochs: float = 3.0
+    max_steps: Optional[int] = None
+    """Stop after so many optimizer steps."""
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+
+    def validate(self) -> None:
+        _positive("lora", self, "r", "alpha", "epochs", "max_steps", "batch_size", "learning_rate")
+        _require(0 <= self.dropout < 1, "--lora.dropout", self.dropout, "must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The classifier whose raw logit of one label is the score of a summary."""
+
+    model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
+    """Sequence classifier: a hub name, a local folder, or demo:reward."""
+    revision: Optional[str] = None
+    """Pin the hub model to this commit, tag or branch."""
+    label: str = "nothate"
+    """Name of the label to maximise, as in the model's config."""
+    signal: Literal["logit", "logprob", "probability"] = "logit"
+    """`logit` keeps a gradient of reward where `probability` saturates."""
+    batch_size: int = 16
+    """Summaries scored at once."""
+
+    def validate(self) -> None:
+        _require(bool(self.model.strip()), "--reward.model", repr(self.model), "name a hub model or a local folder")
+        _require(bool(self.label.strip()), "--reward.label", repr(self.label), "name a label of the reward model")
+        _positive("reward", self, "batch_size")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How summaries are sampled while training."""
+
+    max_new_tokens: int = 100
+    """Longest summary, in tokens, its end-of-sequence token included."""
+    temperature: float = 1.0
+    top_k: int = 0
+    """0 keeps all tokens."""
+    top_p: float = 1.0
+    force: bool = False
+    """Allow temperature, top-k or top-p that change the distribution; the KL estimate is then wrong."""
+
+    def validate(self) -> None:
+        _positive("rollout", self, "max_new_tokens", "temperature")
+        _not_negative("rollout", self, "top_k")
+        _require(0 < self.top_p <= 1, "--rollout.top-p", self.top_p, "must lie in (0, 1]")
+        reason = (
+            "samples no longer come from the policy itself, so the KL estimate would be wrong; "
+            "leave it, or pass --rollout.force"
+        )
+        for name, neutral in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0)):
+            value = getattr(self, name)
+            _require(value == neutral or self.force, f"--rollout.{name.replace('_', '-')}", value, reason)
+
+
+@dataclass(frozen=True)
+class PPO:
+    """Proximal policy optimization."""
+
+    updates: int = 20
+    """Rollouts, each followed by `ppo_epochs` passes."""
+    batch_size: int = 16
+    """Dialogues in one rollout."""
+    minibatch_size: int = 8
+    """Examples in one optimizer step."""
+    microbatch_size: Optional[int] = None
+    """Examples in one forward and backward pass (default: the minibatch); gradients are accumulated."""
+    ppo_epochs: int = 4
+    """Passes over each rollout."""
+    learning_rate: float = 2e-4
+    schedule: Literal["linear", "constant"] = "linear"
+    """Linear decay to 0 over the run, or none."""
+    adam_eps: float = 1e-5
+    max_grad_norm: float = 1.0
+    """Clip the gradient of each optimizer step to this norm."""
+    kl_coef: float = 0.2
+    """Weight of the KL penalty against the reference."""
+    kl_penalty: Literal["k1", "k3", "full"] = "k1"
+    """Estimator of the penalty a token: log-ratio, Schulman's k3, or the exact sum over the vocabulary."""
+    kl_control: Literal["fixed", "adaptive"] = "fixed"
+    kl_target: float = 6.0
+    """KL a summary, in nats, that adaptive control steers to."""
+    kl_horizon: int = 10_000
+    """Examples over which adaptive control acts."""
+    gamma: float = 1.0
+    """Discount."""
+    lam: float = 0.95
+    """Lambda of generalized advantage estimation."""
+    whiten_advantages: bool = True
+    clip_range: float = 0.2
+    """Clip of the probability ratio."""
+    value_clip_range: Optional[float] = None
+    """Clip of the value's change in one update; None leaves it free."""
+    vf_coef: float = 1.0
+    """Weight of the value loss."""
+    value_learning_rate: Optional[float] = 1e-2
+    """Learning rate of the value head; None takes `learning_rate`."""
+    value_reads_detached: bool = True
+    """The value head's gradient stays out of the policy, where it would drown the reward's."""
+    value_warmup: int = 128
+    """Rollouts on which the value head alone is fitted before the first update."""
+    score_normalize: bool = False
+    """Subtract the running mean of the scores."""
+    score_scale: bool = False
+    """Divide the scores by their running standard deviation."""
+    score_clip: Optional[float] = 10.0
+    """Clip scores to this absolute value."""
+    unfinished_penalty: float = 1.0
+    """Taken off the score of a summary that does not end within the limit of tokens."""
+    early_stop_kl: Optional[float] = None
+    """End an update's passes once the policy has moved this far from the rollout (nats a token)."""
+    lora_r: int = 16
+    """Rank of the adapter that PPO trains."""
+    lora_alpha: int = 32
+    lora_scope: Literal["decoder", "all"] = "decoder"
+    """With `decoder`, the encoder runs once an update."""
+    lora_targets: str = "all-linear"
+    """`all-linear`, or names of linear layers separated by commas (q,v)."""
+
+    @property
+    def effective_microbatch(self) -> int:
+        return min(self.microbatch_size or self.minibatch_size, self.minibatch_size)
+
+    def validate(self) -> None:
+        _positive("ppo", self, "updates", "batch_size", "minibatch_size", "microbatch_size", "ppo_epochs", "learning_rate")
+        _positive("ppo", self, "adam_eps", "max_grad_norm", "kl_target", "kl_horizon", "clip_range", "value_clip_range")
+        _positive("ppo", self, "value_learning_rate", "score_clip", "early_stop_kl", "lora_r", "lora_alpha")
+        _not_negative("ppo", self, "kl_coef", "vf_coef", "value_warmup", "unfinished_penalty")
+        _require(0 < self.gamma <= 1, "--ppo.gamma", self.gamma, "must lie in (0, 1]")
+        _require(0 <= self.lam <= 1, "--ppo.lam", self.lam, "must lie in [0, 1]")
+        _require(
+            self.batch_size % self.minibatch_size == 0,
+            "--ppo.minibatch-size",
+            self.minibatch_size,
+            f"must divide --ppo.batch-size={self.batch_size}",
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What is written while training."""
+
+    every: int = 5
+    """Updates between checkpoints."""
+    keep: int = 4
+    """Checkpoints kept; older ones go, but never the best and never the last."""
+
+    def validate(self) -> None:
+        _positive("save", self, "every", "keep")
+
+
+@dataclass(frozen=True)
+class Toxicity:
+    """The classifier of the toxicity measurement."""
+
+    model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
+    """Sequence classifier: a hub name, a local folder, or demo:reward."""
+    revision: Optional[str] = None
+    label: str = "hate"
+    """Its probability is the toxicity."""
+
+    def validate(self) -> None:
+        _require(bool(self.model.strip()), "--toxicity.model", repr(self.model), "name a hub model or a local folder")
+        _require(bool(self.label.strip()), "--toxicity.label", repr(self.label), "name a label of that model")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A second classifier, which no stage trains on."""
+
+    model: str = "s-nlp/roberta_toxicity_classifier"
+    """Sequence classifier: a hub name, a local folder, or demo:judge."""
+    revision: Optional[str] = None
+    label: str = "toxic"
+    """Its probability is the toxicity."""
+
+    def validate(self) -> None:
+        _require(bool(self.model.strip()), "--judge.model", repr(self.model), "name a hub model or a local folder")
+        _require(bool(self.label.strip()), "--judge.label", repr(self.label), "name a label of that model")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is compared, and how surely."""
+
+    examples: Optional[int] = None
+    """At most this many dialogues of the split; None takes all."""
+    samples: int = 4
+    """Sampled summaries a dialogue; a greedy one comes on top."""
+    max_new_tokens: int = 100
+    """Longest summary, in tokens."""
+    batch_size: int = 64
+    """Summaries generated at once."""
+    threshold: float = 0.5
+    """Toxicity at which a summary counts as toxic."""
+    resamples: int = 10_000
+    """Bootstrap resamples and random sign flips."""
+    min_slice: int = 20
+    """Slices of fewer dialogues give no figure."""
+    best_of: int = 4
+    """Samples among which the best-of-n baseline picks by reward; 0 leaves the baselines out."""
+
+    def validate(self) -> None:
+        _positive("evaluation", self, "examples", "samples", "max_new_tokens", "batch_size", "resamples", "min_slice")
+        _not_negative("evaluation", self, "best_of")
+        _require(0 < self.threshold < 1, "--evaluation.threshold", self.threshold, "must lie between 0 and 1")
+        _require(self.resamples >= 100, "--evaluation.resamples", self.resamples, "must be 100 or more")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every stage has."""
+
+    preset: Literal["flan-t5", "demo"] = "flan-t5"
+    """Set of defaults: `flan-t5` (models and data from the hub) or `demo` (embedded, offline)."""
+    run: Optional[str] = None
+    """Name of the run, the folder below --checkpoints; the preset's name unless given."""
+    checkpoints: str = "checkpoints"
+    """Folder that holds the runs."""
+    seed: int = 0
+    overwrite: bool = False
+    """Replace what this stage wrote before."""
+
+    @property
+    def run_name(self) -> str:
+        return self.run or self.preset
+
+    def validate(self) -> None:
+        _require(0 <= self.seed < 2**31, "--seed", self.seed, "must lie in 0 .. 2147483647")
+        _require(
+            re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", self.run_name) is not None,
+            "--run",
+            self.run_name,
+            "use letters, digits, '.', '_' and '-' only, at most 100 of them",
+        )
+        _require(bool(self.checkpoints), "--checkpoints", repr(self.checkpoints), "name a folder")
+        for setting in dataclasses.fields(self):
+            validate = getattr(getattr(self, setting.name), "validate", None)
+            if validate is not None:
+                validate()
+
+
+@dataclass(frozen=True)
+class DeviceStage(Stage):
+    """A stage that computes."""
+
+    device: str = "auto"
+    """`cuda`, `cuda:N`, `mps`, `cpu`, or `auto`: the first of them that is there."""
+    threads: Optional[int] = None
+    """Threads on the CPU; None leaves the choice to torch."""
+
+    def validate(self) -> None:
+        _require(
+            re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,2})?", self.device) is not None,
+            "--device",
+            self.device,
+            "choose auto, cpu, mps, cuda or cuda:N",
+        )
+        _require(self.threads is None or self.threads > 0, "--threads", self.threads, "must be greater than 0")
+        super().validate()
+
+
+@dataclass(frozen=True)
+class EngineStage(DeviceStage):
+    """A stage that generates summaries."""
+
+    engine: Literal["auto", "hf", "packed"] = "auto"
+    """`packed` (padding-free, T5 family), `hf` (any encoder-decoder), or `auto`: packed where it can."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen weights; `auto` is bfloat16 where the device computes in it. What is trained stays float32."""
+
+
+@dataclass(frozen=True)
+class Preparation(Stage):
+    """Stage 1: dialogues -> tokenized prompts on disk."""
+
+    model: Base = field(default_factory=Base)
+    data: Data = field(default_factory=Data)
+
+
+@dataclass(frozen=True)
+class LoraTraining(DeviceStage):
+    """Optional stage: prompts -> supervised LoRA checkpoint."""
+
+    model: Base = field(default_factory=Base)
+    lora: Lora = field(default_factory=Lora)
+
+
+@dataclass(frozen=True)
+class PPOTraining(EngineStage):
+    """Stage 2: prompts -> PPO checkpoints."""
+
+    model: Model = field(default_factory=Model)
+    reward: Reward = field(default_factory=Reward)
+    rollout: Rollout = field(default_factory=Rollout)
+    ppo: PPO = field(default_factory=PPO)
+    save: Checkpoints = field(default_factory=Checkpoints)
+
+
+@dataclass(frozen=True)
+class EvaluationStage(EngineStage):
+    """Stage 3: checkpoints -> results and report."""
+
+    checkpoint: tuple[str, ...] = ()
+    """Checkpoint folders, such as checkpoints/demo/ppo/step-0020; default: the run's last."""
+    split: Literal["test", "validation"] = "test"
+    toxicity: Toxicity = field(default_factory=Toxicity)
+    judge: Judge = field(default_factory=Judge)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+_DEMO = {
+    Preparation: dict(
+        model=Base(base="demo:base"),
+        data=Data(dataset="demo:corpus", max_query_tokens=256, max_summary_tokens=64),
+    ),
+    LoraTraining: dict(model=Base(base="demo:base"), lora=Lora(dropout=0.0)),
+    PPOTraining: dict(
+        model=Model(base="demo:base", adapter="demo:lora"),
+        reward=Reward(model="demo:reward"),
+        rollout=Rollout(max_new_tokens=48),
+        ppo=PPO(learning_rate=1e-3, minibatch_size=4),
+        dtype="float32",
+    ),
+    EvaluationStage: dict(
+        toxicity=Toxicity(model="demo:reward"),
+        judge=Judge(model="demo:judge"),
+        evaluation=Evaluation(examples=300, max_new_tokens=48),
+        dtype="float32",
+    ),
+}
+
+
+def preset(stage: type, name: str) -> Stage:
+    """Return the settings of `stage` with the defaults of the preset `name`.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    _require(name in PRESETS, "--preset", name, f"choose {' or '.join(PRESETS)}")
+    settings = stage(preset=name)
+    return replace(settings, **_DEMO[stage]) if name == "demo" else settings
