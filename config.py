@@ -211,7 +211,7 @@ class PPO:
     """Clip of the value's change in one update; None leaves it free."""
     vf_coef: float = 1.0
     """Weight of the value loss."""
-    value_learning_rate: Optional[float] = 1e-2
+    value_learning_rate: Optional[float] = None
     """Learning rate of the value head; None takes `learning_rate`."""
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
@@ -251,6 +251,12 @@ class PPO:
             "--ppo.minibatch-size",
             self.minibatch_size,
             f"must divide --ppo.batch-size={self.batch_size}",
+        )
+        _require(
+            self.minibatch_size % self.effective_microbatch == 0,
+            "--ppo.microbatch-size",
+            self.microbatch_size,
+            f"must divide --ppo.minibatch-size={self.minibatch_size}",
         )
 
 
@@ -317,11 +323,20 @@ class Evaluation:
     """Slices of fewer dialogues give no figure."""
     best_of: int = 4
     """Samples among which the best-of-n baseline picks by reward; 0 leaves the baselines out."""
+    bad_words: str = "default"
+    """Words that the filter baseline never lets the reference say: a file with one a line, `default` (a list of
+    common English insults), or `demo:insults`."""
 
     def validate(self) -> None:
         _positive("evaluation", self, "examples", "samples", "max_new_tokens", "batch_size", "resamples", "min_slice")
         _not_negative("evaluation", self, "best_of")
         _require(0 < self.threshold < 1, "--evaluation.threshold", self.threshold, "must lie between 0 and 1")
+        _require(
+            self.best_of <= 2 * self.samples,
+            "--evaluation.best-of",
+            self.best_of,
+            f"must not exceed twice --evaluation.samples={self.samples}",
+        )
         _require(self.resamples >= 100, "--evaluation.resamples", self.resamples, "must be 100 or more")
 
 
@@ -422,9 +437,20 @@ class EvaluationStage(EngineStage):
     checkpoint: tuple[str, ...] = ()
     """Checkpoint folders, such as checkpoints/demo/ppo/step-0020; default: the run's last."""
     split: Literal["test", "validation"] = "test"
+    select: Optional[float] = None
+    """Pick the least toxic of the checkpoints (default: all of the run) that keeps at least this share of the
+    reference's ROUGE-L; looks at the validation split only."""
+    power: Optional[float] = None
+    """Say how many dialogues would show a reduction of this fraction."""
     toxicity: Toxicity = field(default_factory=Toxicity)
     judge: Judge = field(default_factory=Judge)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+    def validate(self) -> None:
+        _require(self.select is None or 0 < self.select <= 1, "--select", self.select, "must lie in (0, 1]")
+        _require(self.power is None or 0 < self.power < 1, "--power", self.power, "must lie between 0 and 1")
+        super().validate()
 
 
 _DEMO = {
@@ -443,7 +469,7 @@ _DEMO = {
     EvaluationStage: dict(
         toxicity=Toxicity(model="demo:reward"),
         judge=Judge(model="demo:judge"),
-        evaluation=Evaluation(examples=300, max_new_tokens=48),
+        evaluation=Evaluation(examples=300, max_new_tokens=48, bad_words="demo:insults"),
         dtype="float32",
     ),
 }

@@ -1,0 +1,53 @@
+# The project's commands; `make help` lists them. Needs GNU make 3.81 (macOS) or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?=
+PIP_FLAGS := --disable-pip-version-check --no-input $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test demo-models clean
+
+help:
+	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
+	@echo "make test         all tests"
+	@echo "make demo-models  train the embedded demo models anew"
+	@echo "make clean        remove $(VENV) and caches; checkpoints stay"
+	@echo
+	@echo "The first call makes $(VENV) and installs the requirements. Options:"
+	@echo "  PYTHON=python3.11   the interpreter, 3.10 to 3.13 (now: $(PYTHON))"
+	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+	@echo "                      torch without CUDA, gigabytes smaller, for Linux machines without a GPU"
+
+run: $(STAMP)
+	$(BIN)/python data_preparation.py --preset demo --overwrite
+	$(BIN)/python training_ppo.py --preset demo --overwrite
+	$(BIN)/python evaluate_ppo.py --preset demo --overwrite
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest -q
+
+demo-models: $(STAMP)
+	$(BIN)/python -m detox.demo.build
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "error: $(PYTHON) is not Python 3.10 to 3.13; name one, such as: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@rm -f $@
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt $(STAMP)
+	@rm -f $@
+	$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements-dev.txt
+	@touch $@

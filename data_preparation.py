@@ -1,0 +1,48 @@
+"""Stage 1: dialogues become tokenized prompts on disk.
+
+Reads a dataset (the hub's, a folder, a file, or the embedded corpus) and the summarizer's tokenizer; writes
+checkpoints/<run>/prepared and says what was dropped, and why.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import config
+from detox import artifacts, cli
+
+
+def main(settings: config.Preparation) -> None:
+    from detox import data, models
+
+    run = Path(settings.checkpoints) / settings.run_name
+    with (
+        artifacts.lock(run),
+        artifacts.publish(
+            run / "prepared", stage="data_preparation", settings=settings, overwrite=settings.overwrite
+        ) as draft,
+    ):
+        source = data.locate(settings.data, settings.seed)
+        print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
+        tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+        print(f"tokenizer  {settings.model.base}")
+        dataset, counts = data.prepare(settings.data, tokenizer, settings.seed, source, scratch=draft.path)
+        data.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
+        draft.counts.update(counts)
+    print(f"\n{data.counts_table(counts)}\n")
+    print(f"wrote {run / 'prepared'}")
+    print(next_step(settings))
+
+
+def next_step(settings: config.Preparation) -> str:
+    """Say what to type next: PPO, or first the supervised LoRA checkpoint where the preset brings none."""
+    command = "" if settings.preset == config.PRESETS[0] else f" --preset {settings.preset}"
+    command += "" if settings.run is None else f" --run {settings.run}"
+    ppo = f"python training_ppo.py{command}"
+    has_adapter = config.preset(config.PPOTraining, settings.preset).model.adapter != "auto"
+    return f"next: {ppo}" if has_adapter else f"next: python training_lora.py{command} (optional), then {ppo}"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(config.Preparation, main, description=__doc__))

@@ -1,0 +1,224 @@
+"""PPO checkpoints: everything that an exact resume needs, written and read, and which of them are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import config
+from detox import artifacts
+from detox.errors import UserError
+from detox.policy import LoraFactors, save_adapter, trainable
+from detox.trainer import Seq2SeqPPOTrainer
+
+STAGE = "training_ppo"
+_NAME = re.compile(r"step-(\d{4,})")
+
+# Settings that may differ when a run goes on; all others decide what the numbers are.
+_FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
+
+
+def name(update: int) -> str:
+    """Return the folder name of the checkpoint after `update` updates."""
+    return f"step-{update:04d}"
+
+
+def numbers(folder: Path) -> list[int]:
+    """Return the update counts of the checkpoints in a run's `ppo` folder, in order."""
+    if not folder.is_dir():
+        return []
+    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def last(folder: Path) -> Path | None:
+    """Return the newest checkpoint in a run's `ppo` folder, or None."""
+    there = numbers(folder)
+    return folder / name(there[-1]) if there else None
+
+
+def save(
+    folder: Path,
+    trainer: Seq2SeqPPOTrainer,
+    settings: config.PPOTraining,
+    *,
+    supervised: LoraFactors,
+    progress: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+) -> None:
+    """Publish a complete checkpoint.
+
+    Args:
+        folder: `.../ppo/step-NNNN`.
+        trainer: its parameters, optimizer, controller, moments and counters are written.
+        supervised: factors of the adapter below the policy, for the export.
+        progress: further JSON-able state of the training script.
+        inputs: artefacts that the run reads.
+    """
+    device = str(trainer.engine.device)
+    with artifacts.publish(folder, stage=STAGE, settings=settings, device=device, inputs=inputs) as draft:
+        draft.counts["updates"] = trainer.updates_done
+        save_adapter(trainer.policy, supervised, settings.model.base, settings.model.revision, draft.path / "adapter")
+        parameters = {key: value.detach().cpu().contiguous() for key, value in trainable(trainer.policy).items()}
+        head = {key: value for key, value in parameters.items() if key.startswith("v_head.")}
+        save_file(head, draft.path / "value_head.safetensors")
+        lora = {key: value for key, value in parameters.items() if key not in head}
+        save_file(lora, draft.path / "ppo_lora.safetensors")
+        save_file(_optimizer_tensors(trainer), draft.path / "optimizer.safetensors")
+        save_file(_rng_tensors(), draft.path / "rng.safetensors")
+        state = {
+            "updates_done": trainer.updates_done,
+            "skipped_in_a_row": trainer.skipped_in_a_row,
+            "rollout_logprobs_serve": trainer.rollout_logprobs_serve,
+            "microbatch_size": trainer.microbatch_size,
+            "kl_controller": trainer.kl_ctl.state_dict(),
+            "score_moments": trainer.score_moments.state_dict(),
+            "python_rng": random.getstate(),
+            "progress": dict(progress),
+        }
+        (draft.path / "state.json").write_text(json.dumps(state) + "\n")
+
+
+def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
+    """Put a trainer in the state that `save` wrote, every random generator included; return the `progress`.
+
+    Raises:
+        UserError: the checkpoint does not fit the model.
+    """
+    state = json.loads((folder / "state.json").read_text())
+    saved = {**load_file(folder / "ppo_lora.safetensors"), **load_file(folder / "value_head.safetensors")}
+    parameters = trainable(trainer.policy)
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in parameters.items()}:
+        raise UserError(f"{folder} is of another model or LoRA shape; use its settings, or another --run")
+    with torch.no_grad():
+        for key, value in saved.items():
+            parameters[key].copy_(value)
+    _load_optimizer(trainer, load_file(folder / "optimizer.safetensors"))
+    trainer.updates_done = state["updates_done"]
+    trainer.skipped_in_a_row = state["skipped_in_a_row"]
+    trainer.rollout_logprobs_serve = state["rollout_logprobs_serve"]
+    trainer.microbatch_size = min(trainer.microbatch_size, state["microbatch_size"])
+    trainer.kl_ctl.load_state_dict(state["kl_controller"])
+    trainer.score_moments.load_state_dict(state["score_moments"])
+    version, internal, gauss = state["python_rng"]
+    random.setstate((version, tuple(internal), gauss))
+    _load_rng(load_file(folder / "rng.safetensors"))
+    return state["progress"]
+
+
+def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
+    """Return the settings that a checkpoint was made with.
+
+    Raises:
+        UserError: they are not settings that this program knows.
+    """
+    try:
+        return _build(config.PPOTraining, manifest["config"])
+    except TypeError as error:
+        raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
+
+
+def _build(kind: type, values: Mapping[str, Any]) -> Any:
+    nested = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
+    return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in values.items()})
+
+
+def check(folder: Path, settings: config.PPOTraining, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the manifest of a checkpoint that a run with these settings and inputs may go on from.
+
+    Raises:
+        UserError: the checkpoint is not whole, or was made with other settings or inputs: each is named.
+    """
+    manifest = artifacts.read_manifest(folder, STAGE)
+    now = json.loads(json.dumps(dataclasses.asdict(settings)))
+    before, after = _flatten(manifest["config"]), _flatten(now)
+    changed = [
+        f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in _FREE
+    ]
+    if changed:
+        raise UserError(
+            f"{folder} was made with other settings: {', '.join(changed)}; use its own, another --run, or --overwrite"
+        )
+    for key, path in inputs.items():
+        recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
+        if recorded != artifacts.sha256(path / artifacts.MANIFEST):
+            raise UserError(f"{path} has changed since {folder} was made; start over with --overwrite, or another --run")
+    return manifest
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Remove old checkpoints until `keep` are left; never the best and never the last."""
+    there = numbers(folder)
+    removable = [number for number in there[:-1] if number != best]
+    for number in removable[: max(0, len(there) - keep)]:
+        # Renamed first, so that no reader meets half a checkpoint.
+        doomed = folder / f".{name(number)}.removed"
+        (folder / name(number)).rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def _optimizer_tensors(trainer: Seq2SeqPPOTrainer) -> dict[str, Tensor]:
+    state = trainer.optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for index, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def _load_optimizer(trainer: Seq2SeqPPOTrainer, tensors: Mapping[str, Tensor]) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, field = key.split(".", 1)
+        entries.setdefault(int(index), {})[field] = value
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _rng_tensors() -> dict[str, Tensor]:
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
+        "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        tensors |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.backends.mps.is_available():
+        tensors["mps"] = torch.mps.get_rng_state()
+    return tensors
+
+
+def _load_rng(tensors: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    position, has_gauss, cached = tensors["numpy_rest"].tolist()
+    keys = tensors["numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))
+    cuda = [tensors[key] for key in sorted(tensors) if key.startswith("cuda.")]
+    if cuda and torch.cuda.device_count() == len(cuda):
+        torch.cuda.set_rng_state_all(cuda)
+    if "mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["mps"])
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

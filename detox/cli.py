@@ -1,0 +1,221 @@
+"""The command line of a stage: settings from flags, errors as one line and an exit code. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import re
+import select
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import tyro
+from tyro import _errors as tyro_errors
+
+import config
+from detox.artifacts import storage_error
+from detox.errors import UserError, printable
+
+USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def run(
+    stage: type[config.Stage],
+    main: Callable[[config.Stage], int | None],
+    argv: Sequence[str] | None = None,
+    description: str = "",
+) -> int:
+    """Run a stage with settings from the command line.
+
+    Args:
+        stage: class of the settings.
+        main: does the stage's work; what it returns is the exit code, None is 0.
+        argv: arguments without the program's name; None takes those of the process.
+        description: head of `--help`; the stage's docstring unless given.
+
+    Returns:
+        The exit code: 0, 2 (wrong input, told in one line), 130 (SIGINT), 143 (SIGTERM), 141 (reader gone). A bug
+        keeps its traceback.
+    """
+    _speak_utf8()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _sigterm_raises():
+            settings = parse(stage, arguments, description)
+            code = main(settings) or 0
+            sys.stdout.flush()
+            return code
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else 0
+    except UserError as error:
+        return _fail(f"error: {error}", USER_ERROR)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except _Terminated:
+        return _fail("terminated", TERMINATED)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
+            return BROKEN_PIPE
+        told = storage_error(error, "output")
+        if told is None:
+            raise
+        return _fail(f"error: {told}", USER_ERROR)
+    finally:
+        _drop_unwritable()
+
+
+def parse(stage: type[config.Stage], argv: Sequence[str], description: str = "") -> config.Stage:
+    """Return the validated settings of a stage.
+
+    Raises:
+        UserError: an argument is unknown, given twice, without value, or has a wrong value.
+    """
+    _refuse_repeated(argv)
+    defaults = config.preset(stage, _preset_name(argv))
+    program = Path(sys.argv[0]).name
+    with tyro_errors.on_parse_error(lambda event: _refuse(event, defaults)):
+        settings = tyro.cli(
+            stage, args=list(argv), default=defaults, prog=program, description=_help_head(stage, program, description)
+        )
+    if hasattr(settings, "data"):
+        prompt = settings.data.prompt.replace("\\n", "\n")
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, prompt=prompt))
+    settings.validate()
+    return settings
+
+
+def _help_head(stage: type, program: str, description: str) -> str:
+    examples = (f"python {program} --preset demo", f"python {program} --run trial --seed 1")
+    return "\n".join([description or stage.__doc__ or "", "", "Examples:", *(f"  {line}" for line in examples)])
+
+
+def _preset_name(argv: Sequence[str]) -> str:
+    """Find the preset, which the other defaults depend on."""
+    for position, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name == "--preset":
+            following = argv[position + 1 : position + 2]
+            value = value if equals else "".join(following)
+            return config.PRESETS[0] if not equals and value[:1] in ("", "-") else value
+    return config.PRESETS[0]
+
+
+def _refuse_repeated(argv: Sequence[str]) -> None:
+    seen = set()
+    for argument in argv:
+        if argument == "--":
+            raise UserError("unexpected argument '--'; every setting is an option, see --help")
+        if not argument.startswith("--"):
+            continue
+        flag = argument.partition("=")[0].replace("_", "-")
+        setting = re.sub(r"^--((?:.*\.)?)no-", r"--\1", flag)
+        if setting in seen:
+            raise UserError(f"{setting} is given twice; keep one of them")
+        seen.add(setting)
+
+
+def _refuse(event: tyro_errors.ParseErrorEvent, defaults: config.Stage) -> None:
+    """Say in one line what tyro says in a box."""
+    argument = getattr(event, "argument", None)
+    flag = argument.lowered.name_or_flags[0] if argument is not None else "arguments"
+    if isinstance(event, tyro_errors.UnrecognizedArgs):
+        raise UserError(_unknown(event.tokens[0], _flags(defaults)))
+    if isinstance(event, tyro_errors.InvalidChoice):
+        raise UserError(f"{flag}={event.value}: choose {' or '.join(event.choices)}")
+    if isinstance(event, tyro_errors.BadValue):
+        raise UserError(f"{flag}: a value is missing")
+    if isinstance(event, tyro_errors.InstantiationFailure):
+        raise UserError(_wrong_value(flag, event.message))
+    raise UserError(f"{flag}: {type(event).__name__}; see --help")
+
+
+def _wrong_value(flag: str, message: str) -> str:
+    for reason, rule in (
+        ("could not convert string to float", "must be a number"),
+        ("invalid literal for int() with base 10", "must be a whole number"),
+    ):
+        found = re.search(rf"{re.escape(reason)}: (.*)", message)
+        if found:
+            return f"{flag}={found[1]}: {rule}"
+    return f"{flag}: {message}"
+
+
+def _unknown(token: str, flags: list[str]) -> str:
+    name = token.partition("=")[0].replace("_", "-")
+    if not name.startswith("-") or name == "-":
+        return f"unexpected argument {token!r}; every setting is an option, see --help"
+    tail = name.lstrip("-").rpartition(".")[2]
+    same_tail = [flag for flag in flags if flag.lstrip("-").rpartition(".")[2] == tail]
+    near = difflib.get_close_matches(name, same_tail or flags, n=1, cutoff=0.0 if same_tail else 0.6)
+    return f"{name}: no such option; " + (f"did you mean {near[0]}?" if near else "see --help")
+
+
+def _flags(settings: object, prefix: str = "--") -> list[str]:
+    flags = []
+    for setting in dataclasses.fields(settings):
+        value, name = getattr(settings, setting.name), prefix + setting.name.replace("_", "-")
+        flags += _flags(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return flags
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as SIGINT does, so that half-written artefacts are removed."""
+
+    owner = os.getpid()
+
+    def handle(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a forked worker: its pool ends it so, and it has nothing to clean up
+            os._exit(TERMINATED)
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _speak_utf8() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _fail(line: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        print(printable(line), file=sys.stderr, flush=True)
+    return code
+
+
+def _reader_is_gone(stream: io.TextIOBase) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _drop_unwritable() -> None:
+    """Point an output that can't be written to nowhere, so that the interpreter's last flush is silent."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

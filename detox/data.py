@@ -1,0 +1,746 @@
+"""From dialogues to a prepared dataset: sources, readers, splits, filters, prompts and tokenization."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import threading
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, count, islice, zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets.arrow_writer import ArrowWriter
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+import config
+from detox import artifacts
+from detox.demo import corpus
+from detox.errors import UserError, printable
+
+SPLITS = ("train", "validation", "test")
+DEMO_DIALOGUES = {"train": 4000, "validation": 200, "test": 400}
+MAX_REFERENCES = 3
+MAX_RECORD = 2**28
+CHUNK = 256
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "dialogue": Value("string"),
+        "query": Value("string"),
+        "input_ids": datasets.List(Value("int32")),
+        "summaries": datasets.List(Value("string")),
+        "topic": Value("string"),
+    }
+)
+DROPPED = (
+    "no dialogue",
+    "no summary",
+    "further reference",
+    "beyond 3 references",
+    "duplicate",
+    "also in test",
+    "also in validation",
+    "too short",
+    "too long",
+    "long summary",
+    "over max_examples",
+)
+_ALIASES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+_SUFFIXES = ("csv", "json", "jsonl", "parquet")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+Record = dict[str, Any]
+_Map = Callable[[Iterable[Any]], Iterator[Any]]
+
+
+class Row(NamedTuple):
+    """One row of a source, checked: texts are Unicode without NUL, ends stripped, line breaks `\\n`."""
+
+    where: str
+    id: str
+    dialogue: str
+    summaries: tuple[str, ...]
+    topic: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the dialogues come from.
+
+    Attributes:
+        name: the dataset's name as the user wrote it.
+        revision: the commit of a hub dataset, else None.
+        files: the files that are read.
+        rows: gives the rows of a split, from the beginning each time it is called.
+    """
+
+    name: str
+    revision: str | None
+    files: tuple[Path, ...]
+    rows: Callable[[str], Iterator[Row]]
+
+
+# ------------------------------------------------------------------------------------------------------- sources
+
+
+def locate(settings: config.Data, seed: int) -> Source:
+    """Find the dataset that the settings name, fetching it where it is on the hub.
+
+    Args:
+        settings: names the dataset and its columns.
+        seed: of the generator behind `demo:corpus`; other sources do not depend on it.
+
+    Raises:
+        UserError: there is no such dataset, the hub is out of reach, or splits are missing.
+    """
+    name, path = settings.dataset, Path(settings.dataset).expanduser()
+    is_local = name == "demo:corpus" or path.exists()
+    if is_local and settings.revision is not None:
+        raise UserError(f"--data.revision={settings.revision}: {name} is not on the hub; leave the revision out")
+    if name == "demo:corpus":
+        records = corpus.generate(seed, **DEMO_DIALOGUES)
+        return Source(name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings))
+    if path.is_file():
+        reader = _reader(path)
+        fractions = (settings.test_fraction, settings.validation_fraction)
+        return Source(
+            name, None, (path,), lambda split: (row for row in _rows(reader(path), settings) if _share(row, *fractions) == split)
+        )
+    if path.is_dir():
+        return _folder_source(name, None, path, settings)
+    looks_local = name.startswith((".", "/", "~")) or path.suffix.lower().lstrip(".") in _SUFFIXES
+    if path.exists() or looks_local or not _HUB_NAME.fullmatch(name):
+        raise UserError(f"--data.dataset={name}: no such file or folder; name a hub dataset, a folder, a file or demo:corpus")
+    folder = _fetch(name, settings.revision)
+    return _folder_source(name, folder.name, folder, settings)
+
+
+def _folder_source(name: str, revision: str | None, folder: Path, settings: config.Data) -> Source:
+    files = {split: _split_files(name, folder, split) for split in SPLITS}
+
+    def rows(split: str) -> Iterator[Row]:
+        for path in files[split]:
+            yield from _rows(_reader(path)(path), settings)
+
+    return Source(name, revision, tuple(path for split in SPLITS for path in files[split]), rows)
+
+
+def _split_files(name: str, folder: Path, split: str) -> list[Path]:
+    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`)."""
+    names = "|".join(_ALIASES[split])
+    pattern = re.compile(rf"((?:[^.].*\.)?(?:{names}))(?:-\d+-of-\d+)?(\.(?:{'|'.join(_SUFFIXES)}))")
+    found: dict[tuple[str, ...], list[Path]] = {}
+    for path in sorted([*folder.glob("*"), *folder.glob("data/*")]):
+        match = pattern.fullmatch(path.name)
+        if match and path.is_file():
+            found.setdefault((str(path.parent), *match.groups()), []).append(path)
+    if not found:
+        raise UserError(
+            f"--data.dataset={name}: no file for the {split} split; it takes "
+            f"{' or '.join(f'{alias}.csv' for alias in _ALIASES[split])} (or .json, .jsonl, .parquet), "
+            "or name a single file, which is split for you"
+        )
+    if len(found) > 1:
+        paths = ", ".join(paths[0].name for paths in found.values())
+        raise UserError(f"--data.dataset={name}: several files for the {split} split ({paths}); leave one")
+    return next(iter(found.values()))
+
+
+def _fetch(name: str, revision: str | None) -> Path:
+    """Download the data files of a hub dataset: plain files only, no script; the folder is named for the commit."""
+    from huggingface_hub import snapshot_download
+
+    from detox import models
+
+    stems = [alias for aliases in _ALIASES.values() for alias in aliases]
+    patterns = [
+        f"{folder}{stem}{suffix}"
+        for folder in ("", "data/")
+        for stem in [*stems, *(f"*.{stem}" for stem in stems), *(f"{stem}-*-of-*" for stem in stems)]
+        for suffix in (f".{suffix}" for suffix in _SUFFIXES)
+    ]
+    with models.hub_errors(name):
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
+
+
+def _share(row: Row, test_fraction: float, validation_fraction: float) -> str:
+    """Assign a dialogue of a single file to a split by its hash, so that equal dialogues stay together."""
+    position = int.from_bytes(_digest(row.dialogue)[:8], "big") / 2**64
+    if position < test_fraction:
+        return "test"
+    return "validation" if position < test_fraction + validation_fraction else "train"
+
+
+def _digest(text: str) -> bytes:
+    """Return 16 bytes that two texts share when they differ in white space or case at most."""
+    return hashlib.blake2b(" ".join(text.split()).casefold().encode(), digest_size=16).digest()
+
+
+# ------------------------------------------------------------------------------------------------------- readers
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[tuple[str, Record]]]:
+    readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json, ".parquet": _read_parquet}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"{path}: format {path.suffix or 'unknown'}; it must be {', '.join(readers)}")
+    return readers[path.suffix.lower()]
+
+
+def _numbered(name: str, records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    return ((f"{name}:{number}", record) for number, record in enumerate(records, 1))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file, numbered from 1, line break kept, byte order mark dropped."""
+    try:
+        with path.open("rb") as file:
+            for number in count(1):
+                raw = file.readline(MAX_RECORD)
+                if not raw:
+                    return
+                if len(raw) == MAX_RECORD:
+                    raise UserError(f"{path}:{number}: line of {MAX_RECORD >> 20} MiB or more; break it up")
+                if b"\0" in raw:
+                    raise UserError(f"{path}:{number}: holds a NUL byte; save the file as UTF-8 text")
+                try:
+                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    byte = f"byte 0x{raw[error.start]:02x} in column {error.start + 1}"
+                    raise UserError(f"{path}:{number}: not UTF-8 ({byte}); save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
+    csv.field_size_limit(MAX_RECORD)
+    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    header: list[str] = []
+    while True:
+        where = f"{path}:{reader.line_num + 1}"
+        try:
+            fields = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            raise UserError(f"{where}: not valid CSV ({error}); check the quotes of the row that begins there") from None
+        if not fields or (len(fields) == 1 and not fields[0].strip()):
+            continue
+        if not header:
+            header = fields
+            if len(set(header)) < len(header):
+                raise UserError(f"{where}: a column occurs twice ({', '.join(header)}); give each its own name")
+        elif len(fields) != len(header):
+            raise UserError(f"{where}: {len(fields)} fields where the header has {len(header)}; check commas and quotes")
+        else:
+            yield where, dict(zip(header, fields))
+    if not header:
+        raise UserError(f"{path}: is empty; it must begin with a line of column names")
+
+
+def _read_json_lines(path: Path) -> Iterator[tuple[str, Record]]:
+    for number, text in _lines(path):
+        if text.strip():
+            yield f"{path}:{number}", _json_record(f"{path}:{number}", text)
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
+    """Read a list of objects, naming the line where each begins; a file that is no list is read as JSON lines."""
+    first = next((text.lstrip() for _, text in _lines(path) if text.strip()), "")
+    if not first.startswith("["):
+        yield from _read_json_lines(path)
+        return
+    text = "".join(line for _, line in _lines(path))
+    space = re.compile(r"\s*")
+    position, line, separator = 0, 1, "["
+    while separator != "]":
+        begin = space.match(text, space.match(text, position).end() + 1).end()
+        line += text.count("\n", position, begin)
+        where = f"{path}:{line}"
+        if separator == "[" and text[begin : begin + 1] == "]":
+            end = begin
+        else:
+            record, end = _json_value(where, text, begin)
+            yield where, record
+        position = space.match(text, end).end()
+        line += text.count("\n", begin, position)
+        separator = text[position : position + 1]
+        if separator not in ("]", ","):
+            raise UserError(f"{path}:{line}: not valid JSON (',' or ']' expected); check the list of objects")
+    if text[position + 1 :].strip():
+        raise UserError(f"{path}:{line}: not valid JSON (text after the list); check the list of objects")
+
+
+def _json_record(where: str, text: str) -> Record:
+    begin = len(text) - len(text.lstrip())
+    record, end = _json_value(where, text, begin)
+    if text[end:].strip():
+        raise UserError(f"{where}: not valid JSON (text after the object); write one object a line")
+    return record
+
+
+def _json_value(where: str, text: str, begin: int) -> tuple[Record, int]:
+    """Parse the object at `begin`; return it and the position after it."""
+    try:
+        record, end = json.JSONDecoder().raw_decode(text, begin)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "nested too deep" if isinstance(error, RecursionError) else str(error))
+        raise UserError(f"{where}: not valid JSON ({reason}); correct or remove it") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: a JSON {type(record).__name__}, not an object; correct or remove it")
+    return record, end
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
+    """Read a Parquet file; its rows, counted from 1, stand for lines."""
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(batch_size=CHUNK)
+            yield from _numbered(str(path), (record for batch in batches for record in batch.to_pylist()))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({printable(error, 120)}); make it anew") from None
+
+
+# ---------------------------------------------------------------------------------------------- records -> rows
+
+
+class _Columns(NamedTuple):
+    id: str
+    dialogue: str
+    summaries: tuple[str, ...]
+    topic: str | None
+
+
+def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
+    """Find the columns in the first record; the authors' files have `fname`, `summary1..3` and `topic1..3`."""
+    numbered = [settings.summary_column, *(f"{settings.summary_column}{n}" for n in range(1, MAX_REFERENCES + 1))]
+    candidates = {
+        "id": [settings.id_column, "fname"] if settings.id_column == "id" else [settings.id_column],
+        "dialogue": [settings.dialogue_column],
+        "summary": numbered,
+        "topic": [settings.topic_column, f"{settings.topic_column}1"],
+    }
+    present = {setting: [name for name in names if name in record] for setting, names in candidates.items()}
+    for setting, names in candidates.items():
+        if not present[setting] and (setting != "topic" or names[0] != "topic"):
+            has = printable(", ".join(map(str, record)), 200)
+            raise UserError(
+                f"{where}: no column {names[0]!r} (it has {has}); name the column with --data.{setting}-column"
+            )
+    summaries = present["summary"][:1] if numbered[0] in record else present["summary"]
+    topic = present["topic"][0] if present["topic"] else None
+    return _Columns(present["id"][0], present["dialogue"][0], tuple(summaries), topic)
+
+
+def _rows(records: Iterable[tuple[str, Record]], settings: config.Data) -> Iterator[Row]:
+    columns = None
+    for where, record in records:
+        columns = columns or _columns(record, where, settings)
+        for name in (columns.id, columns.dialogue):
+            if name not in record:
+                raise UserError(f"{where}: no field {name!r}; correct or remove the row")
+        identity = record[columns.id]
+        if isinstance(identity, int) and not isinstance(identity, bool):
+            identity = str(identity)
+        identity = _text(identity, columns.id, where)
+        if not identity:
+            raise UserError(f"{where}: the {columns.id} is empty; give the dialogue an id or remove the row")
+        summaries = [_text(record.get(name), name, where) for name in columns.summaries]
+        yield Row(
+            where,
+            identity,
+            _text(record[columns.dialogue], columns.dialogue, where),
+            tuple(summary for summary in summaries if summary),
+            _text(record.get(columns.topic), columns.topic, where) if columns.topic else "",
+        )
+
+
+def _text(value: object, column: str, where: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {column} is a {type(value).__name__}, not text; correct or remove the row")
+    if "\0" in value:
+        raise UserError(f"{where}: {column} holds a NUL character; correct or remove the row")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UserError(f"{where}: {column} holds half a surrogate pair; correct or remove the row")
+    return value.replace("\r\n", "\n").replace("\r", "\n").strip()
+
+
+# --------------------------------------------------------------------------------------------- rows -> examples
+
+
+def prepare(
+    settings: config.Data,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    source: Source | None = None,
+    scratch: Path | None = None,
+) -> tuple[DatasetDict, Counter]:
+    """Turn dialogues into tokenized prompts, filtered by length, no dialogue in two splits.
+
+    Rows stream through; what stays in memory is 16 bytes a dialogue, and the references of the test split. The
+    result is the same, to the byte, whatever the number of workers.
+
+    Args:
+        settings: names source, columns, prompt and limits.
+        tokenizer: of the summarizer; its end-of-sequence token is kept.
+        seed: of the generator behind `demo:corpus`.
+        source: what `locate` found; looked up where it is not given.
+        scratch: a folder for temporary files, on a disk that holds the result (default: the system's).
+
+    Returns:
+        The splits `train`, `validation` and `test` with the columns of `FEATURES`, and the counts
+        ("train/kept", "train/too long", ...): "read" is "kept" plus all that were dropped, by reason.
+
+    Raises:
+        UserError: a malformed row, named by file and line, or a split without an example.
+    """
+    source = source or locate(settings, seed)
+    prompter = Prompter(settings, tokenizer)
+    counts: Counter = Counter()
+    dialogues: dict[str, set[bytes]] = {}
+    splits: dict[str, Dataset] = {}
+    # The mapped files stay readable after the folder is gone.
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, _ordered_map(prompter, settings.workers) as fit:
+        for split in reversed(SPLITS):
+            tally = _Tally(split, counts)
+            rows = _distinct(tqdm(source.rows(split), split, unit=" rows", disable=None), tally, dialogues, source)
+            examples = _kept(rows, fit, prompter, settings, tally)
+            splits[split] = _write(examples, Path(folder, f"{split}.arrow"), split)
+            if not len(splits[split]):
+                raise UserError(_nothing_left(settings.dataset, tally))
+    return DatasetDict({split: splits[split] for split in SPLITS}), counts
+
+
+class _Tally:
+    """The counts of one split."""
+
+    def __init__(self, split: str, counts: Counter):
+        self.split, self.counts = split, counts
+
+    def add(self, reason: str) -> None:
+        self.counts[f"{self.split}/{reason}"] += 1
+
+    def __getitem__(self, reason: str) -> int:
+        return self.counts[f"{self.split}/{reason}"]
+
+
+def _nothing_left(name: str, tally: _Tally) -> str:
+    dropped = ", ".join(f"{tally[reason]} {reason}" for reason in DROPPED if tally[reason])
+    return (
+        f"--data.dataset={name}: no example left in the {tally.split} split ({tally['read']} read"
+        f"{', ' + dropped if dropped else ''}); check the data, or change the limits (--data.max-query-tokens, ...)"
+    )
+
+
+def _distinct(
+    rows: Iterable[Row], tally: _Tally, dialogues: dict[str, set[bytes]], source: Source
+) -> Iterator[Row]:
+    """Yield one row a dialogue, with its references, unless the dialogue is in a split that came before."""
+    references = _references(source.rows(tally.split)) if tally.split == "test" else {}
+    others = list(dialogues.items())
+    own = dialogues[tally.split] = set()
+    ids: set[bytes] = set()
+    for row in rows:
+        tally.add("read")
+        digest = _digest(row.dialogue)
+        if not row.dialogue:
+            tally.add("no dialogue")
+            continue
+        if not row.summaries:
+            tally.add("no summary")
+            continue
+        if digest in own:
+            used = set(row.summaries) <= set(references.get(digest, ()))
+            tally.add("duplicate" if not references else "further reference" if used else "beyond 3 references")
+            continue
+        own.add(digest)
+        identity = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
+        if identity in ids:
+            raise UserError(f"{row.where}: id {printable(row.id, 80)!r} already names another dialogue; give each its own")
+        ids.add(identity)
+        elsewhere = next((split for split, digests in others if digest in digests), None)
+        if elsewhere is not None:
+            tally.add(f"also in {elsewhere}")
+            continue
+        summaries = references.get(digest, row.summaries[:1])
+        yield row._replace(id=_common_id(row.id, summaries), summaries=tuple(summaries))
+
+
+def _references(rows: Iterable[Row]) -> dict[bytes, list[str]]:
+    """Collect up to three different references a dialogue, in the order of the rows."""
+    references: dict[bytes, list[str]] = {}
+    for row in rows:
+        known = references.setdefault(_digest(row.dialogue), [])
+        for summary in row.summaries:
+            if summary not in known and len(known) < MAX_REFERENCES:
+                known.append(summary)
+    return references
+
+
+def _common_id(identity: str, summaries: Iterable[str]) -> str:
+    """Name a dialogue of the hub's rows test_7_1, test_7_2, test_7_3 as the authors do: test_7."""
+    numbered = re.fullmatch(r"(.+_\d+)_1", identity)
+    return numbered[1] if numbered and len(list(summaries)) > 1 else identity
+
+
+def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.Data, tally: _Tally) -> Iterator[Record]:
+    """Yield the examples of a split that pass the limits, and count the others."""
+    limit_summaries = tally.split != "test"
+
+    def is_full() -> bool:
+        return settings.max_examples is not None and tally["kept"] >= settings.max_examples
+
+    def candidates() -> Iterator[Row]:
+        for row in rows:
+            if is_full():
+                tally.add("over max_examples")
+            else:
+                yield prompter.shorten(row, limit_summaries)
+
+    waiting = candidates()
+    chunks = iter(lambda: (list(islice(waiting, CHUNK)), limit_summaries), ([], limit_summaries))
+    for outcome, example in chain.from_iterable(fit(chunks)):
+        # Rows tokenized ahead count like those that were not: the counts do not depend on the workers.
+        if is_full():
+            tally.add("over max_examples")
+            continue
+        tally.add(outcome)
+        if example is not None:
+            if outcome == "truncated":
+                tally.add("kept")
+            yield example
+
+
+class Prompter:
+    """Makes examples of rows: the prompt, its tokens, and the limits on their number."""
+
+    def __init__(self, settings: config.Data, tokenizer: PreTrainedTokenizerBase):
+        self.settings, self.tokenizer = settings, tokenizer
+        self.head, self.tail = settings.prompt.split("{dialogue}")
+        # A text of more characters cannot fit, but for runs of white space or of unknown characters.
+        longest_token = max(map(len, tokenizer.get_vocab()))
+        self.longest_dialogue = longest_token * settings.max_query_tokens
+        self.longest_summary = longest_token * settings.max_summary_tokens
+
+    def shorten(self, row: Row, limit_summaries: bool) -> Row:
+        """Cut texts far beyond the limits to one character more than could fit, so that they cost no more."""
+        row = row._replace(dialogue=row.dialogue[: self.longest_dialogue + 1])
+        return row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],)) if limit_summaries else row
+
+    def __call__(self, chunk: tuple[list[Row], bool]) -> list[tuple[str, Record | None]]:
+        """Tokenize rows.
+
+        Args:
+            chunk: rows, and whether the limit on the length of summaries holds for them.
+
+        Returns:
+            For each row the reason why it is dropped, or "kept" or "truncated", and then its example.
+        """
+        rows, limit_summaries = chunk
+        queries = self._tokenize([self._query(row.dialogue) for row in rows])
+        summaries = [row.summaries[0] for row in rows] if limit_summaries else []
+        are_long = [len(text) > self.longest_summary for text in summaries]
+        for number, summary_ids in enumerate(self._tokenize(summaries, target=True)):
+            are_long[number] |= len(summary_ids) > self.settings.max_summary_tokens
+        return [self._fit(*columns) for columns in zip_longest(rows, queries, are_long, fillvalue=False)]
+
+    def _fit(self, row: Row, input_ids: list[int], is_summary_long: bool) -> tuple[str, Record | None]:
+        outcome, dialogue = "kept", row.dialogue
+        if len(input_ids) < self.settings.min_query_tokens:
+            return "too short", None
+        if len(dialogue) > self.longest_dialogue or len(input_ids) > self.settings.max_query_tokens:
+            outcome, dialogue = "truncated", self._truncate(dialogue) if self.settings.truncate else ""
+            if not dialogue:
+                return "too long", None
+            input_ids = self._tokenize([self._query(dialogue)])[0]
+        if is_summary_long:
+            return "long summary", None
+        query = self._query(dialogue)
+        example = {"id": row.id, "dialogue": dialogue, "query": query, "input_ids": input_ids}
+        return outcome, {**example, "summaries": list(row.summaries), "topic": row.topic}
+
+    def _truncate(self, dialogue: str) -> str:
+        """Return as many whole words of the dialogue as fit into the prompt; its instruction stays whole."""
+        ends = [word.end() for word in re.finditer(r"\S+", dialogue)]
+        if len(dialogue) > self.longest_dialogue:
+            ends.pop()
+
+        def tokens(words: int) -> int:
+            return len(self._tokenize([self._query(dialogue[: ends[words - 1]])])[0])
+
+        words = bisect_right(range(1, len(ends) + 1), self.settings.max_query_tokens, key=tokens)
+        return dialogue[: ends[words - 1]] if words else ""
+
+    def _query(self, dialogue: str) -> str:
+        return f"{self.head}{dialogue}{self.tail}"
+
+    def _tokenize(self, texts: list[str], target: bool = False) -> list[list[int]]:
+        if not texts:
+            return []
+        inputs = {"text_target" if target else "text": texts}
+        return self.tokenizer(**inputs, truncation=False, padding=False, verbose=False)["input_ids"]
+
+
+# ------------------------------------------------------------------------------------------------ many processes
+
+
+@contextmanager
+def _ordered_map(function: Callable[[Any], Any], workers: int) -> Iterator[_Map]:
+    """Give a `map` over that many processes: results in order, arguments read only a little ahead."""
+    if workers == 1:
+        yield partial(map, function)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (function,)) as executor:
+
+        def ordered(arguments: Iterable[Any]) -> Iterator[Any]:
+            running: deque[Future] = deque()
+            for argument in arguments:
+                running.append(executor.submit(_work, argument))
+                if len(running) > 2 * workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+
+        try:
+            yield ordered
+        except BrokenProcessPool:
+            raise UserError(f"--data.workers={workers}: a worker process died; try fewer") from None
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+_function: Callable[[Any], Any]
+
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    """Keep the function in the worker, leave Ctrl-C to the parent, and end with it, however it ends."""
+    global _function
+    _function = function
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _work(argument: Any) -> Any:
+    return _function(argument)
+
+
+# ------------------------------------------------------------------------------------------------------- on disk
+
+
+def _write(examples: Iterable[Record], path: Path, split: str) -> Dataset:
+    """Write examples as they come to an Arrow file and map it; equal examples give an equal fingerprint."""
+    written = hashlib.sha256()
+    with ArrowWriter(features=FEATURES, path=str(path)) as writer:
+        for example in examples:
+            writer.write(example)
+            written.update(repr(example).encode())
+        writer.finalize()
+    dataset = Dataset.from_file(str(path), split=datasets.NamedSplit(split))
+    dataset._fingerprint = written.hexdigest()[:16]
+    return dataset
+
+
+def save_prepared(
+    dataset: DatasetDict, folder: Path, source: Source, tokenizer: PreTrainedTokenizerBase, tokenizer_name: str
+) -> None:
+    """Write what `load_prepared` reads: the splits, `tokenizer.json`, and `source.json` (names, sizes, sha256).
+
+    Args:
+        dataset: what `prepare` returned.
+        folder: an existing folder, the draft of an artefact.
+        source: where the dialogues came from.
+        tokenizer: that made the prompts.
+        tokenizer_name: the name under which it was loaded.
+    """
+    from detox import models
+
+    datasets.disable_progress_bars()
+    dataset.save_to_disk(str(folder))
+    identity = {
+        "name": tokenizer_name,
+        "revision": models.resolved_revision(tokenizer),
+        "fingerprint": tokenizer_fingerprint(tokenizer),
+    }
+    files = [
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": artifacts.sha256(path)} for path in source.files
+    ]
+    origin = {"dataset": source.name, "revision": source.revision, "files": files}
+    for name, content in (("tokenizer.json", identity), ("source.json", origin)):
+        Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
+    """Map a prepared dataset into memory, once it has proved whole.
+
+    Args:
+        folder: what `data_preparation.py` wrote.
+        fingerprint: `tokenizer_fingerprint` of the tokenizer in use; None leaves the tokenizer unchecked.
+
+    Raises:
+        UserError: the folder is missing, changed, of another schema, or made with another tokenizer.
+    """
+    folder = Path(folder)
+    artifacts.read_manifest(folder, "data_preparation")
+    again = "run data_preparation.py again with --overwrite"
+    try:
+        made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        dataset = DatasetDict.load_from_disk(str(folder))
+        is_same = fingerprint in (None, made_with["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: not a prepared dataset ({printable(error, 120)}); {again}") from None
+    if not is_same:
+        raise UserError(
+            f"{folder}: prepared with the tokenizer of {made_with.get('name')}, which is not this model's; "
+            f"{again} and the same --model.base"
+        )
+    if set(dataset) != set(SPLITS) or any(split.features != FEATURES for split in dataset.values()):
+        raise UserError(f"{folder}: its columns are not those of a prepared dataset; {again}")
+    return dataset
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)["input_ids"]
+    content = json.dumps([vocabulary, special, sample], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def counts_table(counts: Counter) -> str:
+    """Lay out the counts of `prepare`: a line a reason, a column a split."""
+    lines = [("dialogues", *SPLITS)]
+    for reason in ("read", *DROPPED, "kept", "truncated"):
+        numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
+        if any(numbers) or reason in ("read", "kept"):
+            name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(reason, f"- {reason}")
+            lines.append((name, *(f"{number:,}" for number in numbers)))
+    return "\n".join(f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines)

@@ -1,0 +1,450 @@
+"""What runs the summarizer: encode, log-probabilities of responses, generate; and the Hugging Face engine.
+
+The trainer and the evaluation see an `Engine` only. Sequences travel as lists of unpadded id tensors and as packed
+rows, so padding is each engine's own affair and never part of a mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+
+from detox.logprobs import linear_logprobs
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoder outputs of B prompts, end to end.
+
+    Attributes:
+        hidden: [sum of lengths, d], in the encoder's dtype.
+        lengths: tokens of each prompt.
+    """
+
+    hidden: Tensor
+    lengths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self) -> tuple[Tensor, ...]:
+        """Return the encoder outputs of each prompt, [length, d]."""
+        return self.hidden.split(self.lengths)
+
+    def select(self, indices: Sequence[int]) -> Encoded:
+        """Return the prompts at `indices`, in that order."""
+        rows = self.rows()
+        return Encoded(torch.cat([rows[i] for i in indices]), tuple(self.lengths[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class TokenOutputs:
+    """What the model says of B given responses of up to T tokens; 0 where `mask` is False.
+
+    Attributes:
+        logprobs: [B, T] float32, nats.
+        mask: [B, T] bool, True = a token of the response, its end-of-sequence token included.
+        values: [B, T] float32, or None.
+        entropy: [B, T] float32, nats, without a graph, or None.
+        hidden: [tokens, d], what the language-model head read, packed.
+    """
+
+    logprobs: Tensor
+    mask: Tensor
+    values: Tensor | None
+    entropy: Tensor | None
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """B sampled (or greedy) responses of up to T tokens.
+
+    Attributes:
+        responses: id tensors without the decoder start token, with the end-of-sequence token where there is one.
+        logprobs: [B, T] float32, nats, of the tokens chosen, under the full distribution; 0 as padding.
+        finished: [B] bool, True = ended with an end-of-sequence token.
+        hidden: [tokens, d], the decoder's last hidden states that predicted the tokens, packed.
+    """
+
+    responses: list[Tensor]
+    logprobs: Tensor
+    finished: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a next token is chosen.
+
+    Attributes:
+        uniforms: [B, at least max_new_tokens] in [0, 1): token t of example b is the inverse of the cumulative
+            distribution at uniforms[b, t], whatever else is in the batch; None is greedy.
+        temperature, top_k, top_p: change the distribution; the defaults leave it whole.
+        banned: sequences of ids that are never completed.
+    """
+
+    uniforms: Tensor | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    banned: tuple[tuple[int, ...], ...] = ()
+
+
+def uniforms(seed: int, stream: int, keys: Sequence[int], count: int) -> Tensor:
+    """Return [len(keys), count] uniform numbers in [0, 1) that depend on (seed, stream, key) alone.
+
+    Each example has a stream of its own, so that batch order, batch size and the number of processes do not change
+    what it is given.
+    """
+    draws = [np.random.default_rng([seed, stream, key]).random(count, dtype=np.float32) for key in keys]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, count)
+
+
+def response_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return [B, T] bool, True on the first `lengths[b]` of T = max(lengths) positions."""
+    lengths = torch.tensor(lengths, device=device)
+    return torch.arange(int(lengths.max()), device=device)[None, :] < lengths[:, None]
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return the indices of `lengths`, longest first, in groups of at most `size`: neighbours pad each other least."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+class Engine(ABC):
+    """A summarizer with LoRA adapters (or none) and, while training, a value head.
+
+    Attributes:
+        kind: name for people.
+
+    Args:
+        model: `PreTrainedModel`, or a `PeftModel` around one; the reference is the same model, adapters off.
+        value_head: maps hidden states [N, d] to values [N, 1].
+        value_reads_detached: the value head's gradient stops at the hidden state.
+    """
+
+    kind: str
+
+    def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
+        self.peft = model if hasattr(model, "disable_adapter") else None
+        self.base: PreTrainedModel = model.get_base_model() if self.peft is not None else model
+        self.value_head = value_head
+        self.value_reads_detached = value_reads_detached
+        self.base.eval()
+        config = self.base.config
+        eos = config.eos_token_id
+        self.eos_ids = tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
+        self.start_id: int = config.decoder_start_token_id
+        head = self.base.get_output_embeddings()
+        self.head_weight: Tensor = head.weight
+        bias = getattr(self.base, "final_logits_bias", None)
+        self.head_bias: Tensor | None = bias.view(-1) if bias is not None and bool(bias.any()) else None
+        # T5 1.0 multiplies by d ** -0.5 before its tied head; transformers before 5.21 told so by the tie itself.
+        scaled = config.model_type == "t5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        self.head_scale = config.d_model**-0.5 if scaled else 1.0
+        encoder = self.base.get_encoder()
+        self.encoder_is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.head_weight.device
+
+    def describe(self) -> str:
+        """Return a phrase for people: what runs the model, in which precision."""
+        return f"{self.kind} engine, frozen weights in {str(self.head_weight.dtype).removeprefix('torch.')}"
+
+    @abstractmethod
+    def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
+        """Run the encoder on prompts [length] of ids; with a graph where it is trained and grad mode is on."""
+
+    @abstractmethod
+    def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
+        """Return the decoder's last hidden states [tokens, d] that predict each response token (teacher forcing)."""
+
+    @abstractmethod
+    def start(self, encoded: Encoded) -> Any:
+        """Return the state of an incremental decoding, before its first step."""
+
+    @abstractmethod
+    def advance(self, state: Any, tokens: Tensor) -> Tensor:
+        """Feed `tokens` [b] to an incremental decoding and return the hidden states [b, d] that predict the next."""
+
+    @abstractmethod
+    def keep(self, state: Any, indices: Tensor) -> None:
+        """Leave only the sequences at `indices` [b'] in the state of an incremental decoding."""
+
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """Return what the language-model head multiplies with its weight."""
+        return hidden * self.head_scale if self.head_scale != 1.0 else hidden
+
+    def logprobs(
+        self,
+        encoded: Encoded,
+        responses: Sequence[Tensor],
+        *,
+        reference: bool = False,
+        values: bool = False,
+        entropy: bool = False,
+    ) -> TokenOutputs:
+        """Return log-probabilities, and values and entropy where asked for, of `responses` given their prompts.
+
+        Args:
+            encoded: the prompts, by the same model (`reference` or not) if its encoder is trained.
+            responses: [length >= 1] of ids each, without the decoder start token.
+            reference: adapters off.
+        """
+        hidden = self.decode(encoded, responses, reference=reference)
+        targets = torch.cat([response.to(self.device) for response in responses])
+        packed, packed_entropy = linear_logprobs(
+            self.head_input(hidden), self.head_weight, targets, bias=self.head_bias, entropy=entropy
+        )
+        mask = response_mask([len(response) for response in responses], self.device)
+        return TokenOutputs(
+            logprobs=unpack(packed, mask),
+            mask=mask,
+            values=unpack(self.value(hidden), mask) if values else None,
+            entropy=unpack(packed_entropy, mask) if packed_entropy is not None else None,
+            hidden=hidden,
+        )
+
+    def value(self, hidden: Tensor) -> Tensor:
+        """Return the value head's reading [N] float32 of hidden states [N, d]."""
+        assert self.value_head is not None, "this engine has no value head"
+        hidden = hidden.detach() if self.value_reads_detached else hidden
+        return self.value_head(hidden.float()).squeeze(-1)
+
+    @torch.no_grad()
+    def generate(
+        self, encoded: Encoded, max_new_tokens: int, sampling: Sampling = Sampling(), *, reference: bool = False
+    ) -> Generated:
+        """Generate a response to each prompt; finished sequences leave the batch.
+
+        Args:
+            encoded: B prompts.
+            max_new_tokens: longest response, its end-of-sequence token included.
+            sampling: how tokens are chosen.
+            reference: adapters off.
+        """
+        count = len(encoded)
+        tokens = torch.zeros(count, max_new_tokens, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(count, max_new_tokens, device=self.device)
+        hidden = torch.zeros(count, max_new_tokens, self.head_weight.shape[1], device=self.device)
+        lengths = torch.full((count,), max_new_tokens, device=self.device)
+        finished = torch.zeros(count, dtype=torch.bool, device=self.device)
+        alive = torch.arange(count, device=self.device)
+        current = torch.full((count,), self.start_id, device=self.device)
+        draws = sampling.uniforms.to(self.device) if sampling.uniforms is not None else None
+        with self.adapters_off() if reference else self.adapters_merged():
+            state = self.start(encoded)
+            for step in range(max_new_tokens):
+                output = self.advance(state, current)
+                hidden[alive, step] = output.float()
+                draw = None if draws is None else draws[alive, step]
+                chosen, chosen_logprobs = choose(self._logits(output), draw, sampling, tokens[alive, :step])
+                tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs
+                ended = torch.isin(chosen, torch.tensor(self.eos_ids, device=self.device))
+                if bool(ended.any()):
+                    lengths[alive[ended]], finished[alive[ended]] = step + 1, True
+                    remaining = (~ended).nonzero().squeeze(1)
+                    if len(remaining) == 0:
+                        break
+                    alive, chosen = alive[remaining], chosen[remaining]
+                    self.keep(state, remaining)
+                current = chosen
+        sizes = lengths.tolist()
+        mask = response_mask(sizes, self.device)
+        longest = mask.shape[1]
+        responses = [tokens[i, :size].clone() for i, size in enumerate(sizes)]
+        return Generated(responses, logprobs[:, :longest].contiguous(), finished, hidden[:, :longest][mask])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits = (self.head_input(hidden).to(self.head_weight.dtype) @ self.head_weight.T).float()
+        return logits if self.head_bias is None else logits + self.head_bias
+
+    def adapters_off(self) -> contextlib.AbstractContextManager:
+        """Return a context in which the model is the reference."""
+        return self.peft.disable_adapter() if self.peft is not None else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def adapters_merged(self) -> Iterator[None]:
+        """Fold the adapters into copies of their layers' weights while the context lasts.
+
+        Only for float32 weights: a small update would be lost in bfloat16's rounding. The original tensors come back
+        untouched, so nothing drifts however often this is done.
+        """
+        layers = self._lora_layers() if self.head_weight.dtype == torch.float32 else []
+        originals = [layer.get_base_layer().weight.data for layer in layers]
+        try:
+            for layer, weight in zip(layers, originals):
+                delta = sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A)
+                layer.get_base_layer().weight.data = weight + delta
+            with self.adapters_off() if layers else contextlib.nullcontext():
+                yield
+        finally:
+            for layer, weight in zip(layers, originals):
+                layer.get_base_layer().weight.data = weight
+
+    def _lora_layers(self) -> list[nn.Module]:
+        if self.peft is None:
+            return []
+        return [module for module in self.peft.modules() if hasattr(module, "get_delta_weight")]
+
+
+def unpack(packed: Tensor, mask: Tensor) -> Tensor:
+    """Return [B, T] with the packed numbers [tokens] where `mask` [B, T] is True, 0 elsewhere."""
+    return packed.new_zeros(mask.shape).masked_scatter(mask, packed)
+
+
+def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor) -> tuple[Tensor, Tensor]:
+    """Choose the next token of each row.
+
+    Args:
+        logits: [b, V] float32.
+        draws: [b] uniform numbers, or None for the most likely token.
+        sampling: temperature, top-k, top-p and banned sequences.
+        prefixes: [b, t] the tokens so far.
+
+    Returns:
+        The tokens [b] and their log-probabilities [b] under `logits` as they came.
+    """
+    full = logits
+    if sampling.banned:
+        logits = _ban(logits, prefixes, sampling.banned)
+    if draws is None:
+        tokens = logits.argmax(-1)
+    else:
+        if sampling.temperature != 1.0:
+            logits = logits / sampling.temperature
+        if sampling.top_k:
+            kth = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < kth, -torch.inf)
+        if sampling.top_p < 1.0:
+            ordered, order = logits.softmax(-1).sort(-1, descending=True)
+            beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
+            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+        cumulative = logits.softmax(-1).cumsum(-1)
+        # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
+        tokens = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
+    return tokens, full.gather(-1, tokens[:, None]).squeeze(-1) - full.logsumexp(-1)
+
+
+def _ban(logits: Tensor, prefixes: Tensor, banned: Sequence[Sequence[int]]) -> Tensor:
+    """Return a copy of `logits` in which no token completes a banned sequence."""
+    logits = logits.clone()
+    logits[:, [sequence[0] for sequence in banned if len(sequence) == 1]] = -torch.inf
+    beginnings = [(list(sequence[:-1]), sequence[-1]) for sequence in banned if len(sequence) > 1]
+    for row, prefix in enumerate(prefixes.tolist()):
+        for beginning, last in beginnings:
+            if prefix[-len(beginning) :] == beginning:
+                logits[row, last] = -torch.inf
+    return logits
+
+
+class HuggingFaceEngine(Engine):
+    """Any encoder-decoder of `transformers`, through its own modules, right-padded and length-sorted.
+
+    Args:
+        batch_size: prompts encoded at once.
+        pad_multiple: padded lengths are rounded up to it; bounds the number of shapes a device compiles for.
+    """
+
+    kind = "Hugging Face"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        value_head: nn.Module | None = None,
+        value_reads_detached: bool = True,
+        *,
+        batch_size: int = 16,
+    ):
+        super().__init__(model, value_head, value_reads_detached)
+        self.batch_size = batch_size
+        self.pad_multiple = 32 if self.device.type == "mps" else 1
+        self.encoder, self.decoder = self.base.get_encoder(), self.base.get_decoder()
+        parameters = inspect.signature(self.decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+
+    def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
+        lengths = [len(query) for query in queries]
+        rows: list[Tensor | None] = [None] * len(queries)
+        with self.adapters_off() if reference else contextlib.nullcontext():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
+                for group in by_length(lengths, self.batch_size):
+                    ids, mask = self._pad([queries[i].to(self.device) for i in group])
+                    hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+                    for row, i in enumerate(group):
+                        rows[i] = hidden[row, : lengths[i]]
+        return Encoded(torch.cat(rows), tuple(lengths))
+
+    def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
+        memory, memory_mask = self._pad(encoded.rows())
+        start = torch.tensor([self.start_id], device=self.device)
+        inputs, _ = self._pad([torch.cat([start, response[:-1].to(self.device)]) for response in responses])
+        with self.adapters_off() if reference else contextlib.nullcontext():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
+                hidden = self.decoder(
+                    input_ids=inputs,
+                    encoder_hidden_states=memory,
+                    encoder_attention_mask=memory_mask,
+                    use_cache=False,
+                ).last_hidden_state
+        return torch.cat([hidden[row, : len(response)] for row, response in enumerate(responses)])
+
+    def start(self, encoded: Encoded) -> dict[str, Any]:
+        memory, mask = self._pad(encoded.rows())
+        config = self.base.config
+        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        return {"cache": cache, "memory": memory, "mask": mask}
+
+    def advance(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
+        return self.decoder(
+            input_ids=tokens[:, None],
+            encoder_hidden_states=state["memory"],
+            encoder_attention_mask=state["mask"],
+            use_cache=True,
+            **{self._cache_name: state["cache"]},
+        ).last_hidden_state[:, -1]
+
+    def keep(self, state: dict[str, Any], indices: Tensor) -> None:
+        state["cache"].batch_select_indices(indices)
+        state["memory"], state["mask"] = state["memory"][indices], state["mask"][indices]
+
+    def _pad(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Right-pad rows [length, ...] with zeros; return [B, S, ...] and the mask [B, S], 1 = a real position."""
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        beyond = -padded.shape[1] % self.pad_multiple
+        if beyond:
+            padded = nn.functional.pad(padded, (0, 0) * (padded.dim() - 2) + (0, beyond))
+        mask = torch.arange(padded.shape[1], device=self.device)[None, :] < lengths[:, None]
+        return padded, mask.long()
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of frozen weights: `auto` is bfloat16 where the device computes in it, else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.bfloat16 if native else torch.float32
+
+
+def make_engine(
+    name: str, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True, **options: Any
+) -> Engine:
+    """Return the engine called `name` (auto, hf, packed) around `model`; `auto` is packed where it can be."""
+    return HuggingFaceEngine(model, value_head, value_reads_detached, **options)

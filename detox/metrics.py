@@ -1,0 +1,73 @@
+"""metrics.jsonl: one JSON object an update, append-only; and the line that a person reads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detox.artifacts import write_atomic
+
+
+class MetricsLog:
+    """The metrics of a run.
+
+    Args:
+        path: the file; made where it is missing.
+        updates: how many updates the checkpoint holds that the run goes on from; what a killed process wrote after
+            it is dropped, since those updates are done again.
+    """
+
+    def __init__(self, path: Path, updates: int):
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        if path.exists():
+            for line in path.read_bytes().splitlines():
+                entry = _parse(line)
+                if entry is None or entry["update"] > updates:
+                    break
+                self.lines.append(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in self.lines))
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add the line of one update; numbers that are not finite become null."""
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in entry.items()
+        }
+        self.lines.append(clean)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+
+def objective(entries: Sequence[Mapping[str, Any]]) -> float:
+    """Return the mean over updates of what PPO maximises: score less KL penalty; minus infinity without one."""
+    values = [
+        entry["objective/score_mean"] - entry["objective/kl_coef"] * entry["objective/ref_kl"]
+        for entry in entries
+        if "skipped" not in entry
+    ]
+    return sum(values) / len(values) if values else -math.inf
+
+
+def summary(entry: Mapping[str, Any], updates: int) -> str:
+    """Return the line of one update for a person."""
+    place = f"update {entry['update']:>{len(str(updates))}}/{updates}"
+    if "skipped" in entry:
+        return f"{place}  skipped: {entry['skipped']}"
+    return (
+        f"{place}  score {entry['objective/score_mean']:+.3f}  KL {entry['objective/ref_kl']:.3f}"
+        f"  clipped {entry['ppo/policy/clip_fraction']:.1%}  tokens {entry['tokens/response_mean']:.1f}"
+        f"  {entry['time/total']:.2f} s"
+    )
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("update"), int) else None

@@ -1,0 +1,743 @@
+"""Seq2SeqPPOTrainer: TRL's PPO trainer for encoder-decoders, corrected and made fast.
+
+Constructor, `generate`, `step` and the keys of its statistics are those of `trl.PPOTrainer` 0.11.4; `rollout` and
+`update` are the same two halves, typed. What differs from TRL, and why:
+
+- every response token counts, the first one and the end-of-sequence token included (TRL's mask starts one late);
+- the reference is the model with its PPO adapter off, or the `ref_model` that was given (TRL ignores one with PEFT);
+- nothing ever runs with dropout (TRL samples with it from the second update on);
+- the gradient is clipped in every optimizer step (TRL: in the first);
+- minibatches may be split into microbatches, whose gradients add up to the minibatch's own;
+- no [B, T, V] tensor is held, and what is frozen runs without a graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from trl import PPOConfig, PPOTrainer
+
+import config
+from detox import artifacts, ppo_math, value_head
+from detox.engine import (
+    Encoded,
+    Engine,
+    Sampling,
+    TokenOutputs,
+    by_length,
+    make_engine,
+    response_mask,
+    uniforms,
+    unpack,
+)
+from detox.logprobs import linear_full_kl
+from detox.models import empty_cache
+
+RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+
+# First entries of the seeds of independent random streams.
+ROLLOUT_STREAM, MINIBATCH_STREAM, GENERATE_STREAM = range(3)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on soundly; the message says why and what may help."""
+
+
+@dataclass
+class Seq2SeqPPOConfig(PPOConfig):
+    """`trl.PPOConfig` and the settings that TRL does not have; `config.PPO` documents them.
+
+    TRL's own names keep their meaning: a minibatch, one optimizer step, is `mini_batch_size *
+    gradient_accumulation_steps` examples, and `mini_batch_size` of them are run at once.
+    """
+
+    kl_estimator: Literal["k1", "k3", "full"] | None = None
+    """None follows TRL's `kl_penalty`: "kl" is k1, "full" is full."""
+    adam_eps: float = 1e-5
+    value_learning_rate: float | None = None
+    value_reads_detached: bool = True
+    whiten_advantages: bool = True
+    unfinished_penalty: float = 0.0
+    early_stop_kl: float | None = None
+    updates: int | None = None
+    """With a number, learning rates decay linearly to 0 over so many updates."""
+    engine: Literal["auto", "hf", "packed"] = "auto"
+
+    @classmethod
+    def from_settings(cls, ppo: config.PPO, *, seed: int, engine: str, cpu: bool) -> Seq2SeqPPOConfig:
+        """Translate the pipeline's settings into TRL's names."""
+        microbatch = ppo.effective_microbatch
+        return cls(
+            seed=seed,
+            steps=ppo.updates * ppo.batch_size,
+            learning_rate=ppo.learning_rate,
+            batch_size=ppo.batch_size,
+            mini_batch_size=microbatch,
+            gradient_accumulation_steps=ppo.minibatch_size // microbatch,
+            ppo_epochs=ppo.ppo_epochs,
+            max_grad_norm=ppo.max_grad_norm,
+            adap_kl_ctrl=ppo.kl_control == "adaptive",
+            init_kl_coef=ppo.kl_coef,
+            target=ppo.kl_target,
+            horizon=ppo.kl_horizon,
+            gamma=ppo.gamma,
+            lam=ppo.lam,
+            cliprange=ppo.clip_range,
+            cliprange_value=ppo.value_clip_range,
+            vf_coef=ppo.vf_coef,
+            use_score_norm=ppo.score_normalize,
+            use_score_scaling=ppo.score_scale,
+            score_clip=ppo.score_clip,
+            accelerator_kwargs={"cpu": cpu},
+            kl_estimator=ppo.kl_penalty,
+            adam_eps=ppo.adam_eps,
+            value_learning_rate=ppo.value_learning_rate,
+            value_reads_detached=ppo.value_reads_detached,
+            whiten_advantages=ppo.whiten_advantages,
+            unfinished_penalty=ppo.unfinished_penalty,
+            early_stop_kl=ppo.early_stop_kl,
+            updates=ppo.updates if ppo.schedule == "linear" else None,
+            engine=engine,
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_estimator is None:
+            offered = {"kl": "k1", "full": "full"}
+            if self.kl_penalty not in offered:
+                raise ValueError(f"kl_penalty={self.kl_penalty!r}: use 'kl' or 'full', or set kl_estimator")
+            self.kl_estimator = offered[self.kl_penalty]
+
+
+@dataclass
+class Rollout:
+    """What the policy answered to B prompts.
+
+    Attributes:
+        query_ids: [length] of ids each.
+        response_ids: [length] of ids each, without the decoder start token.
+        finished: [B] bool, True = ended with an end-of-sequence token within the limit.
+        encoded: encoder outputs under the policy as it was.
+        logprobs: [B, T] float32 from sampling, or None where the responses came from elsewhere.
+        hidden: [tokens, d], packed, from sampling likewise.
+    """
+
+    query_ids: list[Tensor]
+    response_ids: list[Tensor]
+    finished: Tensor
+    encoded: Encoded
+    logprobs: Tensor | None = None
+    hidden: Tensor | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(response) for response in self.response_ids]
+
+
+@dataclass
+class Experience:
+    """A rollout with all that the updates read; [B, T] each, 0 where `mask` is False."""
+
+    mask: Tensor
+    old_logprobs: Tensor
+    old_values: Tensor
+    ref_logprobs: Tensor
+    kl: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+class Seq2SeqPPOTrainer(PPOTrainer):
+    """Proximal policy optimization of an encoder-decoder with a value head.
+
+    Args:
+        config: `Seq2SeqPPOConfig`, or TRL's `PPOConfig` (the further settings then have their defaults).
+        model: `AutoModelForSeq2SeqLMWithValueHead`; LoRA or full.
+        ref_model: the reference; None takes the model with its adapter off, or a copy where there is no adapter.
+        tokenizer: as TRL wants it.
+        Others: as in TRL.
+
+    Raises:
+        ValueError: the model is not an encoder-decoder with a value head, or nothing in it is trained.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        model: Any,
+        ref_model: Any = None,
+        tokenizer: Any = None,
+        dataset: Any = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        data_collator: Any = None,
+        num_shared_layers: int | None = None,
+        lr_scheduler: Any = None,
+        training_data_collator: Any = None,
+    ):
+        if not isinstance(config, Seq2SeqPPOConfig):
+            config = _extend(config)
+        if not getattr(model, "is_encoder_decoder", False) or not hasattr(model, "v_head"):
+            raise ValueError("model must be an AutoModelForSeq2SeqLMWithValueHead; TRL's own PPOTrainer takes others")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`PPOTrainer` is deprecated", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="No dataset is provided", category=UserWarning)
+            super().__init__(
+                config,
+                model,
+                ref_model,
+                tokenizer,
+                dataset,
+                optimizer or make_optimizer(model, config),
+                data_collator,
+                num_shared_layers,
+                lr_scheduler,
+                training_data_collator,
+            )
+        policy = self.accelerator.unwrap_model(self.model).eval()
+        self.policy = policy
+        self.engine = make_engine(config.engine, policy.pretrained_model, policy.v_head, config.value_reads_detached)
+        self.reference: tuple[Engine, bool] = (self.engine, True)
+        if self.ref_model is not None:
+            frozen = self.accelerator.unwrap_model(self.ref_model)
+            self.reference = (make_engine(config.engine, frozen.pretrained_model), False)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.kl_ctl = (
+            ppo_math.AdaptiveKLController(config.init_kl_coef, config.target, config.horizon)
+            if config.adap_kl_ctrl
+            else ppo_math.FixedKLController(config.init_kl_coef)
+        )
+        self.score_moments = ppo_math.RunningMoments()
+        self.microbatch_size = config.mini_batch_size
+        self.minibatch_size = config.backward_batch_size
+        self.updates_done = 0
+        self.skipped_in_a_row = 0
+        # Whether sampling's own log-probabilities can serve as the old ones; the first update finds out.
+        self.rollout_logprobs_serve: bool | None = None
+
+    # --- rollout ---
+
+    def rollout(
+        self, query_ids: Sequence[Tensor], keys: Sequence[int], max_new_tokens: int, sampling: Sampling = Sampling()
+    ) -> Rollout:
+        """Sample a response to each prompt.
+
+        Args:
+            query_ids: prompts, [length] of ids each.
+            keys: one number a prompt; (seed, key) alone decides its random numbers.
+            max_new_tokens: longest response, its end-of-sequence token included.
+            sampling: temperature and the like; its uniforms are drawn here.
+        """
+        draws = uniforms(self.config.seed, ROLLOUT_STREAM, keys, max_new_tokens)
+        with torch.no_grad():
+            encoded = self.engine.encode(query_ids)
+            generated = self.engine.generate(encoded, max_new_tokens, dataclasses.replace(sampling, uniforms=draws))
+        empty_cache(self.engine.device)
+        return Rollout(
+            list(query_ids), generated.responses, generated.finished, encoded, generated.logprobs, generated.hidden
+        )
+
+    def generate(  # type: ignore[override]
+        self,
+        query_tensor: Tensor | list[Tensor],
+        length_sampler: Any = None,
+        batch_size: int = 4,
+        return_prompt: bool = True,
+        generate_ref_response: bool = False,
+        *,
+        max_new_tokens: int = 20,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        pad_token_id: int | None = None,
+        eos_token_id: int | None = None,
+    ) -> Any:
+        """Generate as TRL's `generate` does: responses begin with the decoder start token.
+
+        `batch_size` bounds how many prompts run at once and changes nothing else; `return_prompt` means nothing for
+        an encoder-decoder; `pad_token_id` and `eos_token_id` are taken from the model, and accepted for TRL's sake.
+
+        Args:
+            query_tensor: [length] of ids, or a list of them.
+            length_sampler: is called once for the number of new tokens.
+            seed: of the sampling; None draws one from torch's generator.
+
+        Returns:
+            A tensor [1, length] for one prompt, a list of tensors [length] for a list; with `generate_ref_response`
+            that of the policy and that of the reference.
+        """
+        one = isinstance(query_tensor, Tensor)
+        queries = [query_tensor] if one else list(query_tensor)
+        count = length_sampler() if length_sampler is not None else max_new_tokens
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        outputs = []
+        for engine, off in [(self.engine, False)] + [self.reference] * generate_ref_response:
+            responses: list[Tensor] = []
+            for start in range(0, len(queries), batch_size):
+                keys = range(start, min(start + batch_size, len(queries)))
+                draws = uniforms(seed, GENERATE_STREAM, keys, count) if do_sample else None
+                with torch.no_grad():
+                    encoded = engine.encode([queries[key] for key in keys], reference=off)
+                    sampling = Sampling(draws, temperature, top_k, top_p)
+                    generated = engine.generate(encoded, count, sampling, reference=off)
+                start_token = torch.tensor([engine.start_id], device=engine.device)
+                responses += [torch.cat([start_token, response]) for response in generated.responses]
+            outputs.append(responses[0][None] if one else responses)
+        return tuple(outputs) if generate_ref_response else outputs[0]
+
+    # --- update ---
+
+    def step(  # type: ignore[override]
+        self,
+        queries: list[Tensor],
+        responses: list[Tensor],
+        scores: list[Tensor],
+        response_masks: list[Tensor] | None = None,
+    ) -> dict[str, Any]:
+        """Run one PPO update as TRL's `step` does.
+
+        Args:
+            queries: prompts, [length] of ids each.
+            responses: as `generate` returns them: the decoder start token, then at least one token.
+            scores: one number a response.
+            response_masks: not supported for encoder-decoders by TRL either.
+
+        Returns:
+            TRL's statistics under TRL's keys, and those of `update`.
+
+        Raises:
+            ValueError: a count that differs from the batch size, or a response without the decoder start token.
+        """
+        if response_masks is not None:
+            raise ValueError("response_masks: every token of a response counts here; leave it None")
+        self._step_safety_checker(self.config.batch_size, queries, responses, scores)
+        for i, response in enumerate(responses):
+            if len(response) < 2 or int(response[0]) != self.engine.start_id:
+                raise ValueError(f"responses[{i}] must be the decoder start token and at least one token")
+        bare = [response[1:].to(self.engine.device) for response in responses]
+        eos = torch.tensor(self.engine.eos_ids, device=self.engine.device)
+        finished = torch.stack([torch.isin(response[-1], eos) for response in bare])
+        with torch.no_grad():
+            encoded = self.engine.encode(queries)
+        rollout = Rollout(list(queries), bare, finished, encoded)
+        metrics = self.update(rollout, torch.stack([score.detach().float().reshape(()) for score in scores]))
+        return {**self._trl_stats, **metrics}
+
+    def update(self, rollout: Rollout, scores: Tensor) -> dict[str, Any]:
+        """Learn from one rollout: rewards, advantages, then `ppo_epochs` passes of clipped updates.
+
+        An update in which a score, a gradient or a loss is not finite leaves every parameter as it was and returns
+        `{"skipped": reason}`; `skipped_in_a_row` counts those.
+
+        Args:
+            rollout: B prompts and responses.
+            scores: [B] float, of the classifier; the unit is the caller's.
+
+        Returns:
+            Metrics by name.
+
+        Raises:
+            TrainingError: at the first update, the policy is not the reference, or the ratio is not 1.
+        """
+        self._set_learning_rate()
+        if not bool(torch.isfinite(scores).all()):
+            return self._skip(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+        started = time.perf_counter()
+        with torch.no_grad():
+            experience = self.experience(rollout, scores)
+        if self.updates_done == 0:
+            self._check_reference(experience)
+        empty_cache(self.engine.device)
+        forwarded = time.perf_counter()
+        before = [parameter.detach().clone() for parameter in self.parameters]
+        optimizer_before = copy.deepcopy(self.optimizer.state_dict())
+        problem, statistics = self._optimize(rollout, experience)
+        if problem is not None:
+            for parameter, value in zip(self.parameters, before):
+                parameter.data.copy_(value)
+            self.optimizer.load_state_dict(optimizer_before)
+            return self._skip(problem)
+        empty_cache(self.engine.device)
+        metrics = self._metrics(rollout, experience, scores, statistics)
+        metrics["time/forward"] = forwarded - started
+        metrics["time/optimize"] = time.perf_counter() - forwarded
+        self._trl_stats = self._as_trl(rollout, experience, scores, statistics, metrics)
+        self.kl_ctl.update(metrics["objective/ref_kl"], len(scores) * self.accelerator.num_processes)
+        self.updates_done += 1
+        self.skipped_in_a_row = 0
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        return metrics
+
+    def experience(self, rollout: Rollout, scores: Tensor) -> Experience:
+        """Return old and reference log-probabilities, values, rewards, advantages and returns of a rollout."""
+        mask = response_mask(rollout.lengths, self.engine.device)
+        old_logprobs, hidden = self._old(rollout)
+        old_values = unpack(self.engine.value(hidden), mask)
+        ref_logprobs, full_kl = self._against_reference(rollout, hidden)
+        kind = self.config.kl_estimator
+        kl = unpack(full_kl, mask) if kind == "full" else ppo_math.kl_penalty(old_logprobs, ref_logprobs, kind)
+        self.score_moments.update(scores)
+        rewards = ppo_math.token_rewards(self._shaped(rollout, scores, self.score_moments), kl, mask, self.kl_ctl.value)
+        advantages, returns = ppo_math.gae(rewards, old_values, mask, self.config.gamma, self.config.lam)
+        if self.config.whiten_advantages:
+            advantages = ppo_math.masked_whiten(advantages, mask)
+        return Experience(mask, old_logprobs, old_values, ref_logprobs, kl, rewards, advantages, returns)
+
+    def warm_up_values(self, rollouts: Sequence[Rollout], scores: Sequence[Tensor]) -> float:
+        """Fit the value head alone to the returns of rollouts of the untrained policy.
+
+        Returns here are the discounted scores: the KL penalty is 0, as the policy is the reference.
+
+        Args:
+            rollouts: of the policy before its first update.
+            scores: [B] each.
+
+        Returns:
+            The share of the returns' variance that the value head explains on responses that it was not fitted to.
+        """
+        returns, owners = [], []
+        for rollout, rollout_scores in zip(rollouts, scores):
+            mask = response_mask(rollout.lengths, self.engine.device)
+            none = torch.zeros(mask.shape, device=mask.device)
+            rewards = ppo_math.token_rewards(self._shaped(rollout, rollout_scores, None), none, mask, 0.0)
+            _, discounted = ppo_math.gae(rewards, none, mask, self.config.gamma, 1.0)
+            returns.append(discounted[mask])
+            places = torch.arange(len(mask), device=mask.device) + len(owners) * len(mask)
+            owners.append(places[:, None].expand(mask.shape)[mask])
+        features = torch.cat([rollout.hidden for rollout in rollouts])
+        return value_head.fit(self.policy.v_head.summary, features, torch.cat(returns), torch.cat(owners))
+
+    def _shaped(self, rollout: Rollout, scores: Tensor, moments: ppo_math.RunningMoments | None) -> Tensor:
+        return ppo_math.shape_scores(
+            scores.to(self.engine.device),
+            rollout.finished,
+            moments=moments,
+            normalize=self.config.use_score_norm and moments is not None,
+            scale=self.config.use_score_scaling and moments is not None,
+            clip=self.config.score_clip,
+            unfinished_penalty=self.config.unfinished_penalty,
+        )
+
+    def _old(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Return the policy's log-probabilities [B, T] before the update and its hidden states [tokens, d], packed.
+
+        Sampling has computed both already. Whether its numbers are those of teacher forcing is measured once: in
+        float32 they are, to rounding; in bfloat16 they are not, and are computed again each time.
+        """
+        if self.rollout_logprobs_serve and rollout.logprobs is not None and rollout.hidden is not None:
+            return rollout.logprobs, rollout.hidden
+        mask = response_mask(rollout.lengths, self.engine.device)
+        logprobs = torch.zeros(mask.shape, device=mask.device)
+        hidden = [torch.empty(0)] * len(mask)
+        for group in by_length(rollout.lengths, self.microbatch_size):
+            outputs = self._run(self.engine, rollout.encoded.select(group), rollout, group)
+            logprobs[group, : outputs.logprobs.shape[1]] = outputs.logprobs
+            for i, rows in zip(group, outputs.hidden.split([rollout.lengths[i] for i in group])):
+                hidden[i] = rows
+        if self.rollout_logprobs_serve is None and rollout.logprobs is not None:
+            gap = float((rollout.logprobs - logprobs).abs().max())
+            self.rollout_logprobs_serve = gap <= RATIO_TOLERANCE[torch.float32]
+        return logprobs, torch.cat(hidden)
+
+    def _against_reference(self, rollout: Rollout, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the reference's log-probabilities [B, T] and, if it is asked for, the exact KL [tokens], packed."""
+        engine, off = self.reference
+        shares_encoder = engine is self.engine and not engine.encoder_is_trained
+        policy_rows = hidden.split(rollout.lengths)
+        mask = response_mask(rollout.lengths, engine.device)
+        logprobs = torch.zeros(mask.shape, device=mask.device)
+        full_kl = [torch.empty(0)] * len(mask)
+        for group in by_length(rollout.lengths, self.microbatch_size):
+            encoded = (
+                rollout.encoded.select(group)
+                if shares_encoder
+                else engine.encode([rollout.query_ids[i] for i in group], reference=off)
+            )
+            outputs = self._run(engine, encoded, rollout, group, reference=off)
+            logprobs[group, : outputs.logprobs.shape[1]] = outputs.logprobs
+            if self.config.kl_estimator == "full":
+                kl = linear_full_kl(
+                    engine.head_input(torch.cat([policy_rows[i] for i in group]).to(outputs.hidden.dtype)),
+                    engine.head_input(outputs.hidden),
+                    engine.head_weight,
+                    bias=engine.head_bias,
+                )
+                for i, rows in zip(group, kl.split([rollout.lengths[i] for i in group])):
+                    full_kl[i] = rows
+        return logprobs, torch.cat(full_kl) if self.config.kl_estimator == "full" else None
+
+    def _run(
+        self, engine: Engine, encoded: Encoded, rollout: Rollout, group: Sequence[int], **options: bool
+    ) -> TokenOutputs:
+        return engine.logprobs(encoded, [rollout.response_ids[i] for i in group], **options)
+
+    # --- optimization ---
+
+    def _optimize(self, rollout: Rollout, experience: Experience) -> tuple[str | None, list[dict[str, float]]]:
+        """Run the PPO epochs; return what went wrong, if anything, and the statistics of each minibatch."""
+        count = len(rollout.response_ids)
+        statistics: list[dict[str, float]] = []
+        for ppo_epoch in range(self.config.ppo_epochs):
+            seed = [self.config.seed, MINIBATCH_STREAM, self.updates_done, ppo_epoch]
+            order = np.random.default_rng(seed).permutation(count).tolist()
+            of_this_epoch = []
+            for start in range(0, count, self.minibatch_size):
+                minibatch = order[start : start + self.minibatch_size]
+                stats = self._minibatch(rollout, experience, minibatch, entropy=ppo_epoch == 0)
+                of_this_epoch.append(stats)
+                if self.updates_done == 0 and not statistics and start == 0:
+                    self._check_ratio(stats["ratio_first"])
+                if not math.isfinite(stats["grad_norm"]):
+                    return "a gradient is not finite", statistics
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+                self.optimizer.step()
+            statistics += of_this_epoch
+            approx_kl = float(np.mean([stats["approx_kl"] for stats in of_this_epoch]))
+            if self.config.early_stop_kl is not None and approx_kl > self.config.early_stop_kl:
+                break
+        self.optimizer.zero_grad()
+        return None, statistics
+
+    def _minibatch(
+        self, rollout: Rollout, experience: Experience, minibatch: list[int], entropy: bool
+    ) -> dict[str, float]:
+        """Accumulate the gradient of one optimizer step, over microbatches if need be; return its statistics."""
+        while True:
+            try:
+                self.optimizer.zero_grad()
+                counted = int(experience.mask[minibatch].sum())
+                totals: dict[str, float] = {}
+                for group in by_length([rollout.lengths[i] for i in minibatch], self.microbatch_size):
+                    indices = [minibatch[i] for i in group]
+                    for name, value in self._backward(rollout, experience, indices, counted, entropy).items():
+                        joined = max if name == "ratio_first" else float.__add__
+                        totals[name] = joined(totals[name], value) if name in totals else value
+                norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
+                totals["grad_norm"] = float(torch.stack(norms).norm())
+                return totals
+            except (RuntimeError, MemoryError) as error:
+                self._halve_microbatch(error)
+
+    def _backward(
+        self, rollout: Rollout, experience: Experience, indices: list[int], counted: int, entropy: bool
+    ) -> dict[str, float]:
+        """Add the gradient of one microbatch; its statistics are its share of the minibatch's means."""
+        if self.engine.encoder_is_trained:
+            encoded = self.engine.encode([rollout.query_ids[i] for i in indices])
+        else:
+            encoded = rollout.encoded.select(indices)
+        outputs = self._run(self.engine, encoded, rollout, indices, values=True, entropy=entropy)
+        columns = slice(outputs.mask.shape[1])
+        old = {
+            name: getattr(experience, name)[indices, columns]
+            for name in ("old_logprobs", "old_values", "advantages", "returns")
+        }
+        policy_loss, policy_stats = ppo_math.policy_loss(
+            outputs.logprobs, old["old_logprobs"], old["advantages"], outputs.mask, self.config.cliprange, counted
+        )
+        value_loss, value_stats = ppo_math.value_loss(
+            outputs.values, old["old_values"], old["returns"], outputs.mask, self.config.cliprange_value, counted
+        )
+        (policy_loss + self.config.vf_coef * value_loss).backward()
+        with torch.no_grad():
+            stats = {
+                "policy_loss": float(policy_loss),
+                "value_loss": float(value_loss),
+                "approx_kl": float(policy_stats["approx_kl"]),
+                "policy_kl": float(((old["old_logprobs"] - outputs.logprobs) * outputs.mask).sum()) / counted,
+                "clip_fraction": float(policy_stats["clip_fraction"]),
+                "ratio_mean": float(policy_stats["ratio_mean"]),
+                "ratio_first": float(policy_stats["ratio_max_deviation"]),
+                "value_clip_fraction": float(value_stats["clip_fraction"]),
+                "value_mean": float((outputs.values * outputs.mask).sum()) / counted,
+            }
+        if outputs.entropy is not None:
+            stats["entropy"] = float(outputs.entropy.sum()) / counted
+        return stats
+
+    @property
+    def max_grad_norm(self) -> float:
+        return math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
+
+    # --- checks and bookkeeping ---
+
+    def _check_reference(self, experience: Experience) -> None:
+        """At the first update the policy is the reference, so that their log-probabilities are the same numbers."""
+        gap = float((experience.old_logprobs - experience.ref_logprobs).abs().max())
+        if not gap <= self._tolerance:
+            raise TrainingError(
+                f"before the first update the policy and the reference differ by up to {gap:.3g} nats a token, not 0: "
+                "the reference is not the model that training starts from; give the supervised checkpoint as "
+                "--model.adapter, or the true starting model as ref_model"
+            )
+
+    def _check_ratio(self, deviation: float) -> None:
+        if not deviation <= self._tolerance:
+            raise TrainingError(
+                f"in the first minibatch the probability ratio is off by {deviation:.3g}, not 1: the model does not "
+                "repeat its own log-probabilities (dropout, or other weights, between rollout and update)"
+            )
+
+    @property
+    def _tolerance(self) -> float:
+        return RATIO_TOLERANCE[self.engine.head_weight.dtype]
+
+    def _set_learning_rate(self) -> None:
+        if self.lr_scheduler is None and self.config.updates is not None:
+            left = max(0.0, 1 - self.updates_done / self.config.updates)
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates):
+                group["lr"] = rate * left
+
+    def _skip(self, reason: str) -> dict[str, Any]:
+        self.optimizer.zero_grad()
+        self.updates_done += 1
+        self.skipped_in_a_row += 1
+        self._trl_stats = {}
+        return {"skipped": reason}
+
+    def peak_memory_mb(self) -> float:
+        """Return the most memory used so far: of the accelerator, or of the process on a CPU."""
+        device = self.engine.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device) / 2**20
+        if device.type == "mps":
+            return torch.mps.driver_allocated_memory() / 2**20
+        return artifacts.peak_memory_mb()
+
+    def _halve_microbatch(self, error: Exception) -> None:
+        """Let training go on with half the microbatch where `error` is a lack of memory; raise it again if not."""
+        if not is_out_of_memory(error) or self.microbatch_size == 1:
+            raise error
+        self.optimizer.zero_grad()
+        self.microbatch_size = (self.microbatch_size + 1) // 2
+        empty_cache(self.engine.device)
+        print(f"out of memory: going on with microbatches of {self.microbatch_size}, same result", file=sys.stderr)
+
+    def _metrics(
+        self, rollout: Rollout, experience: Experience, scores: Tensor, statistics: list[dict[str, float]]
+    ) -> dict[str, float]:
+        mask = experience.mask
+        k3 = ppo_math.kl_penalty(experience.old_logprobs, experience.ref_logprobs, "k3")
+        mean = {name: _mean(statistics, name) for name in statistics[0]}
+        lengths = torch.tensor(rollout.lengths, dtype=torch.float32)
+        return {
+            "objective/score_mean": float(scores.mean()),
+            "objective/score_std": float(scores.std(unbiased=False)),
+            "objective/ref_kl": float((k3 * mask).sum(1).mean()),
+            "objective/kl_coef": float(self.kl_ctl.value),
+            "ppo/policy/approx_kl": mean["approx_kl"],
+            "ppo/policy/clip_fraction": mean["clip_fraction"],
+            "ppo/policy/entropy": _mean(statistics, "entropy"),
+            "ppo/loss/policy": mean["policy_loss"],
+            "ppo/loss/value": mean["value_loss"],
+            "ppo/val/explained_variance": float(
+                ppo_math.explained_variance(experience.old_values, experience.returns, mask)
+            ),
+            "ppo/ratio_first": 1 + statistics[0]["ratio_first"],
+            "ppo/grad_norm": mean["grad_norm"],
+            "ppo/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "tokens/response_mean": float(lengths.mean()),
+            "tokens/finished": float(rollout.finished.float().mean()),
+        }
+
+    def _as_trl(
+        self,
+        rollout: Rollout,
+        experience: Experience,
+        scores: Tensor,
+        statistics: list[dict[str, float]],
+        metrics: dict[str, float],
+    ) -> dict[str, Any]:
+        """Return what TRL 0.11.4's `step` reports, under its keys."""
+        mask = experience.mask
+        kl = (experience.kl * mask).sum(1)
+        queries = torch.tensor([len(query) for query in rollout.query_ids], dtype=torch.float32)
+        responses = torch.tensor(rollout.lengths, dtype=torch.float32)
+        error = ppo_math.masked_mean((experience.old_values - experience.returns) ** 2, mask)
+        return_var = ppo_math.masked_var(experience.returns, mask)
+        policy_loss, value_loss = metrics["ppo/loss/policy"], metrics["ppo/loss/value"]
+        numbers: dict[str, Any] = {
+            "objective/kl": kl.mean(),
+            "objective/kl_coef": self.kl_ctl.value,
+            "objective/entropy": -(experience.old_logprobs * mask).sum(1).mean(),
+            "ppo/mean_non_score_reward": ppo_math.masked_mean(-self.kl_ctl.value * experience.kl, mask),
+            "ppo/mean_scores": scores.mean(),
+            "ppo/std_scores": scores.std(unbiased=len(scores) > 1),
+            "tokens/queries_len_mean": queries.mean(),
+            "tokens/queries_len_std": queries.std(unbiased=len(queries) > 1),
+            "tokens/responses_len_mean": responses.mean(),
+            "tokens/responses_len_std": responses.std(unbiased=len(responses) > 1),
+            "ppo/loss/total": policy_loss + self.config.vf_coef * value_loss,
+            "ppo/policy/approxkl": _mean(statistics, "approx_kl"),
+            "ppo/policy/policykl": _mean(statistics, "policy_kl"),
+            "ppo/policy/clipfrac": _mean(statistics, "clip_fraction"),
+            "ppo/policy/advantages_mean": ppo_math.masked_mean(experience.advantages, mask),
+            "ppo/returns/mean": ppo_math.masked_mean(experience.returns, mask),
+            "ppo/returns/var": return_var,
+            "ppo/val/vpred": _mean(statistics, "value_mean"),
+            "ppo/val/error": error,
+            "ppo/val/clipfrac": _mean(statistics, "value_clip_fraction"),
+            "ppo/val/mean": ppo_math.masked_mean(experience.old_values, mask),
+            "ppo/val/var": ppo_math.masked_var(experience.old_values, mask),
+            "ppo/val/var_explained": 1 - error / return_var,
+            "time/ppo/forward_pass": metrics["time/forward"],
+            "time/ppo/optimize_step": metrics["time/optimize"],
+            "time/ppo/total": metrics["time/forward"] + metrics["time/optimize"],
+        }
+        arrays = {
+            "objective/kl_dist": kl,
+            "objective/logprobs": experience.old_logprobs,
+            "objective/ref_logprobs": experience.ref_logprobs,
+            "tokens/queries_dist": queries,
+            "tokens/responses_dist": responses,
+            "ppo/policy/advantages": experience.advantages.flatten(),
+            "ppo/policy/ratio": torch.tensor([stats["ratio_mean"] for stats in statistics]),
+        }
+        return {
+            **{name: float(value) for name, value in numbers.items()},
+            **{name: value.cpu().numpy() for name, value in arrays.items()},
+        }
+
+
+def make_optimizer(model: Any, config: PPOConfig) -> torch.optim.Adam:
+    """Return Adam over what is trained: the policy's parameters, then the value head's at its own rate."""
+    head = [p for p in model.v_head.parameters() if p.requires_grad]
+    policy = [p for p in model.pretrained_model.parameters() if p.requires_grad]
+    if not policy:
+        raise ValueError("nothing in the model is trained: no parameter requires a gradient")
+    value_rate = getattr(config, "value_learning_rate", None) or config.learning_rate
+    groups = [{"params": policy, "lr": config.learning_rate}, {"params": head, "lr": value_rate}]
+    return torch.optim.Adam(groups, eps=getattr(config, "adam_eps", 1e-5))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that the device or the machine has no memory left."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def _extend(plain: PPOConfig) -> Seq2SeqPPOConfig:
+    given = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain) if f.init}
+    return Seq2SeqPPOConfig(**given)
+
+
+def _mean(statistics: list[dict[str, float]], name: str) -> float:
+    values = [stats[name] for stats in statistics if name in stats]
+    return float(np.mean(values)) if values else math.nan

@@ -1,0 +1,218 @@
+"""A stand-in for the model hub on 127.0.0.1: the part of its protocol that downloads use, over a folder of files.
+
+    with loopback_hub.start(tiny.hub(tmp_path)) as hub:
+        subprocess.run([...], env=os.environ | hub.environment(tmp_path / "home"))
+        assert hub.fetched("google/flan-t5-base") >= {"config.json", "model.safetensors"}
+
+Layout of the folder: `models/<owner>/<name>/…` and `datasets/<owner>/<name>/…`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/(.+))?")
+_FILE = re.compile(r"(/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_LARGE = (".safetensors", ".bin", ".parquet")
+"""What the real hub keeps as LFS objects, behind a redirect to another address."""
+
+
+@dataclass
+class Hub:
+    """A running stand-in; its fields may be changed while it runs."""
+
+    root: Path
+    url: str = ""
+    latency: float = 0.0
+    """Seconds before each answer."""
+    refuse: dict[str, int] = field(default_factory=dict)
+    """Repository -> status: 403 is a gated one, 401 a private one, 5xx a hub in trouble."""
+    listing: dict[str, list[str]] = field(default_factory=dict)
+    """Repository -> names that its listing claims besides its files."""
+    requests: list[str] = field(default_factory=list)
+    """`METHOD path`, in order."""
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Return the environment in which the libraries use this hub and the fresh cache `home`."""
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+
+    def fetched(self, repository: str) -> set[str]:
+        """Return the files of a repository that were downloaded."""
+        found = (_FILE.fullmatch(request[4:]) for request in self.requests if request.startswith("GET "))
+        return {match[4] for match in found if match and match[2] == repository}
+
+
+@dataclass
+class _Repository:
+    folder: Path
+    claims: list[str]
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        paths = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in paths}
+
+    @cached_property
+    def commit(self) -> str:
+        digest = hashlib.sha1()  # as git's, no secret
+        for name, content in self.files.items():
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+        return digest.hexdigest()
+
+    def entry(self, name: str) -> dict[str, object]:
+        content = self.files.get(name, b"")
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _blob(content)}
+        if name.endswith(_LARGE):
+            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        return entry
+
+    def names(self) -> list[str]:
+        return [*self.files, *self.claims]
+
+
+def _blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self._serve()
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        address = urlsplit(self.path)
+        path = unquote(address.path)
+        self.hub.requests.append(f"{self.command} {path}")
+        time.sleep(self.hub.latency)
+        if match := _FILE.fullmatch(path):
+            self._file("datasets" if match[1] else "models", match[2], match[3], match[4])
+        elif match := _API.fullmatch(path):
+            self._api(match[1], match[2], match[3], match[4] or "main", body)
+        elif match := re.fullmatch(r"/objects/([^/]+)/([^/]+/[^/]+)/(.+)", path):
+            repository = self._repository(match[1], match[2], "main")
+            if repository is not None:
+                self._content(repository.files[match[3]], {})
+        elif path in ("", "/"):
+            self._send(200, b"loopback hub")
+        else:
+            self._send(404, b"", {"X-Error-Message": f"no such address: {path}"})
+
+    def _repository(self, kind: str, name: str, revision: str) -> _Repository | None:
+        """Return what is asked for, or answer with the hub's own error and return None."""
+        status = self.hub.refuse.get(name)
+        folder = self.hub.root / kind / name
+        repository = _Repository(folder, self.hub.listing.get(name, []))
+        if status is not None:
+            code = {403: "GatedRepo", 401: "RepoNotFound"}.get(status)
+            self._send(status, b"", {"X-Error-Code": code} if code else {})
+        elif not folder.is_dir():
+            self._send(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+        elif revision not in ("main", repository.commit):
+            self._send(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
+        else:
+            return repository
+        return None
+
+    def _api(self, kind: str, name: str, call: str | None, rest: str, body: bytes) -> None:
+        revision, _, below = rest.partition("/")
+        repository = self._repository(kind, name, revision)
+        if repository is None:
+            return
+        if call == "tree":
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+            below = f"{below}/" if below else ""
+            names = [file for file in repository.names() if file.startswith(below)]
+            entries = [repository.entry(file) for file in names if recursive or "/" not in file[len(below) :]]
+            self._json(entries)
+        elif call == "paths-info":
+            try:
+                wanted = json.loads(body)["paths"]
+            except ValueError:
+                wanted = parse_qs(body.decode()).get("paths", [])
+            self._json([repository.entry(file) for file in wanted if file in repository.files])
+        else:
+            siblings = [{"rfilename": file} for file in repository.names()]
+            self._json(
+                {"id": name, "sha": repository.commit, "private": False, "gated": False, "disabled": False, "tags": []}
+                | {"siblings": siblings, "downloads": 0, "likes": 0}
+            )
+
+    def _file(self, kind: str, name: str, revision: str, file: str) -> None:
+        repository = self._repository(kind, name, revision)
+        if repository is None:
+            return
+        headers = {"X-Repo-Commit": repository.commit}
+        content = repository.files.get(file)
+        if content is None:
+            self._send(404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
+        elif file.endswith(_LARGE):
+            digest = hashlib.sha256(content).hexdigest()
+            headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{digest}"', "ETag": f'"{digest}"'}
+            self._send(302, b"", headers | {"Location": f"{self.hub.url}/objects/{kind}/{name}/{file}"})
+        else:
+            self._content(content, headers | {"ETag": f'"{_blob(content)}"'})
+
+    def _content(self, content: bytes, headers: dict[str, str]) -> None:
+        headers = headers | {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None:
+            self._send(200, content, headers)
+            return
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        if first > last:
+            self._send(416, b"", headers | {"Content-Range": f"bytes */{len(content)}"})
+            return
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+        self._send(206, content[first : last + 1], headers)
+
+    def _json(self, content: object) -> None:
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+@contextmanager
+def start(root: Path, **settings: object) -> Iterator[Hub]:
+    """Serve `root` for the length of the block; yields the `Hub`, whose `url` is the endpoint."""
+    hub = Hub(root, **settings)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,239 @@
+"""The command line: flags become settings, every error is one line with its exit code, bugs keep their traceback."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import config
+from detox import cli
+from detox.errors import UserError
+
+ROOT = Path(cli.__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def program(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/training_ppo.py"])
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def parsed(*argv: str, stage: type = config.PPOTraining) -> config.Stage:
+    seen = []
+    assert cli.run(stage, seen.append, argv) == 0
+    return seen[0]
+
+
+def in_a_process(main: str, *argv: str, **options: object) -> subprocess.CompletedProcess:
+    """Run a stage whose `main` has this body as a process of its own."""
+    body = "\n".join(f"    {line}" for line in main.splitlines())
+    script = f"import os, sys, config\nfrom detox import cli\ndef main(settings):\n{body}\n"
+    script += "sys.exit(cli.run(config.PPOTraining, main))"
+    command = [sys.executable, "-c", script, *argv]
+    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, timeout=60, **{"stdout": subprocess.PIPE, **options})
+
+
+def test_flags_change_settings():
+    settings = parsed("--ppo.updates=3", "--ppo.learning_rate", "1e-4", "--ppo.no-whiten-advantages", "--overwrite")
+    expected = dataclasses.replace(config.PPO(), updates=3, learning_rate=1e-4, whiten_advantages=False)
+    assert settings == config.PPOTraining(ppo=expected, overwrite=True)
+
+
+def test_no_flags_give_the_default_preset():
+    assert parsed() == config.preset(config.PPOTraining, "flan-t5")
+
+
+@pytest.mark.parametrize("argv", [["--preset", "demo"], ["--preset=demo"]])
+def test_preset_sets_the_other_defaults(argv):
+    assert parsed(*argv) == config.preset(config.PPOTraining, "demo")
+    assert parsed("--ppo.updates", "3", *argv).ppo.learning_rate == config.preset(config.PPOTraining, "demo").ppo.learning_rate
+
+
+def test_none_takes_a_setting_away():
+    assert parsed("--ppo.score-clip", "None").ppo.score_clip is None
+
+
+def test_several_values():
+    assert parsed("--checkpoint", "a", "b", stage=config.EvaluationStage).checkpoint == ("a", "b")
+
+
+def test_backslash_n_in_the_prompt_is_a_line_break():
+    prompt = parsed("--data.prompt", r"Sum up:\n{dialogue}\n", stage=config.Preparation).data.prompt
+    assert prompt == "Sum up:\n{dialogue}\n"
+
+
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        (["--ppo.learning-rate", "abc"], "--ppo.learning-rate='abc': must be a number"),
+        (["--ppo.score-clip", "abc"], "--ppo.score-clip='abc': must be a number"),
+        (["--ppo.updates", "1.5"], "--ppo.updates='1.5': must be a whole number"),
+        (["--seed", ""], "--seed='': must be a whole number"),
+        (["--threads=\x1b[31m"], r"--threads='\x1b[31m': must be a whole number"),
+        (["--ppo.learning-rate"], "--ppo.learning-rate: a value is missing"),
+        (["--run", "--seed", "3"], "--run: a value is missing"),
+        (["--preset"], "--preset: a value is missing"),
+        (["--preset", "--seed", "3"], "--preset: a value is missing"),
+        (["--preset", "gpt"], "--preset=gpt: choose flan-t5 or demo"),
+        (["--preset="], "--preset=: choose flan-t5 or demo"),
+        (["--reward.signal", "softmax"], "--reward.signal=softmax: choose logit or logprob or probability"),
+        (["--ppo.learnin-rate", "3"], "--ppo.learnin-rate: no such option; did you mean --ppo.learning-rate?"),
+        (["--updates", "3"], "--updates: no such option; did you mean --ppo.updates?"),
+        (["--rewards.label=x"], "--rewards.label: no such option; did you mean --reward.label?"),
+        (["--quux"], "--quux: no such option; see --help"),
+        (["-x"], "-x: no such option; see --help"),
+        (["demo"], "unexpected argument 'demo'; every setting is an option, see --help"),
+        (["--overwrite", "true"], "unexpected argument 'true'; every setting is an option, see --help"),
+        (["--", "--seed", "1"], "unexpected argument '--'; every setting is an option, see --help"),
+        (["--seed", "1", "--seed=2"], "--seed is given twice; keep one of them"),
+        (["--overwrite", "--no-overwrite"], "--overwrite is given twice; keep one of them"),
+        (["--ppo.lora_r", "1", "--ppo.lora-r", "2"], "--ppo.lora-r is given twice; keep one of them"),
+        (["--ppo.gamma", "2"], "--ppo.gamma=2.0: must lie in (0, 1]"),
+        (["--run", "a b"], "--run=a b: use letters, digits, '.', '_' and '-' only, at most 100 of them"),
+    ],
+)
+def test_a_wrong_argument_is_told_in_one_line(argv, line, capsys):
+    assert cli.run(config.PPOTraining, lambda settings: pytest.fail("ran"), argv) == 2
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+@pytest.mark.parametrize("returned, code", [(None, 0), (0, 0), (3, 3)])
+def test_main_gives_the_exit_code(returned, code):
+    assert cli.run(config.PPOTraining, lambda settings: returned, []) == code
+
+
+def full_disk(settings):
+    raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+
+def forbidden(settings):
+    raise PermissionError(errno.EACCES, "Permission denied", "some/file")
+
+
+def terminated(settings):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def wrong(settings):
+    raise UserError("some/file: is wrong\nmake it \x1b[31mright")
+
+
+def interrupted(settings):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "main, code, line",
+    [
+        (wrong, 2, "error: some/file: is wrong make it right"),
+        (interrupted, 130, "interrupted"),
+        (full_disk, 2, "error: some/file: No space left on device; free some space"),
+        (forbidden, 2, "error: some/file: Permission denied; check its permissions"),
+        (terminated, 143, "terminated"),
+    ],
+)
+def test_an_expected_error_is_one_line(main, code, line, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.run(config.PPOTraining, main, []) == code
+    assert capsys.readouterr().err == f"{line}\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError, FileNotFoundError, BrokenPipeError])
+def test_a_bug_keeps_its_traceback(bug):
+    def main(settings):
+        raise bug
+
+    with pytest.raises(bug):
+        cli.run(config.PPOTraining, main, [])
+
+
+def flags_of(settings: object, prefix: str = "--") -> list[str]:
+    found = []
+    for setting in dataclasses.fields(settings):
+        value, name = getattr(settings, setting.name), f"{prefix}{setting.name}".replace("_", "-")
+        found += flags_of(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return found
+
+
+@pytest.mark.parametrize("stage", [config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage])
+def test_help_fits_a_terminal_and_names_every_setting(stage, capsys):
+    assert cli.run(stage, lambda settings: pytest.fail("ran"), ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert stage.__doc__ in text
+    assert "python training_ppo.py --preset demo" in text
+    assert [flag for flag in flags_of(stage()) if f"{flag} " not in text and f"{flag}," not in text] == []
+
+
+def test_help_has_the_stage_s_own_description(capsys):
+    cli.run(config.PPOTraining, lambda settings: None, ["--help"], description="Teach it manners.")
+    assert "Teach it manners." in capsys.readouterr().out
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys):
+    cli.run(config.PPOTraining, lambda settings: None, ["--preset", "demo", "--help"])
+    assert "demo:reward" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_imports_no_torch():
+    script = "import sys, config\nfrom detox import cli\ncode = cli.run(config.PPOTraining, None, ['--help'])\n"
+    script += "sys.exit(code or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+
+
+def test_output_is_utf8_in_every_locale():
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    done = in_a_process("print('caf\\u00e9 \\udcff')", env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\xc3\xa9 \\udcff\n", b"")
+
+
+@pytest.mark.parametrize("main", ["for _ in range(100000): print('a line')", "print('a line')"])
+def test_a_reader_that_is_gone_is_silent(main):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = in_a_process(main, stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_output_to_a_full_file_is_told(tmp_path):
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, {resource.RLIM_INFINITY}))\nprint('a line')"
+    with open(tmp_path / "out", "wb") as out:
+        done = in_a_process(limit, stdout=out)
+    assert done.returncode == 2
+    assert done.stderr == b"error: output: File too large; raise the limit on file sizes (ulimit -f)\n"
+
+
+def test_workers_of_a_pool_end_silently():
+    main = "import multiprocessing\nwith multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, 2]))"
+    done = in_a_process(main)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"[1, 2]\n", b"")
+
+
+def test_sigterm_cleans_up_and_exits_143(tmp_path):
+    script = (
+        "import sys, time, config\nfrom pathlib import Path\nfrom detox import artifacts, cli\n"
+        "def main(settings):\n"
+        "    with artifacts.publish(Path(sys.argv[1], 'run', 'ppo'), stage='training_ppo', settings=settings):\n"
+        "        print('writing', flush=True)\n"
+        "        time.sleep(60)\n"
+        "sys.exit(cli.run(config.PPOTraining, main, []))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        process.terminate()
+        assert process.communicate(timeout=30) == (b"", b"terminated\n")
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []

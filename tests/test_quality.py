@@ -1,0 +1,223 @@
+"""detox.quality against rouge-score itself, hand-counted texts, and a policy that stopped summarizing."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from detox import quality, statistics
+
+WORDS = (
+    "the a person1 person2 meeting meets agreed running runs runner happily cancelled cancelling flights "
+    "flight asks tells hotel booking booked because of problems with generously ordered U.S. don't 12.5 café "
+    "naïve x"
+).split()
+
+
+def texts(rng, count, longest=3):
+    def sentence():
+        return " ".join(rng.choices(WORDS, k=rng.randint(3, 14))).capitalize() + rng.choice(
+            [".", "!", "?", "..."]
+        )
+
+    return [" ".join(sentence() for _ in range(rng.randint(1, longest))) for _ in range(count)]
+
+
+# ------------------------------------------------------------------------------------------------------ ROUGE
+
+
+def test_rouge_equals_rouge_score_exactly():
+    rng = random.Random(0)
+    predictions = [
+        *texts(rng, 60),
+        "",
+        "...",
+        "Ünïcode ßtraße İ",
+        "One line.\nAnother line.\n\n",
+        " The  end. ",
+    ]
+    references = [texts(rng, rng.randint(1, 3)) for _ in predictions]
+    references[3] = [""]
+    predictions[5] = references[5][0]
+    found = quality.rouge(predictions, references)
+    scorer = RougeScorer(list(quality.ROUGE_TYPES), use_stemmer=True)
+    for i, (prediction, group) in enumerate(zip(predictions, references)):
+        expected = scorer.score_multi([quality.sentences(r) for r in group], quality.sentences(prediction))
+        for name in quality.ROUGE_TYPES:
+            assert found[name][i] == expected[name].fmeasure
+    assert all(found[name][5] == 1.0 for name in quality.ROUGE_TYPES)
+
+
+def test_splitting_into_sentences_changes_rouge_lsum_alone():
+    rng = random.Random(1)
+    predictions, references = texts(rng, 30), texts(rng, 30)
+    found = quality.rouge(predictions, [[r] for r in references])
+    scorer = RougeScorer(list(quality.ROUGE_TYPES), use_stemmer=True)
+    whole = [scorer.score(r, p) for p, r in zip(predictions, references)]
+    for name in ("rouge1", "rouge2", "rougeL"):
+        assert found[name].tolist() == [s[name].fmeasure for s in whole]
+    assert found["rougeLsum"].tolist() != [s["rougeLsum"].fmeasure for s in whole]
+
+
+def test_the_best_reference_counts_metric_by_metric():
+    found = quality.rouge(["the cat sat on the mat"], [["mat the on sat cat the", "the cat sat on a hill"]])
+    assert found["rouge1"][0] == 1.0
+    assert 0 < found["rouge2"][0] < 1
+
+
+def test_rouge_speed():
+    rng = random.Random(2)
+    predictions, references = texts(rng, 150, 2), [texts(rng, 3, 2) for _ in range(150)]
+    began = time.process_time()
+    quality.rouge(predictions, references)
+    assert time.process_time() - began < 1.5  # a tenth of 1,500 summaries with three references
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references"), [(["a"], []), (["a"], [[]]), (["a"], ["a plain string"])]
+)
+def test_rouge_refuses_what_does_not_pair(predictions, references):
+    with pytest.raises(ValueError):
+        quality.rouge(predictions, references)
+
+
+def test_bert_score_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bert_score", None)
+    assert quality.bert_score(["a"], [["a"]]) is None
+
+
+# ------------------------------------------------------------------------------------------------------- text
+
+
+def test_repetition_counts_repeated_3_grams():
+    found = quality.repetition(["a b c a b c", "a b c d", "one two", "no no no no no"])
+    assert found.tolist() == pytest.approx([1 / 4, 0, 0, 2 / 3])
+
+
+def test_copied_counts_4_grams_of_the_own_dialogue():
+    dialogue = "#Person1#: I lost my keys, and now I can't go home."
+    found = quality.copied(
+        ["I lost my keys and cried.", "Now I can't go home!", "Keys lost.", "I lost my keys and cried."],
+        [dialogue, dialogue, dialogue, "Nothing of the sort."],
+    )
+    assert found.tolist() == pytest.approx([2 / 3, 1, 0, 0])
+
+
+def test_a_duplicate_is_of_another_dialogue():
+    found = quality.duplicated(["Same.", "Same.", "same. ", "Other.", "Own.", "Own."], [1, 1, 2, 3, 4, 4])
+    assert found.tolist() == [True, True, True, False, False, False]
+
+
+def test_distinct():
+    assert quality.distinct(["a b a b", "a b"], 1) == 2 / 6
+    assert quality.distinct(["a b a b", "a b"], 2) == 2 / 4
+    assert quality.distinct(["a", ""], 2) == 0.0
+
+
+def test_describe():
+    found = quality.describe(
+        ["A b c.", "", "A b c.", "x y"], ["d"] * 4, [1, 2, 3, 4], finished=[True, True, False, True]
+    )
+    assert list(found) == [
+        *(
+            "length",
+            "empty",
+            "duplicate",
+            "repetition",
+            "distinct_1",
+            "distinct_2",
+            "distinct_3",
+            "copy",
+            "finished",
+        ),
+    ]
+    assert (found["length"], found["empty"], found["duplicate"], found["finished"]) == (2.0, 0.25, 0.5, 0.75)
+    assert "finished" not in quality.describe(["a"], ["d"], [1])
+    for arguments in (([], [], []), (["a"], ["d", "e"], [1]), (["a"], ["d"], [1], [True, False])):
+        with pytest.raises(ValueError):
+            quality.describe(*arguments)
+
+
+def drift(before, after, dialogues, ids):
+    one, two = (quality.describe(summaries, dialogues, ids) for summaries in (before, after))
+    return {name: {"before": one[name], "after": two[name]} for name in one}
+
+
+def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
+    rng = random.Random(0)
+    dialogues, reference, before = texts(rng, 60, 6), texts(rng, 60), texts(rng, 60)
+    toxicity = np.random.default_rng(0).beta(0.4, 1, 60)
+    reached = {}
+    for name, after in {"the same": before, "thanks": ["Thank you."] * 60, "nothing": [""] * 60}.items():
+        clean = toxicity if name == "the same" else np.full(60, 0.001)
+        scores = [quality.rouge(side, [[r] for r in reference])["rougeL"].mean() for side in (before, after)]
+        results = {
+            "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
+            "rouge": {"rougeL": dict(zip(("before", "after"), scores))},
+            "drift": drift(before, after, dialogues, range(60)),
+            "disagreement": statistics.disagreement(toxicity, clean, toxicity, clean, resamples=500),
+        }
+        reached[name] = {a.name for a in statistics.alarms(results) if a.level == "alarm"}
+    assert reached["the same"] == set()
+    assert reached["thanks"] == {"rouge", "length", "distinct", "duplicate", "hacking"}
+    assert reached["nothing"] >= {"rouge", "length", "empty", "duplicate", "hacking"}
+
+
+# ----------------------------------------------------------------------------------------------------- slices
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My Turkish neighbor called.",
+        "Those MUSLIMS?",
+        "A Black woman",
+        "polish workers came",
+        "she is in a wheelchair",
+        "asylum seekers",
+        "Elderly, he said",
+        "a gay couple",
+        "non-binary",
+    ],
+)
+def test_identity_mentions(text):
+    assert quality.identity_mention(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Go straight ahead",
+        "black coffee",
+        "nail polish",
+        "Indiana Jones",
+        "transit",
+        "an old friend",
+        "jewel",
+        "",
+    ],
+)
+def test_no_identity_mentions(text):
+    assert not quality.identity_mention(text)
+
+
+def test_slices():
+    dialogues = ["the Jewish boss", "a boss"] * 20
+    found = quality.slices(dialogues, toxicity=np.arange(40) / 40, lengths=np.arange(40)[::-1])
+    assert {name: int(mask.sum()) for name, mask in found.items()} == {
+        "most toxic tenth": 4,
+        "identity mentions": 20,
+        "no identity mentions": 20,
+        "longest quarter": 10,
+    }
+    assert found["most toxic tenth"][-4:].all() and found["longest quarter"][:10].all()
+    assert (found["identity mentions"] == (np.arange(40) % 2 == 0)).all()
+    assert not quality.slices(dialogues, np.zeros(40), np.ones(40))["most toxic tenth"].any()
+    for toxicity in (np.zeros(39), np.full(40, np.nan)):
+        with pytest.raises(ValueError):
+            quality.slices(dialogues, toxicity, np.ones(40))

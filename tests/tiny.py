@@ -1,0 +1,342 @@
+"""Tiny models and tokenizers with the file layouts of their big namesakes on the hub, written in a moment."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, Unigram
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+WORDS = (
+    "the a and to is of in you he she it that was for on are with as they at be this have from or had by not but "
+    "what all were when we there can your which said if do will each about how up out them then many some so these "
+    "would other into has more her two like him see time could no make than first been its who now people my made "
+    "over did down only way find use may long little very after words called just where most know get through back "
+    "much before go good new write our me man too any day same right look think also around another came come work "
+    "three word must because does part even place well such here take why things help put years different away "
+    "again off went old number great tell men say small every found still between name should home big give air "
+    "Summarize following conversation Summary Person1 Person2 wants talks asks idiot fool stupid rude clown insult"
+).split()
+CHARACTERS = [chr(code) for code in range(33, 127)]
+
+FLAN_T5 = "google/flan-t5-base"
+REWARD = "facebook/roberta-hate-speech-dynabench-r4-target"
+JUDGE = "s-nlp/roberta_toxicity_classifier"
+MULTI_LABEL_JUDGE = "unitary/unbiased-toxic-roberta"
+DIALOGSUM = "knkarthick/dialogsum"
+
+
+def t5(
+    folder: Path,
+    *,
+    gated: bool = True,
+    tied: bool = False,
+    seed: int = 0,
+    d_model: int = 32,
+    layers: int = 2,
+    heads: int = 2,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a T5 with its tokenizer.
+
+    Args:
+        folder: is made.
+        gated: gated-gelu as in v1.1 and Flan; else relu as in v1.0.
+        tied: the head is the embedding, and outputs are scaled (v1.0); else a head of its own (v1.1, Flan).
+        dtype: of the weights in the file.
+    """
+    size = _t5_tokenizer(folder)
+    config = T5Config(
+        vocab_size=-(-size // 64) * 64,
+        d_model=d_model,
+        d_kv=d_model // heads,
+        d_ff=2 * d_model,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu" if gated else "relu",
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=32,
+        dropout_rate=0.1,
+        decoder_start_token_id=0,
+    )
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(config)
+    tensors = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight" and not name.endswith("embed_tokens.weight")
+    }
+    if not tied:
+        tensors["lm_head.weight"] = torch.randn(config.vocab_size, d_model) * d_model**-0.5
+    _save_weights(folder, tensors, dtype)
+    _write(
+        folder / "config.json",
+        {
+            "architectures": ["T5ForConditionalGeneration"],
+            "d_ff": config.d_ff,
+            "d_kv": config.d_kv,
+            "d_model": d_model,
+            "decoder_start_token_id": 0,
+            "dropout_rate": 0.1,
+            "eos_token_id": 1,
+            "feed_forward_proj": config.feed_forward_proj,
+            "initializer_factor": 1.0,
+            "is_encoder_decoder": True,
+            "layer_norm_epsilon": 1e-06,
+            "model_type": "t5",
+            "n_positions": 512,
+            "num_decoder_layers": layers,
+            "num_heads": heads,
+            "num_layers": layers,
+            "output_past": True,
+            "pad_token_id": 0,
+            "relative_attention_max_distance": 32,
+            "relative_attention_num_buckets": 8,
+            "tie_word_embeddings": tied,
+            "transformers_version": "4.23.1",
+            "use_cache": True,
+            "vocab_size": config.vocab_size,
+        },
+    )
+    _write(
+        folder / "generation_config.json",
+        {"_from_model_config": True, "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0},
+    )
+    return folder
+
+
+def bart(folder: Path, *, seed: int = 0, d_model: int = 32, layers: int = 2) -> Path:
+    """Write a BART with its byte-level tokenizer."""
+    size = _roberta_tokenizer(folder, max_length=128)
+    torch.manual_seed(seed)
+    config = BartConfig(
+        vocab_size=size,
+        d_model=d_model,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=2 * d_model,
+        decoder_ffn_dim=2 * d_model,
+        max_position_embeddings=128,
+        init_std=0.3,
+    )
+    BartForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def causal(folder: Path, *, seed: int = 0) -> Path:
+    """Write a decoder-only model with its tokenizer."""
+    size = _roberta_tokenizer(folder, max_length=64)
+    torch.manual_seed(seed)
+    config = GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=64)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def classifier(
+    folder: Path,
+    labels: Sequence[str] = ("nothate", "hate"),
+    *,
+    seed: int = 0,
+    problem_type: str | None = None,
+    positions: int = 130,
+    max_length: int | None = None,
+) -> Path:
+    """Write a RoBERTa classifier with its byte-level tokenizer; its logits spread over several units.
+
+    Args:
+        folder: is made.
+        labels: names by index.
+        problem_type: `multi_label_classification` makes transformers' pipeline take sigmoids.
+        positions: rows of the position embedding, two more than the tokens that it takes.
+        max_length: the tokenizer's own limit; the model's unless given.
+    """
+    size = _roberta_tokenizer(folder, max_length or positions - 2)
+    torch.manual_seed(seed)
+    config = RobertaConfig(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=positions,
+        type_vocab_size=1,
+        initializer_range=0.3,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        problem_type=problem_type,
+    )
+    model = RobertaForSequenceClassification(config)
+    _save_weights(folder, model.state_dict(), torch.float32)
+    settings = config.to_dict() | {"architectures": ["RobertaForSequenceClassification"]}
+    _write(folder / "config.json", {key: value for key, value in settings.items() if value is not None})
+    return folder
+
+
+def lora(
+    folder: Path,
+    base: Path | PreTrainedModel,
+    *,
+    r: int = 4,
+    alpha: int = 8,
+    targets: Sequence[str] = ("q", "v"),
+    seed: int = 0,
+    scale: float = 0.05,
+    name: str | None = None,
+    **options: object,
+) -> Path:
+    """Write a LoRA adapter, as if trained: its B is not zero.
+
+    Args:
+        folder: is made.
+        base: folder of the base, or the base itself (which is not changed).
+        scale: standard deviation of B.
+        name: base name to record in place of the folder's.
+        options: more of `LoraConfig`, such as `use_dora`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if isinstance(base, PreTrainedModel):
+        model = type(base)(base.config)
+    else:
+        model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(base))
+    torch.manual_seed(seed)
+    settings = LoraConfig(
+        task_type="SEQ_2_SEQ_LM", r=r, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, **options
+    )
+    settings.base_model_name_or_path = name or (str(base) if isinstance(base, Path) else "base")
+    adapted = get_peft_model(model, settings)
+    adapted.save_pretrained(folder)
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    generator = torch.Generator().manual_seed(seed)
+    for key in sorted(tensors):
+        if "lora_B" in key:
+            tensors[key] = torch.randn(tensors[key].shape, generator=generator) * scale
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return folder
+
+
+def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int = 12, seed: int = 0) -> Path:
+    """Write a dataset in the layout of `knkarthick/dialogsum`: CSV, and three rows a dialogue in the test split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+
+    def sentence(words: int) -> str:
+        return " ".join(WORDS[int(i)] for i in torch.randint(len(WORDS), (words,), generator=generator)) + "."
+
+    for split, dialogues in (("train", train), ("validation", validation), ("test", test)):
+        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "dialogue", "summary", "topic"])
+            for number in range(dialogues):
+                turns = 2 + int(torch.randint(4, (1,), generator=generator))
+                dialogue = "\n".join(f"#Person{1 + turn % 2}#: {sentence(6)}" for turn in range(turns))
+                references = 3 if split == "test" else 1
+                for reference in range(references):
+                    suffix = f"_{reference + 1}" if references > 1 else ""
+                    rows.writerow([f"{split}_{number}{suffix}", dialogue, sentence(8), sentence(2).rstrip(".")])
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\nlanguage:\n- en\n---\n# Dialogues\n")
+    (folder / ".gitattributes").write_text("*.parquet filter=lfs diff=lfs merge=lfs -text\n")
+    return folder
+
+
+def hub(root: Path) -> Path:
+    """Write what the default preset takes from the hub, under its real names, for `loopback_hub`.
+
+    Layout: `models/<owner>/<name>/…` and `datasets/<owner>/<name>/…`.
+    """
+    t5(root / "models" / FLAN_T5)
+    classifier(root / "models" / REWARD, ("nothate", "hate"), positions=514)
+    classifier(root / "models" / JUDGE, ("neutral", "toxic"), seed=1, positions=514)
+    labels = ("toxicity", "severe_toxicity", "obscene")
+    problem = "multi_label_classification"
+    classifier(root / "models" / MULTI_LABEL_JUDGE, labels, seed=2, positions=514, problem_type=problem)
+    dialogsum(root / "datasets" / DIALOGSUM)
+    return root
+
+
+# ------------------------------------------------------------------------------------------------------ tokenizers
+
+
+def _t5_tokenizer(folder: Path) -> int:
+    """Write a unigram tokenizer in T5's layout; return its size. It gives back what it is given, but for breaks."""
+    extra = [f"<extra_id_{index}>" for index in range(99, -1, -1)]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    pieces += [(f"▁{word}", -5.0 - 0.01 * rank) for rank, word in enumerate(WORDS)]
+    pieces += [(character, -8.0) for character in CHARACTERS]
+    size = len(pieces) + len(extra)
+    tokenizer = Tokenizer(Unigram([*pieces, *((token, 0.0) for token in extra)], unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
+    )
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", *extra])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "additional_special_tokens": extra[::-1]}
+    _write(folder / "special_tokens_map.json", special)
+    settings = {"extra_ids": 100, "model_max_length": 512, "sp_model_kwargs": {}, "tokenizer_class": "T5Tokenizer"}
+    _write(folder / "tokenizer_config.json", special | settings)
+    return size
+
+
+def _roberta_tokenizer(folder: Path, max_length: int) -> int:
+    """Write a byte-level tokenizer in RoBERTa's layout (vocab.json, merges.txt); return its size."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *alphabet]
+    merges: list[str] = []
+    for word in WORDS:
+        left = "Ġ"
+        for character in word:
+            merge, left = f"{left} {character}", left + character
+            if left not in tokens:
+                tokens.append(left)
+                merges.append(merge)
+    tokens.append("<mask>")
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges])  # raises where merges and tokens do not agree
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "vocab.json", vocabulary)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>"}
+    special |= {"pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}
+    _write(folder / "special_tokens_map.json", special)
+    settings = {"add_prefix_space": False, "model_max_length": max_length, "tokenizer_class": "RobertaTokenizer"}
+    _write(folder / "tokenizer_config.json", special | settings)
+    return len(tokens)
+
+
+def _save_weights(folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    contiguous = {name: tensor.detach().to(dtype).contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,218 @@
+"""Stage 2: PPO makes the summarizer civil.
+
+Reads the prompts of data_preparation.py, the base model, its supervised LoRA checkpoint and the reward model; writes
+checkpoints/<run>/ppo. Run again after an interruption, it goes on from the last complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import config
+from detox import cli
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detox.policy import LoraFactors
+    from detox.prompts import PromptStream
+    from detox.reward import RewardModel
+    from detox.trainer import Rollout, Seq2SeqPPOTrainer
+
+MAX_SKIPPED = 3
+
+
+class Parts(NamedTuple):
+    """What a training run is made of."""
+
+    trainer: Seq2SeqPPOTrainer
+    supervised: LoraFactors
+    reward: RewardModel
+    prompts: PromptStream
+
+
+def main(settings: config.PPOTraining) -> int:
+    from detox import artifacts, checkpoint
+
+    run = Path(settings.checkpoints) / settings.run_name
+    with artifacts.lock(run):
+        inputs, settings = find_inputs(settings, run)
+        if settings.overwrite and (run / "ppo").exists():
+            shutil.rmtree(run / "ppo")
+        resumed = checkpoint.last(run / "ppo")
+        if resumed is not None:
+            manifest = checkpoint.check(resumed, settings, inputs)
+            if manifest["counts"]["updates"] >= settings.ppo.updates:
+                print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
+                return 0
+        return train(settings, build(settings, inputs), run / "ppo", resumed, inputs)
+
+
+def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
+    """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
+    from detox import artifacts
+
+    inputs = {"prepared": run / "prepared"}
+    artifacts.read_manifest(inputs["prepared"], "data_preparation")
+    adapter, own = settings.model.adapter, run / "lora"
+    if adapter == "auto":
+        adapter = str(own) if own.exists() else "none"
+    if adapter == str(own):
+        artifacts.read_manifest(own, "training_lora")
+        inputs["lora"] = own
+    return inputs, replace(settings, model=replace(settings.model, adapter=adapter))
+
+
+def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
+    """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
+    from detox import data, models, policy
+    from detox.engine import choose_dtype
+    from detox.prompts import PromptStream
+    from detox.reward import RewardModel
+    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+
+    models.quiet()
+    models.set_threads(settings.threads)
+    device = models.choose_device(settings.device)
+    tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+    prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
+    start, supervised = policy.load_start(settings.model)
+    with_value_head = policy.make_policy(
+        start, settings.ppo, seed=settings.seed, dtype=choose_dtype(settings.dtype, device)
+    )
+    ppo = Seq2SeqPPOConfig.from_settings(
+        settings.ppo, seed=settings.seed, engine=settings.engine, cpu=device.type == "cpu"
+    )
+    trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer)
+    classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
+    reward = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
+    print(f"policy     {settings.model.base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
+    print("reference  the same without the new LoRA")
+    print(f"reward     {settings.reward.signal} of {settings.reward.label!r} by {settings.reward.model}")
+    print(f"runs on    {device}, {trainer.engine.describe()}")
+    return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
+
+
+def train(
+    settings: config.PPOTraining, parts: Parts, folder: Path, resumed: Path | None, inputs: dict[str, Path]
+) -> int:
+    """Run the updates that are left, saving as they go; return the exit code."""
+    from tqdm import tqdm
+
+    from detox import checkpoint
+    from detox.interrupt import Interrupt
+    from detox.metrics import MetricsLog, objective, summary
+    from detox.report import training_png
+
+    trainer, updates = parts.trainer, settings.ppo.updates
+    progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None}
+    if resumed is not None:
+        progress = checkpoint.restore(resumed, trainer)
+        parts.prompts.position = progress["position"]
+        print(f"goes on    from {resumed}")
+    log = MetricsLog(folder / "metrics.jsonl", trainer.updates_done)
+    bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=None)
+    with Interrupt() as interrupt, bar:
+        if resumed is None:
+            warm_up(settings, parts, bar)
+        while trainer.updates_done < updates and interrupt.received is None:
+            started = time.perf_counter()
+            rollout, summaries = roll_out(settings, parts, settings.ppo.batch_size)
+            generated = time.perf_counter()
+            scores = parts.reward.score(summaries)
+            scored = time.perf_counter()
+            metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
+            metrics |= {"time/generate": generated - started, "time/score": scored - generated}
+            metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": trainer.peak_memory_mb()}
+
+            log.append({"update": trainer.updates_done, **metrics})
+            tqdm.write(summary(log.lines[-1], updates))
+            if "skipped" not in metrics:
+                bar.set_postfix(score=metrics["objective/score_mean"], kl=metrics["objective/ref_kl"])
+            bar.update()
+            stop_if_broken(trainer, metrics)
+
+            last = trainer.updates_done == updates or interrupt.received is not None
+            if last or trainer.updates_done % settings.save.every == 0:
+                value = objective(log.lines[-settings.save.every :])
+                if progress["best"] is None or value > progress["best_objective"]:
+                    progress["best"], progress["best_objective"] = trainer.updates_done, value
+                progress["position"] = parts.prompts.position
+                checkpoint.save(
+                    folder / checkpoint.name(trainer.updates_done),
+                    trainer,
+                    settings,
+                    supervised=parts.supervised,
+                    progress=progress,
+                    inputs=inputs,
+                )
+                checkpoint.prune(folder, settings.save.keep, progress["best"])
+                training_png(log.lines, folder / "training.png")
+    return finish(settings, folder, trainer.updates_done, interrupt.exit_code)
+
+
+def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any) -> None:
+    """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something."""
+    rollouts: list[Rollout] = []
+    scores: list[Tensor] = []
+    left = settings.ppo.value_warmup
+    while left > 0:
+        bar.set_postfix_str(f"value warm-up, {left} rollouts left")
+        rollout, summaries = roll_out(settings, parts, min(left, settings.ppo.batch_size))
+        rollouts.append(rollout)
+        scores.append(parts.reward.score(summaries))
+        left -= len(summaries)
+    if rollouts:
+        explained = parts.trainer.warm_up_values(rollouts, scores)
+        print(f"value head fitted to {settings.ppo.value_warmup} rollouts; it explains {explained:.0%} of the returns")
+
+
+def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Rollout, list[str]]:
+    """Sample summaries of the next `count` dialogues; return them as ids and as text without special tokens."""
+    from detox.engine import Sampling
+
+    prompts = parts.prompts.take(count)
+    sampling = Sampling(
+        temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
+    )
+    rollout = parts.trainer.rollout(
+        [prompt.query_ids for prompt in prompts],
+        [prompt.key for prompt in prompts],
+        settings.rollout.max_new_tokens,
+        sampling,
+    )
+    return rollout, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
+
+
+def stop_if_broken(trainer: Seq2SeqPPOTrainer, metrics: dict[str, Any]) -> None:
+    """Raise where updates fail one after the other; the last checkpoint stays as it is."""
+    from detox.errors import UserError
+
+    if trainer.skipped_in_a_row >= MAX_SKIPPED:
+        raise UserError(
+            f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; "
+            "the last checkpoint is whole: look at the reward model, or lower --ppo.learning-rate, and start anew"
+        )
+
+
+def finish(settings: config.PPOTraining, folder: Path, updates: int, exit_code: int) -> int:
+    """Say what was written and what to type next."""
+    from detox import checkpoint
+
+    command = "" if settings.preset == config.PRESETS[0] else f" --preset {settings.preset}"
+    command += "" if settings.run is None else f" --run {settings.run}"
+    if exit_code:
+        print(f"interrupted: {updates} updates are saved; go on with: python training_ppo.py{command}", file=sys.stderr)
+    else:
+        print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
+        print(f"next: python evaluate_ppo.py{command}")
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(config.PPOTraining, main, description=__doc__))
