@@ -234,7 +234,7 @@ def measure(
     """Turn the summaries of one checkpoint into results, report and examples on disk; return the results."""
     import numpy as np
 
-    from detox import artifacts, evaluation, quality, report
+    from detox import artifacts, evaluation, plots, quality, report
 
     dialogues, lengths = task.split["dialogue"], np.array([len(query) for query in task.queries])
     heat = np.array(scorers.toxicity(dialogues))
@@ -268,7 +268,7 @@ def measure(
         }
         for name, text in write.items():
             (draft.path / name).write_text(text, encoding="utf-8")
-        report.plots(found, lines, draft.path)
+        plots.plots(found, lines, draft.path)
     return found
 
 

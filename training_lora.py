@@ -1,7 +1,7 @@
 """Optional stage: makes the supervised LoRA checkpoint, for those who have none.
 
-Reads the prompts of data_preparation.py and the base model; fits a LoRA adapter to the reference summaries and writes
-checkpoints/<run>/lora, an ordinary PEFT adapter that training_ppo.py finds by itself.
+Reads the prompts of data_preparation.py and the base model; fits a LoRA adapter to the reference summaries and
+writes checkpoints/<run>/lora, an ordinary PEFT adapter that training_ppo.py finds by itself.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def main(settings: config.LoraTraining) -> None:
     print(f"wrote {run / 'lora'}")
     command = "" if settings.preset == config.PRESETS[0] else f" --preset {settings.preset}"
     command += "" if settings.run is None else f" --run {settings.run}"
-    print(f"next: python training_ppo.py{command} --model.adapter auto")
+    if config.preset(config.PPOTraining, settings.preset).model.adapter != "auto":
+        command += " --model.adapter auto"
+    print(f"next: python training_ppo.py{command}")
 
 
 def add_lora(settings: config.LoraTraining) -> PeftModel:
@@ -140,16 +142,22 @@ def make_trainer(
 def collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict]], dict[str, Tensor]]:
     """Return the function that makes a batch of examples.
 
-    Its batches hold `input_ids` [B,S], `attention_mask` [B,S] (1 = counts) and `labels` [B,T] (-100 = does not count).
+    A batch holds `input_ids` [B,S], `attention_mask` [B,S] (1 = counts), `labels` [B,T] (-100 = does not count).
     """
 
     def collate(examples: list[dict]) -> dict[str, Tensor]:
-        queries = tokenizer.pad({"input_ids": [example["input_ids"] for example in examples]}, return_tensors="pt")
+        queries = tokenizer.pad(
+            {"input_ids": [example["input_ids"] for example in examples]}, return_tensors="pt"
+        )
         texts = [example["summaries"][0] for example in examples]
         summaries = tokenizer(text_target=texts, padding=True, return_tensors="pt")
         # The mask, not the padding id, tells what counts: T5 starts the decoder with that id.
         labels = summaries["input_ids"].masked_fill(summaries["attention_mask"] == 0, IGNORED)
-        return {"input_ids": queries["input_ids"], "attention_mask": queries["attention_mask"], "labels": labels}
+        return {
+            "input_ids": queries["input_ids"],
+            "attention_mask": queries["attention_mask"],
+            "labels": labels,
+        }
 
     return collate
 
@@ -169,7 +177,8 @@ def progress_callback() -> TrainerCallback:
             self.bar.update()
 
         def on_evaluate(self, args, state, control, metrics, **kwargs):
-            tqdm.write(f"epoch {state.epoch or 0:5.2f}  step {state.global_step:6,}  validation loss {metrics['eval_loss']:.4f}")
+            place = f"epoch {state.epoch or 0:5.2f}  step {state.global_step:6,}"
+            tqdm.write(f"{place}  validation loss {metrics['eval_loss']:.4f}")
 
         def on_train_end(self, args, state, control, **kwargs):
             self.bar.close()
@@ -186,7 +195,9 @@ def fit(trainer: Seq2SeqTrainer) -> tuple[float, float]:
         trainer.train()
     except torch.OutOfMemoryError:
         size = trainer.args.per_device_train_batch_size
-        raise UserError(f"--lora.batch-size={size}: does not fit into the device's memory; lower it") from None
+        raise UserError(
+            f"--lora.batch-size={size}: does not fit into the device's memory; lower it"
+        ) from None
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     if not math.isfinite(losses[-1]):
         rate = trainer.args.learning_rate

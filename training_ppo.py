@@ -107,7 +107,7 @@ def train(
     from detox import checkpoint
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
-    from detox.report import training_png
+    from detox.plots import training_png
 
     trainer, updates = parts.trainer, settings.ppo.updates
     progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None}

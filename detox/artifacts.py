@@ -126,7 +126,7 @@ def publish(
                     "files": _flush_files(path),
                     "counts": dict(draft.counts),
                     "seconds": round(time.monotonic() - started, 3),
-                    "peak_memory_mb": _peak_memory_mb(),
+                    "peak_memory_mb": peak_memory_mb(),
                 }
                 text = json.dumps(manifest, indent=2, default=lambda number: number.item())
                 _write(path / MANIFEST, text.encode() + b"\n")
@@ -221,7 +221,9 @@ def storage_error(error: BaseException, path: object) -> UserError | None:
         number = cause.errno if isinstance(cause, OSError) else int(hidden[1]) if hidden else None
         if number in _STORAGE:
             name = getattr(cause, "filename", None)
-            return UserError(f"{path if name is None else os.fsdecode(name)}: {os.strerror(number)}; {_STORAGE[number]}")
+            return UserError(
+                f"{path if name is None else os.fsdecode(name)}: {os.strerror(number)}; {_STORAGE[number]}"
+            )
         cause = cause.__cause__
     return None
 
@@ -267,12 +269,17 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{target} exists; pass --overwrite to replace it, or choose another --run")
     if not (target / MANIFEST).is_file():
-        raise UserError(f"{target} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run")
+        raise UserError(
+            f"{target} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run"
+        )
 
 
 def _source(target: Path, folder: Path) -> dict[str, str]:
     folder = Path(os.path.realpath(folder))
-    return {"path": Path(os.path.relpath(folder, target)).as_posix(), "manifest_sha256": sha256(folder / MANIFEST)}
+    return {
+        "path": Path(os.path.relpath(folder, target)).as_posix(),
+        "manifest_sha256": sha256(folder / MANIFEST),
+    }
 
 
 def _flush_files(folder: Path) -> list[dict]:
@@ -328,7 +335,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _recover(target: Path) -> None:
-    """Put the old artefact back where a replacement without `_exchange` was killed between its two renames."""
+    """Put the old artefact back where a replacement was killed between its two renames."""
     for _ in range(100):
         asides = [] if os.path.lexists(target) else _leftovers(target, "old")
         if not asides:
@@ -431,7 +438,9 @@ def _read_whole(folder: Path, stage: str, verify: bool) -> dict:
             content = (folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             if folder.is_dir():
-                raise UserError(f"{folder} has no {MANIFEST}; move it away and run python {stage}.py") from None
+                raise UserError(
+                    f"{folder} has no {MANIFEST}; move it away and run python {stage}.py"
+                ) from None
             raise UserError(f"{folder}: no such folder; run python {stage}.py first") from None
     manifest = _parse_manifest(content, folder / MANIFEST, stage)
     for entry in manifest["files"]:
@@ -452,7 +461,7 @@ def _parse_manifest(content: bytes, path: Path, stage: str) -> dict:
     version = manifest.get("schema_version")
     if type(version) is int and version > SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema_version {version}, newer than {SCHEMA_VERSION}; update this program, or {anew}"
+            f"{path} has schema_version {version}, newer than {SCHEMA_VERSION}; update the program, or {anew}"
         )
     for key, kind in _KEYS.items():
         if key not in manifest:
@@ -462,13 +471,19 @@ def _parse_manifest(content: bytes, path: Path, stage: str) -> dict:
     if version != SCHEMA_VERSION:
         raise UserError(f"{path} has the unknown schema_version {version}; {anew}")
     if manifest["stage"] != stage:
-        raise UserError(f"{path} was written by {manifest['stage']!r}; name a folder that {stage}.py has written")
+        raise UserError(
+            f"{path} was written by {manifest['stage']!r}; name a folder that {stage}.py has written"
+        )
     return manifest
 
 
 def _file_problem(folder: Path, entry: object, verify: bool) -> str | None:
     name = entry.get("path") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or not isinstance(entry.get("sha256"), str) or type(entry.get("bytes")) is not int:
+    if (
+        not isinstance(name, str)
+        or not isinstance(entry.get("sha256"), str)
+        or type(entry.get("bytes")) is not int
+    ):
         return f"{MANIFEST} has a wrong entry in 'files'"
     relative = PurePosixPath(name)
     if not relative.parts or relative.is_absolute() or ".." in relative.parts or "\0" in name:
@@ -510,6 +525,7 @@ def _git_rev() -> str | None:
     return commit if Path(top) == root else None
 
 
-def _peak_memory_mb() -> float:
+def peak_memory_mb() -> float:
+    """Return the most main memory that this process has held so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)

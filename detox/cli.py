@@ -43,8 +43,8 @@ def run(
         description: head of `--help`; the stage's docstring unless given.
 
     Returns:
-        The exit code: 0, 2 (wrong input, told in one line), 130 (SIGINT), 143 (SIGTERM), 141 (reader gone). A bug
-        keeps its traceback.
+        The exit code: 0, 2 (wrong input, told in one line), 130 (SIGINT), 143 (SIGTERM), 141 (reader gone).
+        A bug keeps its traceback.
     """
     _speak_utf8()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -84,7 +84,11 @@ def parse(stage: type[config.Stage], argv: Sequence[str], description: str = "")
     program = Path(sys.argv[0]).name
     with tyro_errors.on_parse_error(lambda event: _refuse(event, defaults)):
         settings = tyro.cli(
-            stage, args=list(argv), default=defaults, prog=program, description=_help_head(stage, program, description)
+            stage,
+            args=list(argv),
+            default=defaults,
+            prog=program,
+            description=_help_head(stage, program, description),
         )
     if hasattr(settings, "data"):
         prompt = settings.data.prompt.replace("\\n", "\n")
@@ -95,7 +99,9 @@ def parse(stage: type[config.Stage], argv: Sequence[str], description: str = "")
 
 def _help_head(stage: type, program: str, description: str) -> str:
     examples = (f"python {program} --preset demo", f"python {program} --run trial --seed 1")
-    return "\n".join([description or stage.__doc__ or "", "", "Examples:", *(f"  {line}" for line in examples)])
+    return "\n".join(
+        [description or stage.__doc__ or "", "", "Examples:", *(f"  {line}" for line in examples)]
+    )
 
 
 def _preset_name(argv: Sequence[str]) -> str:

@@ -99,7 +99,7 @@ class Source:
     rows: Callable[[str], Iterator[Row]]
 
 
-# ------------------------------------------------------------------------------------------------------- sources
+# --------------------------------------------------------------------------------------------------- sources
 
 
 def locate(settings: config.Data, seed: int) -> Source:
@@ -112,24 +112,34 @@ def locate(settings: config.Data, seed: int) -> Source:
     Raises:
         UserError: there is no such dataset, the hub is out of reach, or splits are missing.
     """
-    name, path = settings.dataset, Path(settings.dataset).expanduser()
+    name, path = settings.dataset, Path(os.path.expanduser(settings.dataset))
     is_local = name == "demo:corpus" or path.exists()
     if is_local and settings.revision is not None:
-        raise UserError(f"--data.revision={settings.revision}: {name} is not on the hub; leave the revision out")
+        raise UserError(
+            f"--data.revision={settings.revision}: {name} is not on the hub; leave the revision out"
+        )
     if name == "demo:corpus":
         records = corpus.generate(seed, **DEMO_DIALOGUES)
-        return Source(name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings))
+        return Source(
+            name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings)
+        )
     if path.is_file():
         reader = _reader(path)
         fractions = (settings.test_fraction, settings.validation_fraction)
         return Source(
-            name, None, (path,), lambda split: (row for row in _rows(reader(path), settings) if _share(row, *fractions) == split)
+            name,
+            None,
+            (path,),
+            lambda split: (row for row in _rows(reader(path), settings) if _share(row, *fractions) == split),
         )
     if path.is_dir():
         return _folder_source(name, None, path, settings)
     looks_local = name.startswith((".", "/", "~")) or path.suffix.lower().lstrip(".") in _SUFFIXES
     if path.exists() or looks_local or not _HUB_NAME.fullmatch(name):
-        raise UserError(f"--data.dataset={name}: no such file or folder; name a hub dataset, a folder, a file or demo:corpus")
+        raise UserError(
+            f"--data.dataset={name}: no such file or folder; "
+            "name a hub dataset, a folder, a file or demo:corpus"
+        )
     folder = _fetch(name, settings.revision)
     return _folder_source(name, folder.name, folder, settings)
 
@@ -166,7 +176,7 @@ def _split_files(name: str, folder: Path, split: str) -> list[Path]:
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """Download the data files of a hub dataset: plain files only, no script; the folder is named for the commit."""
+    """Download the data files of a hub dataset, never a script; the folder is named for the commit."""
     from huggingface_hub import snapshot_download
 
     from detox import models
@@ -195,7 +205,7 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(" ".join(text.split()).casefold().encode(), digest_size=16).digest()
 
 
-# ------------------------------------------------------------------------------------------------------- readers
+# --------------------------------------------------------------------------------------------------- readers
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[tuple[str, Record]]]:
@@ -227,7 +237,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     byte = f"byte 0x{raw[error.start]:02x} in column {error.start + 1}"
                     raise UserError(f"{path}:{number}: not UTF-8 ({byte}); save the file as UTF-8") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
+        ) from None
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
@@ -241,17 +253,23 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
         except StopIteration:
             break
         except csv.Error as error:
-            raise UserError(f"{where}: not valid CSV ({error}); check the quotes of the row that begins there") from None
+            raise UserError(
+                f"{where}: not valid CSV ({error}); check the quotes of the row that begins there"
+            ) from None
         if not fields or (len(fields) == 1 and not fields[0].strip()):
             continue
         if not header:
             header = fields
             if len(set(header)) < len(header):
-                raise UserError(f"{where}: a column occurs twice ({', '.join(header)}); give each its own name")
+                raise UserError(
+                    f"{where}: a column occurs twice ({', '.join(header)}); give each its own name"
+                )
         elif len(fields) != len(header):
-            raise UserError(f"{where}: {len(fields)} fields where the header has {len(header)}; check commas and quotes")
+            raise UserError(
+                f"{where}: {len(fields)} fields where the header has {len(header)}; check commas and quotes"
+            )
         else:
-            yield where, dict(zip(header, fields))
+            yield where, dict(zip(header, fields, strict=True))
     if not header:
         raise UserError(f"{path}: is empty; it must begin with a line of column names")
 
@@ -263,7 +281,7 @@ def _read_json_lines(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
-    """Read a list of objects, naming the line where each begins; a file that is no list is read as JSON lines."""
+    """Read a list of objects, naming the line where each begins; anything else is read as JSON lines."""
     first = next((text.lstrip() for _, text in _lines(path) if text.strip()), "")
     if not first.startswith("["):
         yield from _read_json_lines(path)
@@ -316,10 +334,12 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
             batches = file.iter_batches(batch_size=CHUNK)
             yield from _numbered(str(path), (record for batch in batches for record in batch.to_pylist()))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({printable(error, 120)}); make it anew") from None
+        raise UserError(
+            f"{path}: not a readable Parquet file ({printable(error, 120)}); make it anew"
+        ) from None
 
 
-# ---------------------------------------------------------------------------------------------- records -> rows
+# ------------------------------------------------------------------------------------------ records -> rows
 
 
 class _Columns(NamedTuple):
@@ -330,8 +350,11 @@ class _Columns(NamedTuple):
 
 
 def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
-    """Find the columns in the first record; the authors' files have `fname`, `summary1..3` and `topic1..3`."""
-    numbered = [settings.summary_column, *(f"{settings.summary_column}{n}" for n in range(1, MAX_REFERENCES + 1))]
+    """Find the columns in the first record; the authors' have `fname`, `summary1..3` and `topic1..3`."""
+    numbered = [
+        settings.summary_column,
+        *(f"{settings.summary_column}{n}" for n in range(1, MAX_REFERENCES + 1)),
+    ]
     candidates = {
         "id": [settings.id_column, "fname"] if settings.id_column == "id" else [settings.id_column],
         "dialogue": [settings.dialogue_column],
@@ -343,7 +366,8 @@ def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
         if not present[setting] and (setting != "topic" or names[0] != "topic"):
             has = printable(", ".join(map(str, record)), 200)
             raise UserError(
-                f"{where}: no column {names[0]!r} (it has {has}); name the column with --data.{setting}-column"
+                f"{where}: no column {names[0]!r} (it has {has}); "
+                f"name the column with --data.{setting}-column"
             )
     summaries = present["summary"][:1] if numbered[0] in record else present["summary"]
     topic = present["topic"][0] if present["topic"] else None
@@ -385,7 +409,7 @@ def _text(value: object, column: str, where: str) -> str:
     return value.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
-# --------------------------------------------------------------------------------------------- rows -> examples
+# ----------------------------------------------------------------------------------------- rows -> examples
 
 
 def prepare(
@@ -397,8 +421,8 @@ def prepare(
 ) -> tuple[DatasetDict, Counter]:
     """Turn dialogues into tokenized prompts, filtered by length, no dialogue in two splits.
 
-    Rows stream through; what stays in memory is 16 bytes a dialogue, and the references of the test split. The
-    result is the same, to the byte, whatever the number of workers.
+    Rows stream through; what stays in memory is 16 bytes a dialogue, and the references of the test split.
+    The result is the same, to the byte, whatever the number of workers.
 
     Args:
         settings: names source, columns, prompt and limits.
@@ -423,7 +447,9 @@ def prepare(
     with tempfile.TemporaryDirectory(dir=scratch) as folder, _ordered_map(prompter, settings.workers) as fit:
         for split in reversed(SPLITS):
             tally = _Tally(split, counts)
-            rows = _distinct(tqdm(source.rows(split), split, unit=" rows", disable=None), tally, dialogues, source)
+            rows = _distinct(
+                tqdm(source.rows(split), split, unit=" rows", disable=None), tally, dialogues, source
+            )
             examples = _kept(rows, fit, prompter, settings, tally)
             splits[split] = _write(examples, Path(folder, f"{split}.arrow"), split)
             if not len(splits[split]):
@@ -448,7 +474,8 @@ def _nothing_left(name: str, tally: _Tally) -> str:
     dropped = ", ".join(f"{tally[reason]} {reason}" for reason in DROPPED if tally[reason])
     return (
         f"--data.dataset={name}: no example left in the {tally.split} split ({tally['read']} read"
-        f"{', ' + dropped if dropped else ''}); check the data, or change the limits (--data.max-query-tokens, ...)"
+        f"{', ' + dropped if dropped else ''}); "
+        "check the data, or change the limits (--data.max-query-tokens, ...)"
     )
 
 
@@ -471,12 +498,16 @@ def _distinct(
             continue
         if digest in own:
             used = set(row.summaries) <= set(references.get(digest, ()))
-            tally.add("duplicate" if not references else "further reference" if used else "beyond 3 references")
+            tally.add(
+                "duplicate" if not references else "further reference" if used else "beyond 3 references"
+            )
             continue
         own.add(digest)
         identity = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
         if identity in ids:
-            raise UserError(f"{row.where}: id {printable(row.id, 80)!r} already names another dialogue; give each its own")
+            raise UserError(
+                f"{row.where}: id {printable(row.id, 80)!r} already names another dialogue; give each its own"
+            )
         ids.add(identity)
         elsewhere = next((split for split, digests in others if digest in digests), None)
         if elsewhere is not None:
@@ -503,7 +534,9 @@ def _common_id(identity: str, summaries: Iterable[str]) -> str:
     return numbered[1] if numbered and len(list(summaries)) > 1 else identity
 
 
-def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.Data, tally: _Tally) -> Iterator[Record]:
+def _kept(
+    rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.Data, tally: _Tally
+) -> Iterator[Record]:
     """Yield the examples of a split that pass the limits, and count the others."""
     limit_summaries = tally.split != "test"
 
@@ -545,7 +578,11 @@ class Prompter:
     def shorten(self, row: Row, limit_summaries: bool) -> Row:
         """Cut texts far beyond the limits to one character more than could fit, so that they cost no more."""
         row = row._replace(dialogue=row.dialogue[: self.longest_dialogue + 1])
-        return row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],)) if limit_summaries else row
+        return (
+            row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],))
+            if limit_summaries
+            else row
+        )
 
     def __call__(self, chunk: tuple[list[Row], bool]) -> list[tuple[str, Record | None]]:
         """Tokenize rows.
@@ -601,7 +638,7 @@ class Prompter:
         return self.tokenizer(**inputs, truncation=False, padding=False, verbose=False)["input_ids"]
 
 
-# ------------------------------------------------------------------------------------------------ many processes
+# -------------------------------------------------------------------------------------------- many processes
 
 
 @contextmanager
@@ -652,7 +689,7 @@ def _work(argument: Any) -> Any:
     return _function(argument)
 
 
-# ------------------------------------------------------------------------------------------------------- on disk
+# --------------------------------------------------------------------------------------------------- on disk
 
 
 def _write(examples: Iterable[Record], path: Path, split: str) -> Dataset:
@@ -669,9 +706,13 @@ def _write(examples: Iterable[Record], path: Path, split: str) -> Dataset:
 
 
 def save_prepared(
-    dataset: DatasetDict, folder: Path, source: Source, tokenizer: PreTrainedTokenizerBase, tokenizer_name: str
+    dataset: DatasetDict,
+    folder: Path,
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_name: str,
 ) -> None:
-    """Write what `load_prepared` reads: the splits, `tokenizer.json`, and `source.json` (names, sizes, sha256).
+    """Write what `load_prepared` reads: the splits, `tokenizer.json` and `source.json` (names, sizes, sha256).
 
     Args:
         dataset: what `prepare` returned.
@@ -690,7 +731,8 @@ def save_prepared(
         "fingerprint": tokenizer_fingerprint(tokenizer),
     }
     files = [
-        {"name": path.name, "bytes": path.stat().st_size, "sha256": artifacts.sha256(path)} for path in source.files
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": artifacts.sha256(path)}
+        for path in source.files
     ]
     origin = {"dataset": source.name, "revision": source.revision, "files": files}
     for name, content in (("tokenizer.json", identity), ("source.json", origin)):
@@ -730,7 +772,9 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)["input_ids"]
+    sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)[
+        "input_ids"
+    ]
     content = json.dumps([vocabulary, special, sample], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -741,6 +785,10 @@ def counts_table(counts: Counter) -> str:
     for reason in ("read", *DROPPED, "kept", "truncated"):
         numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
         if any(numbers) or reason in ("read", "kept"):
-            name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(reason, f"- {reason}")
+            name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(
+                reason, f"- {reason}"
+            )
             lines.append((name, *(f"{number:,}" for number in numbers)))
-    return "\n".join(f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines)
+    return "\n".join(
+        f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines
+    )

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 DEMO_MODELS = Path(__file__).resolve().parent / "demo" / "models"
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 4.0
 _TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 _SMALL_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 _WEIGHTS = ("generation_config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
@@ -64,9 +64,6 @@ def quiet() -> None:
         huggingface_hub.utils.enable_progress_bars()
     for reporter in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
         logging.getLogger(reporter).setLevel(logging.ERROR)
-
-
-quiet()
 
 
 # --------------------------------------------------------------------------------------------------------- devices
@@ -231,7 +228,9 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> _Sour
 
 def resolved_revision(model: object) -> str | None:
     """Return the hub commit that a model, adapter, tokenizer or `Classifier` of this module was loaded at, if any."""
-    return getattr(model, "__dict__", {}).get("_resolved_revision")
+    if isinstance(model, Classifier):
+        model = model.model
+    return vars(model).get("_resolved_revision")
 
 
 # ---------------------------------------------------------------------------------------------------- tokenizers
@@ -517,6 +516,14 @@ class Classifier:
             raise UserError(f"{self.name}: has {problem} {label!r}; choose from: {choices}")
         return found[0]
 
+    def with_label(self, label: str) -> Classifier:
+        """Return the same classifier, weights shared, asked for another label.
+
+        Raises:
+            UserError: there is no such label, or more than one.
+        """
+        return replace(self, label_id=self.index(label))
+
 
 def load_classifier(
     name: str, revision: str | None = None, label: str = "hate", dtype: torch.dtype = torch.float32
@@ -546,6 +553,4 @@ def load_classifier(
     model = _load(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
     _check_vocabulary(source, tokenizer, model.get_input_embeddings().weight.shape[0])
     classifier = Classifier(model, tokenizer, 0, name)
-    classifier.label_id = classifier.index(label)
-    classifier._resolved_revision = source.commit
-    return classifier
+    return classifier.with_label(label)

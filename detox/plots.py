@@ -73,7 +73,9 @@ def interval(value: Any) -> tuple[float, float] | None:
 def toxicities(example: Mapping[str, Any], side: str) -> list[float]:
     """Return the toxicity of each sampled summary of one `side` (before, after); of the greedy one if none is there."""
     samples = lookup(example, side, "samples") or []
-    values = [number(lookup(s, "toxicity")) for s in samples] or [number(lookup(example, side, "greedy", "toxicity"))]
+    values = [number(lookup(s, "toxicity")) for s in samples] or [
+        number(lookup(example, side, "greedy", "toxicity"))
+    ]
     return [v for v in values if v is not None]
 
 
@@ -168,7 +170,10 @@ def _percent(axis: Any, decimals: int | None = 0) -> None:
 
 def _intervals(results: Mapping[str, Any]) -> Drawing | None:
     """Reductions of mean toxicity with their intervals, over the noise floor."""
-    sources = [("Classifier", lookup(results, "toxicity")), ("Independent judge", lookup(results, "independent_judge"))]
+    sources = [
+        ("Classifier", lookup(results, "toxicity")),
+        ("Independent judge", lookup(results, "independent_judge")),
+    ]
     sources += [(printable(name, 28), part) for name, part in (lookup(results, "slices") or {}).items()]
     rows = []
     for name, part in sources:
@@ -288,7 +293,10 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     points = sorted(points, key=lambda c: c["sqrt_kl"])
     panels = (
         ("reward score", (("score_mean", None, AFTER, "solid"),)),
-        ("toxicity", (("toxicity_mean", "classifier", AFTER, "solid"), ("judge_mean", "judge", BEFORE, (0, (4, 1.5))))),
+        (
+            "toxicity",
+            (("toxicity_mean", "classifier", AFTER, "solid"), ("judge_mean", "judge", BEFORE, (0, (4, 1.5)))),
+        ),
         ("ROUGE-L", (("rougeL", None, AFTER, "solid"),)),
     )
     panels = tuple(
@@ -305,7 +313,13 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
             for key, name, color, dash in series:
                 y = [v if (v := number(c.get(key))) is not None else math.nan for c in points]
                 axes.plot(
-                    [c["sqrt_kl"] for c in points], y, "o", linestyle=dash, color=color, markersize=4, label=name
+                    [c["sqrt_kl"] for c in points],
+                    y,
+                    "o",
+                    linestyle=dash,
+                    color=color,
+                    markersize=4,
+                    label=name,
                 )
             axes.set_ylabel(label)
             axes.margins(y=0.15)
@@ -313,9 +327,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
                 axes.legend(loc="best", labelcolor="linecolor", handlelength=2.6)
         column[-1].set_xlabel("square root of KL from the starting model")
 
-    caption = (
-        "Over-optimization shows where the reward still rises while the judge's toxicity turns upwards or ROUGE-L falls."
-    )
+    caption = "Over-optimization shows where the reward still rises while the judge's toxicity turns upwards or ROUGE-L falls."
     return Drawing("checkpoints", "Checkpoints by distance", caption, (4.6, 1.0 + 1.35 * len(panels)), draw)
 
 
@@ -334,12 +346,12 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
     from matplotlib.figure import Figure
 
     panels = (
-        ("Reward score, mean and std", "objective/score_mean", "objective/score_std", None),
-        ("KL to the reference, nats a summary", "objective/ref_kl", None, None),
-        ("Entropy, nats a token", "ppo/policy/entropy", None, (0.0, None)),
-        ("Value loss", "ppo/loss/value", None, (0.0, None)),
-        ("Explained variance", "ppo/val/explained_variance", None, (-1.05, 1.05)),
-        ("Response length, tokens", "tokens/response_mean", None, None),
+        ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
+        ("KL to the reference, nats a summary", "objective/ref_kl", None),
+        ("Entropy, nats a token", "ppo/policy/entropy", None),
+        ("Value loss", "ppo/loss/value", None),
+        ("Explained variance", "ppo/val/explained_variance", None),
+        ("Response length, tokens", "tokens/response_mean", None),
     )
     panels = tuple(p for p in panels if any(number(line.get(p[1])) is not None for line in metrics))
     updates = [number(line.get("update")) or i for i, line in enumerate(metrics, start=1)]
@@ -351,10 +363,10 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
         title = f"Run {printable(name, 60)}: {len(metrics)} update{plural}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         if panels:
-            grid = figure.subplots(rows, min(3, len(panels)), squeeze=False).flat
+            grid = list(figure.subplots(rows, min(3, len(panels)), squeeze=False).flat)
             for axes, panel in zip(grid, panels):
                 _curve(axes, metrics, updates, *panel)
-            for axes in list(grid):
+            for axes in grid[len(panels) :]:
                 axes.set_visible(False)
         write_atomic(path, _png(figure))
 
@@ -366,7 +378,6 @@ def _curve(
     title: str,
     key: str,
     spread: str | None,
-    limits: tuple[float, float | None] | None,
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -379,6 +390,5 @@ def _curve(
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("update")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if limits is not None:
-        low, high = axes.get_ylim()
-        axes.set_ylim(limits[0] if high is None else max(limits[0], low), limits[1] and min(limits[1], high))
+    if key == "ppo/val/explained_variance":
+        axes.set_ylim(bottom=max(-1.05, axes.get_ylim()[0]))  # an untrained value head may stand at -1000

@@ -274,29 +274,29 @@ def policy_loss(
         response_mask: [B, T] bool, True = counts.
         clip_range: largest |ratio - 1| that is rewarded.
         normalizer: counted tokens of the whole minibatch; default: those of this call. With it, losses and
-            gradients of microbatches (and processes) add up to the minibatch's. The statistics ignore it.
+            gradients of microbatches (and processes) add up to the minibatch's.
 
     Returns:
-        The loss, of no dimension, and over the counted tokens of this call, without gradient:
-        `clip_fraction` (where the clip acts), `approx_kl` = mean of (ratio - 1) - log ratio, an unbiased
-        estimate of KL(old || new) that is never negative (TRL: half the squared log ratio, biased),
-        `ratio_mean`, and `ratio_max_deviation`, the largest |ratio - 1|.
+        The loss, of no dimension, and means over tokens, without gradient: `clip_fraction` (where the clip
+        acts), `approx_kl` = mean of (ratio - 1) - log ratio, an unbiased estimate of KL(old || new) that is
+        never negative (TRL: half the squared log ratio, biased), and `ratio_mean`, which add up over
+        microbatches as the loss does; and `ratio_max_deviation`, the largest |ratio - 1|.
 
     Source: Schulman et al. 2017, arXiv 1707.06347, equation 7; `PPOTrainer.loss` in trl 0.11.4, without its
         skipping of batches by mean ratio, which still lets Adam's momentum move the weights.
     """
-    counted = response_mask.sum().clamp(min=1)
+    normalizer = response_mask.sum().clamp(min=1) if normalizer is None else normalizer
     log_ratio = _counted(new_logprobs, response_mask) - _counted(old_logprobs, response_mask)
     advantages = _counted(advantages, response_mask)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    loss = torch.maximum(unclipped, clipped).sum() / (counted if normalizer is None else normalizer)
+    loss = torch.maximum(unclipped, clipped).sum() / normalizer
     with torch.no_grad():
         stats = {
-            "clip_fraction": (clipped > unclipped).sum() / counted,
-            "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum() / counted,
-            "ratio_mean": _counted(ratio, response_mask).sum() / counted,
+            "clip_fraction": (clipped > unclipped).sum() / normalizer,
+            "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum() / normalizer,
+            "ratio_mean": _counted(ratio, response_mask).sum() / normalizer,
             "ratio_max_deviation": torch.expm1(log_ratio).abs().max(),
         }
     return loss, stats
@@ -321,22 +321,22 @@ def value_loss(
         normalizer: as for `policy_loss`.
 
     Returns:
-        The loss, of no dimension and not weighted by vf_coef, and over the counted tokens of this call,
-        without gradient: `clip_fraction` (where the clip acts) and `error`, the mean squared error.
+        The loss, of no dimension and not weighted by vf_coef, and means over tokens, without gradient, which
+        add up as the loss does: `clip_fraction` (where the clip acts) and `error`, the squared error.
 
     Source: `PPOTrainer.loss` in trl 0.11.4.
     """
-    counted = response_mask.sum().clamp(min=1)
+    normalizer = response_mask.sum().clamp(min=1) if normalizer is None else normalizer
     new_values, old_values, returns = (_counted(x, response_mask) for x in (new_values, old_values, returns))
     unclipped = clipped = (new_values - returns).square()
     if clip_range is not None:
         move = (new_values - old_values).clamp(-clip_range, clip_range)
         clipped = (old_values + move - returns).square()
-    loss = 0.5 * torch.maximum(unclipped, clipped).sum() / (counted if normalizer is None else normalizer)
+    loss = 0.5 * torch.maximum(unclipped, clipped).sum() / normalizer
     with torch.no_grad():
         stats = {
-            "clip_fraction": (clipped > unclipped).sum() / counted,
-            "error": unclipped.sum() / counted,
+            "clip_fraction": (clipped > unclipped).sum() / normalizer,
+            "error": unclipped.sum() / normalizer,
         }
     return loss, stats
 

@@ -38,6 +38,18 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
     return logits
 
 
+def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
+    """Return the probabilities of all labels, [B, labels] float32 on the CPU; for the arguments see `classify`."""
+    return _log_probabilities(classifier, classify(classifier, texts, batch_size)).exp()
+
+
+def _log_probabilities(classifier: Classifier, logits: Tensor) -> Tensor:
+    """Turn logits into log-probabilities as transformers' text-classification pipeline does for this classifier."""
+    if classifier.multi_label:
+        return torch.nn.functional.logsigmoid(logits)
+    return torch.log_softmax(logits, dim=-1)
+
+
 class RewardModel:
     """Scores summaries with one label of a classifier."""
 
@@ -71,12 +83,9 @@ class RewardModel:
             [B] float32 on the CPU: logit, log-probability (nats) or probability of the label. What the classifier
             makes NaN or infinite stays so.
         """
-        logits = classify(self.classifier, summaries, self.batch_size)
-        label = self.classifier.label_id
-        if self.signal == "logit":
-            return logits[:, label].clone()
-        if self.classifier.multi_label:
-            logprobs = torch.nn.functional.logsigmoid(logits)
-        else:
-            logprobs = torch.log_softmax(logits, dim=-1)
-        return logprobs[:, label].exp() if self.signal == "probability" else logprobs[:, label].clone()
+        scores = classify(self.classifier, summaries, self.batch_size)
+        if self.signal != "logit":
+            scores = _log_probabilities(self.classifier, scores)
+        if self.signal == "probability":
+            scores = scores.exp()
+        return scores[:, self.classifier.label_id].clone()

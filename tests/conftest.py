@@ -7,7 +7,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import hypothesis  # noqa: E402
+import hypothesis
 
-hypothesis.settings.register_profile("suite", deadline=None, database=None, derandomize=True, max_examples=100)
+hypothesis.settings.register_profile(
+    "suite", deadline=None, database=None, derandomize=True, max_examples=100
+)
 hypothesis.settings.load_profile("suite")

@@ -23,7 +23,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/(.+))?")
-_FILE = re.compile(r"(/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_FILE = re.compile(r"(/datasets)?/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_OBJECT = re.compile(r"/objects/(?P<kind>[^/]+)/(?P<name>[^/]+/[^/]+)/(?P<file>.+)")
 _LARGE = (".safetensors", ".bin", ".parquet")
 """What the real hub keeps as LFS objects, behind a redirect to another address."""
 
@@ -34,6 +35,8 @@ class Hub:
 
     root: Path
     url: str = ""
+    store: str = ""
+    """Address of the large files, another host as it were: clients do not follow to it for metadata."""
     latency: float = 0.0
     """Seconds before each answer."""
     refuse: dict[str, int] = field(default_factory=dict)
@@ -49,8 +52,9 @@ class Hub:
 
     def fetched(self, repository: str) -> set[str]:
         """Return the files of a repository that were downloaded."""
-        found = (_FILE.fullmatch(request[4:]) for request in self.requests if request.startswith("GET "))
-        return {match[4] for match in found if match and match[2] == repository}
+        paths = [request[4:] for request in self.requests if request.startswith("GET ")]
+        found = [match for path in paths for match in (_FILE.fullmatch(path), _OBJECT.fullmatch(path)) if match]
+        return {match["file"] for match in found if match["name"] == repository}
 
 
 @dataclass
@@ -108,13 +112,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         time.sleep(self.hub.latency)
         if match := _FILE.fullmatch(path):
-            self._file("datasets" if match[1] else "models", match[2], match[3], match[4])
+            self._file("datasets" if match[1] else "models", match["name"], match["revision"], match["file"])
         elif match := _API.fullmatch(path):
             self._api(match[1], match[2], match[3], match[4] or "main", body)
-        elif match := re.fullmatch(r"/objects/([^/]+)/([^/]+/[^/]+)/(.+)", path):
-            repository = self._repository(match[1], match[2], "main")
+        elif match := _OBJECT.fullmatch(path):
+            repository = self._repository(match["kind"], match["name"], "main")
             if repository is not None:
-                self._content(repository.files[match[3]], {})
+                self._content(repository.files[match["file"]], {})
         elif path in ("", "/"):
             self._send(200, b"loopback hub")
         else:
@@ -170,8 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
         elif file.endswith(_LARGE):
             digest = hashlib.sha256(content).hexdigest()
-            headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{digest}"', "ETag": f'"{digest}"'}
-            self._send(302, b"", headers | {"Location": f"{self.hub.url}/objects/{kind}/{name}/{file}"})
+            headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{digest}"'}
+            self._send(302, b"", headers | {"Location": f"{self.hub.store}/objects/{kind}/{name}/{file}"})
         else:
             self._content(content, headers | {"ETag": f'"{_blob(content)}"'})
 
@@ -205,13 +209,19 @@ class _Handler(BaseHTTPRequestHandler):
 def start(root: Path, **settings: object) -> Iterator[Hub]:
     """Serve `root` for the length of the block; yields the `Hub`, whose `url` is the endpoint."""
     hub = Hub(root, **settings)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with _server(handler) as hub.url, _server(handler) as hub.store:
+        yield hub
+
+
+@contextmanager
+def _server(handler: type[_Handler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield hub
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

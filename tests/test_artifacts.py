@@ -24,8 +24,10 @@ from detox.errors import UserError
 
 ROOT = Path(artifacts.__file__).resolve().parent.parent
 SETTINGS = config.preset(config.Preparation, "demo")
-KEYS = """schema_version stage config seed versions device git_rev created_utc inputs files counts seconds
-peak_memory_mb""".split()
+KEYS = [
+    *("schema_version", "stage", "config", "seed", "versions", "device", "git_rev", "created_utc"),
+    *("inputs", "files", "counts", "seconds", "peak_memory_mb"),
+]
 
 
 def publish(target: Path, text: str = "contents", overwrite: bool = False) -> Path:
@@ -50,7 +52,9 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 def run_python(script: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60, **options})
+    return subprocess.run(
+        command, **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60, **options}
+    )
 
 
 @pytest.fixture(params=["exchange", "aside"])
@@ -94,14 +98,22 @@ def test_manifest_tells_everything(tmp_path):
     for name, folder in (("prepared", source), ("later", later)):
         recorded = manifest["inputs"][name]
         assert (target / recorded["path"]).resolve() == folder
-        assert recorded["manifest_sha256"] == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        assert (
+            recorded["manifest_sha256"] == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        )
     assert manifest["seconds"] >= 0
     assert manifest["peak_memory_mb"] > 1
 
 
 def test_the_exact_set_of_files(artefact):
     assert list(tree(artefact.parent)) == [
-        *("prepared", "prepared/info.txt", "prepared/manifest.json", "prepared/train", "prepared/train/data.txt")
+        *(
+            "prepared",
+            "prepared/info.txt",
+            "prepared/manifest.json",
+            "prepared/train",
+            "prepared/train/data.txt",
+        )
     ]
 
 
@@ -119,7 +131,9 @@ def test_an_input_is_recorded_as_it_was_when_the_work_began(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_leaves_nothing(tmp_path, error):
     def fail():
-        with artifacts.publish(tmp_path / "run" / "ppo" / "step", stage="training_ppo", settings=SETTINGS) as draft:
+        with artifacts.publish(
+            tmp_path / "run" / "ppo" / "step", stage="training_ppo", settings=SETTINGS
+        ) as draft:
             (draft.path / "half").write_text("half")
             raise error
 
@@ -232,8 +246,8 @@ while True:
         publish(target, "old", overwrite=True)
         artifacts.write_atomic(single, "old")
         assert list(tree(folder)) == [
-            "prepared", "prepared/info.txt", "prepared/manifest.json", "prepared/train", "prepared/train/data.txt",
-            "state.json"
+            "prepared", "prepared/info.txt", "prepared/manifest.json",
+            "prepared/train", "prepared/train/data.txt", "state.json",
         ], tree(folder)
     else:
         import shutil
@@ -257,9 +271,11 @@ def test_killed_at_every_step(tmp_path, scenario):
 def test_a_reader_during_every_replacement_sees_a_whole_artefact(artefact, replacement):
     child = os.fork()
     if not child:
-        for number in range(30):
-            publish(artefact, str(number), overwrite=True)
-        os._exit(0)
+        try:
+            for number in range(30):
+                publish(artefact, str(number), overwrite=True)
+        finally:
+            os._exit(0)
     reads = 0
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         read(artefact, verify=False)
@@ -345,7 +361,7 @@ def write_a_list(folder):
 
 def come_from_the_future(folder):
     (folder / "manifest.json").write_text('{"schema_version": 2}')
-    return "has schema_version 2, newer than 1; update this program, or run python data_preparation.py --overwrite"
+    return "has schema_version 2, newer than 1; update the program, or run python data_preparation.py"
 
 
 def come_from_nowhere(folder):
@@ -417,7 +433,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-ENTRY = st.fixed_dictionaries({"path": st.text(st.characters()) | JSON, "bytes": st.integers(0, 20) | JSON, "sha256": JSON})
+ENTRY = st.fixed_dictionaries(
+    {"path": st.text(st.characters()) | JSON, "bytes": st.integers(0, 20) | JSON, "sha256": JSON}
+)
 
 
 @pytest.fixture(scope="module")
@@ -473,7 +491,9 @@ with artifacts.lock(Path(sys.argv[1])):
 
 @pytest.mark.parametrize("mode", ["alone", "fork"])
 def test_a_second_process_is_refused_until_the_first_dies(tmp_path, mode):
-    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run", mode], cwd=ROOT, stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "run", mode], cwd=ROOT, stdout=subprocess.PIPE
+    ) as holder:
         worker = int(holder.stdout.readline().split()[1])
         try:
             with pytest.raises(UserError, match=f"run is in use by process {holder.pid}; "):
@@ -508,7 +528,10 @@ def test_a_lock_keeps_a_folder_that_was_there(tmp_path):
 @pytest.mark.parametrize("path", ["file", "file/run", "file/run/deeper"])
 def test_a_file_in_the_way_is_named(tmp_path, path):
     (tmp_path / "file").write_text("")
-    for action in (artifacts.lock(tmp_path / path), artifacts.publish(tmp_path / path / "ppo", stage="s", settings=SETTINGS)):
+    for action in (
+        artifacts.lock(tmp_path / path),
+        artifacts.publish(tmp_path / path / "ppo", stage="s", settings=SETTINGS),
+    ):
         with pytest.raises(UserError, match="file"):
             with action:
                 pytest.fail("made")
@@ -539,7 +562,8 @@ folder, way = Path(sys.argv[1]), sys.argv[2]
 try:
     if way == "file":
         artifacts.write_atomic(folder / "prepared", bytes(200_000))
-    with artifacts.publish(folder / "prepared", stage="data_preparation", settings=SETTINGS, overwrite=True) as draft:
+    target = folder / "prepared"
+    with artifacts.publish(target, stage="data_preparation", settings=SETTINGS, overwrite=True) as draft:
         if way == "weights":
             save_file({"weights": np.zeros(200_000, np.uint8)}, draft.path / "weights.safetensors")
         (draft.path / "data").write_bytes(bytes(200_000))
@@ -555,7 +579,9 @@ def test_a_disk_that_takes_no_more(artefact, way):
         artifacts.write_atomic(artefact, "old")
     before = tree(artefact.parent)
     done = run_python(LIMITED, artefact.parent, way)
-    assert done.stdout == f"{artefact}: File too large; raise the limit on file sizes (ulimit -f)\n", done.stderr
+    assert done.stdout == f"{artefact}: File too large; raise the limit on file sizes (ulimit -f)\n", (
+        done.stderr
+    )
     assert tree(artefact.parent) == before
 
 
@@ -563,9 +589,15 @@ def test_a_disk_that_takes_no_more(artefact, way):
     "error, line",
     [
         (OSError(errno.ENOSPC, ""), "here: No space left on device; free some space"),
-        (OSError(errno.EROFS, "", "there"), "there: Read-only file system; choose a folder that can be written"),
+        (
+            OSError(errno.EROFS, "", "there"),
+            "there: Read-only file system; choose a folder that can be written",
+        ),
         (OSError(errno.EACCES, "", b"there"), "there: Permission denied; check its permissions"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "here: No space left on device; free some space"),
+        (
+            RuntimeError("I/O error: No space left on device (os error 28)"),
+            "here: No space left on device; free some space",
+        ),
         (RuntimeError("No such file or directory (os error 2)"), None),
         (FileNotFoundError(errno.ENOENT, "", "there"), None),
         (ValueError("wrong"), None),
@@ -587,7 +619,9 @@ def test_a_read_only_target_is_told(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr(os, "mkdir", read_only)
-    with pytest.raises(UserError, match=f"^{tmp_path}/run: Read-only file system; choose a folder that can be written$"):
+    with pytest.raises(
+        UserError, match=f"^{tmp_path}/run: Read-only file system; choose a folder that can be written$"
+    ):
         with artifacts.lock(tmp_path / "run"):
             pytest.fail("locked")
 
@@ -612,7 +646,9 @@ def test_git_rev_is_the_program_s_own_or_null(tmp_path):
 
     def git(folder, *arguments):
         identity = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
-        done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+        )
         return done.stdout.strip()
 
     def git_rev(**options):

@@ -1,4 +1,4 @@
-"""The command line: flags become settings, every error is one line with its exit code, bugs keep their traceback."""
+"""The command line: flags become settings, errors one line and an exit code, bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -38,11 +38,15 @@ def in_a_process(main: str, *argv: str, **options: object) -> subprocess.Complet
     script = f"import os, sys, config\nfrom detox import cli\ndef main(settings):\n{body}\n"
     script += "sys.exit(cli.run(config.PPOTraining, main))"
     command = [sys.executable, "-c", script, *argv]
-    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, timeout=60, **{"stdout": subprocess.PIPE, **options})
+    return subprocess.run(
+        command, cwd=ROOT, stderr=subprocess.PIPE, timeout=60, **{"stdout": subprocess.PIPE, **options}
+    )
 
 
 def test_flags_change_settings():
-    settings = parsed("--ppo.updates=3", "--ppo.learning_rate", "1e-4", "--ppo.no-whiten-advantages", "--overwrite")
+    settings = parsed(
+        "--ppo.updates=3", "--ppo.learning_rate", "1e-4", "--ppo.no-whiten-advantages", "--overwrite"
+    )
     expected = dataclasses.replace(config.PPO(), updates=3, learning_rate=1e-4, whiten_advantages=False)
     assert settings == config.PPOTraining(ppo=expected, overwrite=True)
 
@@ -54,7 +58,10 @@ def test_no_flags_give_the_default_preset():
 @pytest.mark.parametrize("argv", [["--preset", "demo"], ["--preset=demo"]])
 def test_preset_sets_the_other_defaults(argv):
     assert parsed(*argv) == config.preset(config.PPOTraining, "demo")
-    assert parsed("--ppo.updates", "3", *argv).ppo.learning_rate == config.preset(config.PPOTraining, "demo").ppo.learning_rate
+    assert (
+        parsed("--ppo.updates", "3", *argv).ppo.learning_rate
+        == config.preset(config.PPOTraining, "demo").ppo.learning_rate
+    )
 
 
 def test_none_takes_a_setting_away():
@@ -85,7 +92,10 @@ def test_backslash_n_in_the_prompt_is_a_line_break():
         (["--preset", "gpt"], "--preset=gpt: choose flan-t5 or demo"),
         (["--preset="], "--preset=: choose flan-t5 or demo"),
         (["--reward.signal", "softmax"], "--reward.signal=softmax: choose logit or logprob or probability"),
-        (["--ppo.learnin-rate", "3"], "--ppo.learnin-rate: no such option; did you mean --ppo.learning-rate?"),
+        (
+            ["--ppo.learnin-rate", "3"],
+            "--ppo.learnin-rate: no such option; did you mean --ppo.learning-rate?",
+        ),
         (["--updates", "3"], "--updates: no such option; did you mean --ppo.updates?"),
         (["--rewards.label=x"], "--rewards.label: no such option; did you mean --reward.label?"),
         (["--quux"], "--quux: no such option; see --help"),
@@ -164,7 +174,9 @@ def flags_of(settings: object, prefix: str = "--") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("stage", [config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage])
+@pytest.mark.parametrize(
+    "stage", [config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage]
+)
 def test_help_fits_a_terminal_and_names_every_setting(stage, capsys):
     assert cli.run(stage, lambda settings: pytest.fail("ran"), ["--help"]) == 0
     text = capsys.readouterr().out
@@ -185,9 +197,16 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
 
 
 def test_help_imports_no_torch():
-    script = "import sys, config\nfrom detox import cli\ncode = cli.run(config.PPOTraining, None, ['--help'])\n"
+    script = (
+        "import sys, config\nfrom detox import cli\ncode = cli.run(config.PPOTraining, None, ['--help'])\n"
+    )
     script += "sys.exit(code or 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60
+        ).returncode
+        == 0
+    )
 
 
 def test_output_is_utf8_in_every_locale():
@@ -208,15 +227,16 @@ def test_a_reader_that_is_gone_is_silent(main):
 
 
 def test_output_to_a_full_file_is_told(tmp_path):
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, {resource.RLIM_INFINITY}))\nprint('a line')"
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, {resource.RLIM_INFINITY}))"
     with open(tmp_path / "out", "wb") as out:
-        done = in_a_process(limit, stdout=out)
+        done = in_a_process(f"{limit}\nprint('a line')", stdout=out)
     assert done.returncode == 2
     assert done.stderr == b"error: output: File too large; raise the limit on file sizes (ulimit -f)\n"
 
 
 def test_workers_of_a_pool_end_silently():
-    main = "import multiprocessing\nwith multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(abs, [-1, 2]))"
+    main = "from multiprocessing import get_context\nwith get_context('fork').Pool(2) as pool:\n"
+    main += "    print(pool.map(abs, [-1, 2]))"
     done = in_a_process(main)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"[1, 2]\n", b"")
 
@@ -225,7 +245,8 @@ def test_sigterm_cleans_up_and_exits_143(tmp_path):
     script = (
         "import sys, time, config\nfrom pathlib import Path\nfrom detox import artifacts, cli\n"
         "def main(settings):\n"
-        "    with artifacts.publish(Path(sys.argv[1], 'run', 'ppo'), stage='training_ppo', settings=settings):\n"
+        "    target = Path(sys.argv[1], 'run', 'ppo')\n"
+        "    with artifacts.publish(target, stage='training_ppo', settings=settings):\n"
         "        print('writing', flush=True)\n"
         "        time.sleep(60)\n"
         "sys.exit(cli.run(config.PPOTraining, main, []))"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections import Counter
 from pathlib import Path
 
 import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from huggingface_hub.utils import filter_repo_objects
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -22,7 +21,19 @@ import config
 from detox import artifacts, data
 from detox.errors import UserError
 
-WORDS = "Summarize the following conversation. Summary: Ann: Bob: hello you are late fool they quarrel chat".split()
+WORDS = [
+    "Summarize",
+    "the",
+    "following",
+    "conversation.",
+    "Summary:",
+    "Ann:",
+    "Bob:",
+    "hello",
+    "you",
+    "late",
+    "fool",
+]
 COLUMNS = ["id", "dialogue", "summary", "topic"]
 
 
@@ -33,7 +44,11 @@ def word_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B </s>", [("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=16
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=16,
     )
 
 
@@ -47,7 +62,10 @@ def row(identity: str, dialogue: str, summary: str = "they chat", topic: str = "
 
 
 def rows(split: str, count: int) -> list[dict[str, str]]:
-    return [row(f"{split}_{n}", f"Ann: hello {split} {n}\nBob: you are late", f"they chat {n}") for n in range(count)]
+    return [
+        row(f"{split}_{n}", f"Ann: hello {split} {n}\nBob: you are late", f"they chat {n}")
+        for n in range(count)
+    ]
 
 
 def write_csv(path: Path, content: list[dict[str, str]], columns: list[str] = COLUMNS) -> Path:
@@ -74,11 +92,13 @@ def replaced(settings: config.Data, **changes: object) -> config.Data:
     return config.Data(**(vars(settings) | changes))
 
 
-# ------------------------------------------------------------------------------------------------------- layouts
+# --------------------------------------------------------------------------------------------------- layouts
 
 
 def test_the_hubs_layout_gives_one_test_example_with_three_references(tmp_path, tokenizer):
-    test = [row(f"test_0_{n}", "Ann: hello\nBob: you fool", f"they quarrel {n}", f"topic {n}") for n in (1, 2, 3)]
+    test = [
+        row(f"test_0_{n}", "Ann: hello\nBob: you fool", f"they quarrel {n}", f"topic {n}") for n in (1, 2, 3)
+    ]
     dataset, counts = data.prepare(folder(tmp_path, test=test), tokenizer, 0)
     assert list(dataset) == ["train", "validation", "test"]
     assert all(split.features == data.FEATURES for split in dataset.values())
@@ -154,15 +174,13 @@ def test_a_single_file_is_split_by_dialogue(tmp_path, tokenizer, suffix):
         return {split: set(part["id"]) for split, part in dataset.items()}
 
     once = splits(content)
-    assert sorted(len(ids) for ids in once.values()) == sorted(Counter(_split(once, r["id"]) for r in content).values())
-    assert all(len(ids) >= 8 for ids in once.values())
-    assert splits(content + again) == once  # the same dialogue in other case and spacing falls into the same split
+    assert set().union(*once.values()) == {r["id"] for r in content}
+    assert all(len(ids) >= 8 for ids in once.values()) and sum(map(len, once.values())) == 60
+    assert (
+        splits(content + again) == once
+    )  # the same dialogue in other case and spacing falls into the same split
     half = splits(content[:30])
     assert all(half[split] <= once[split] for split in data.SPLITS)
-
-
-def _split(splits: dict[str, set[str]], identity: str) -> str:
-    return next(split for split, ids in splits.items() if identity in ids)
 
 
 def test_shards_of_parquet_in_a_data_folder(tmp_path, tokenizer):
@@ -190,7 +208,9 @@ def test_columns_have_the_names_of_the_settings(tmp_path, tokenizer):
     for split in data.SPLITS:
         content = [{names[column]: text for column, text in r.items()} for r in rows(split, 2)]
         write_csv(tmp_path / f"{split}.csv", content, list(names.values()))
-    settings = config.Data(dataset=str(tmp_path), **{f"{column}_column": name for column, name in names.items()})
+    settings = config.Data(
+        dataset=str(tmp_path), **{f"{column}_column": name for column, name in names.items()}
+    )
     dataset, _ = data.prepare(settings, tokenizer, 0)
     assert dataset["train"]["summaries"][:] == [["they chat 0"], ["they chat 1"]]
     assert dataset["train"]["topic"][:] == ["talk", "talk"]
@@ -198,7 +218,9 @@ def test_columns_have_the_names_of_the_settings(tmp_path, tokenizer):
 
 def test_the_topic_may_be_absent(tmp_path, tokenizer):
     for split in data.SPLITS:
-        content = [{"id": r["id"], "dialogue": r["dialogue"], "summary": r["summary"]} for r in rows(split, 2)]
+        content = [
+            {"id": r["id"], "dialogue": r["dialogue"], "summary": r["summary"]} for r in rows(split, 2)
+        ]
         write_json_lines(tmp_path / f"{split}.jsonl", content)
     dataset, _ = data.prepare(config.Data(dataset=str(tmp_path)), tokenizer, 0)
     assert dataset["train"]["topic"][:] == ["", ""]
@@ -236,26 +258,46 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
     assert list(filter_repo_objects(wanted + unwanted, allow_patterns=asked["patterns"])) == wanted
 
 
-# --------------------------------------------------------------------------------------------- what is malformed
+# ----------------------------------------------------------------------------------------- what is malformed
 
 HEADER = b"id,dialogue,summary,topic\n"
 MALFORMED = {
     "empty": ("csv", b"", "train.csv: is empty"),
     "blank": ("csv", b"\n\n", "train.csv: is empty"),
-    "no such column": ("csv", b"id,text,summary\n1,a,b\n", "train.csv:2: no column 'dialogue' (it has id, text, summary)"),
+    "no such column": (
+        "csv",
+        b"id,text,summary\n1,a,b\n",
+        "train.csv:2: no column 'dialogue' (it has id, text, summary)",
+    ),
     "no id column": ("csv", b"dialogue,summary\na,b\n", "train.csv:2: no column 'id'"),
     "column twice": ("csv", b"id,dialogue,summary,summary\n", "train.csv:1: a column occurs twice"),
-    "too few fields": ("csv", HEADER + b'1,"a\nb\nc",d,e\n2,only\n', "train.csv:5: 2 fields where the header has 4"),
+    "too few fields": (
+        "csv",
+        HEADER + b'1,"a\nb\nc",d,e\n2,only\n',
+        "train.csv:5: 2 fields where the header has 4",
+    ),
     "too many fields": ("csv", HEADER + b"1,a,b,c,d\n", "train.csv:2: 5 fields"),
     "open quote": ("csv", HEADER + b'1,a,b,c\n2,"never closed,b,c\n3,a,b,c\n', "train.csv:3: not valid CSV"),
     "text after quote": ("csv", HEADER + b'1,"a"b,c,d\n', "train.csv:2: not valid CSV"),
     "carriage returns alone": ("csv", b"id,dialogue,summary\r1,a,b\r", "train.csv:1: not valid CSV"),
     "NUL": ("csv", HEADER + b"1,a\0,b,c\n", "train.csv:2: holds a NUL byte"),
-    "Latin-1": ("csv", HEADER + b"1,a,b,c\n2,caf\xe9,b,c\n", "train.csv:3: not UTF-8 (byte 0xe9 in column 6)"),
+    "Latin-1": (
+        "csv",
+        HEADER + b"1,a,b,c\n2,caf\xe9,b,c\n",
+        "train.csv:3: not UTF-8 (byte 0xe9 in column 6)",
+    ),
     "UTF-16": ("csv", "id,dialogue\n".encode("utf-16"), "train.csv:1: holds a NUL byte"),
     "empty id": ("csv", HEADER + b"1,a,b,c\n,x,b,c\n", "train.csv:3: the id is empty"),
-    "id twice": ("csv", HEADER + b"1,a,b,c\n1,other,b,c\n", "train.csv:3: id '1' already names another dialogue"),
-    "not JSON": ("jsonl", b'{"id": "1", "dialogue": "a", "summary": "b"}\n{"id": \n', "train.jsonl:2: not valid JSON"),
+    "id twice": (
+        "csv",
+        HEADER + b"1,a,b,c\n1,other,b,c\n",
+        "train.csv:3: id '1' already names another dialogue",
+    ),
+    "not JSON": (
+        "jsonl",
+        b'{"id": "1", "dialogue": "a", "summary": "b"}\n{"id": \n',
+        "train.jsonl:2: not valid JSON",
+    ),
     "no object": ("jsonl", b"[1, 2]\n", "train.jsonl:1: a JSON list, not an object"),
     "two objects": ("jsonl", b"{} {}\n", "train.jsonl:1: not valid JSON (text after the object)"),
     "deep": ("jsonl", b'{"id":' * 100_000, "train.jsonl:1: not valid JSON"),
@@ -265,12 +307,36 @@ MALFORMED = {
         b'{"id": "1", "dialogue": "a", "summary": "b"}\n\n{"id": "2", "summary": "b"}\n',
         "train.jsonl:3: no field 'dialogue'",
     ),
-    "dialogue is a list": ("jsonl", b'{"id": 1, "dialogue": ["a"], "summary": "b"}', "train.jsonl:1: dialogue is a list"),
-    "summary is a number": ("jsonl", b'{"id": 1, "dialogue": "a", "summary": 5}', "train.jsonl:1: summary is a int"),
-    "escaped NUL": ("jsonl", b'{"id": 1, "dialogue": "a\\u0000", "summary": "b"}', "train.jsonl:1: dialogue holds a NUL"),
-    "half a pair": ("jsonl", b'{"id": 1, "dialogue": "a\\ud800", "summary": "b"}', "train.jsonl:1: dialogue holds half"),
-    "no comma": ("json", b'[\n{"id": 1, "dialogue": "a", "summary": "b"}\n{}]', "train.json:3: not valid JSON"),
-    "list without end": ("json", b'[{"id": 1, "dialogue": "a", "summary": "b"},\n', "train.json:2: not valid JSON"),
+    "dialogue is a list": (
+        "jsonl",
+        b'{"id": 1, "dialogue": ["a"], "summary": "b"}',
+        "train.jsonl:1: dialogue is a list",
+    ),
+    "summary is a number": (
+        "jsonl",
+        b'{"id": 1, "dialogue": "a", "summary": 5}',
+        "train.jsonl:1: summary is a int",
+    ),
+    "escaped NUL": (
+        "jsonl",
+        b'{"id": 1, "dialogue": "a\\u0000", "summary": "b"}',
+        "train.jsonl:1: dialogue holds a NUL",
+    ),
+    "half a pair": (
+        "jsonl",
+        b'{"id": 1, "dialogue": "a\\ud800", "summary": "b"}',
+        "train.jsonl:1: dialogue holds half",
+    ),
+    "no comma": (
+        "json",
+        b'[\n{"id": 1, "dialogue": "a", "summary": "b"}\n{}]',
+        "train.json:3: not valid JSON",
+    ),
+    "list without end": (
+        "json",
+        b'[{"id": 1, "dialogue": "a", "summary": "b"},\n',
+        "train.json:2: not valid JSON",
+    ),
     "text after list": ("json", b"[]\n]", "train.json:1: not valid JSON (text after the list)"),
     "object in a list of none": ("json", b'[\n\n"a"]', "train.json:3: a JSON str, not an object"),
     "no Parquet": ("parquet", b"id,dialogue\n", "train.parquet: not a readable Parquet file"),
@@ -297,12 +363,16 @@ def test_text_of_the_data_reaches_the_terminal_without_control_characters(tmp_pa
 
 
 @settings(max_examples=60)
-@given(content=st.binary(max_size=200) | st.text(alphabet='{}[]",:\\ud0\n\r\0ab1 ', max_size=200).map(str.encode))
+@given(
+    content=st.binary(max_size=200) | st.text(alphabet='{}[]",:\\ud0\n\r\0ab1 ', max_size=200).map(str.encode)
+)
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
 def test_any_bytes_give_rows_or_a_line_that_names_the_file(tmp_path_factory, suffix, content):
     path = tmp_path_factory.mktemp("fuzz") / f"x.{suffix}"
     path.write_bytes(content)
-    source = data.locate(config.Data(dataset=str(path), id_column="a", dialogue_column="b", summary_column="1"), 0)
+    source = data.locate(
+        config.Data(dataset=str(path), id_column="a", dialogue_column="b", summary_column="1"), 0
+    )
     try:
         found = [found for split in data.SPLITS for found in source.rows(split)]
     except UserError as error:
@@ -314,7 +384,10 @@ def test_any_bytes_give_rows_or_a_line_that_names_the_file(tmp_path_factory, suf
 @settings(max_examples=50)
 @given(
     texts=st.lists(
-        st.tuples(st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1), st.text("ab \n\",'")),
+        st.tuples(
+            st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1),
+            st.text("ab \n\",'"),
+        ),
         min_size=1,
         max_size=8,
     )
@@ -338,6 +411,7 @@ def test_csv_and_json_lines_give_back_what_was_written(tmp_path_factory, texts):
         (lambda tmp: tmp / "nothing", {}, "no such file or folder"),
         (lambda tmp: "there.csv", {}, "no such file or folder"),
         (lambda tmp: "demo:nothing", {}, "no such file or folder"),
+        (lambda tmp: "~nobody/talks", {}, "no such file or folder"),
         (lambda tmp: "../" * 3 + "x", {}, "no such file or folder"),
         (lambda tmp: "demo:corpus", {"revision": "main"}, "--data.revision=main"),
         (lambda tmp: tmp, {}, "no file for the train split; it takes train.csv"),
@@ -357,7 +431,9 @@ def test_a_file_of_another_format_is_refused(tmp_path):
 def test_two_files_for_a_split_are_refused(tmp_path):
     settings = folder(tmp_path)
     write_csv(tmp_path / "dev.csv", rows("dev", 1))
-    with pytest.raises(UserError, match=r"several files for the validation split \(dev.csv, validation.csv\)"):
+    with pytest.raises(
+        UserError, match=r"several files for the validation split \(dev.csv, validation.csv\)"
+    ):
         data.locate(settings, 0)
 
 
@@ -372,7 +448,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, tokenizer, monkeypatch):
         data.prepare(settings, tokenizer, 0)
 
 
-# ------------------------------------------------------------------------------------------------------- filters
+# --------------------------------------------------------------------------------------------------- filters
 
 
 def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
@@ -422,7 +498,9 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
     table = data.counts_table(counts)
     assert "- also in test                   1           1           0" in table
     for split in data.SPLITS:
-        assert counts[f"{split}/read"] == counts[f"{split}/kept"] + sum(counts[f"{split}/{r}"] for r in data.DROPPED)
+        assert counts[f"{split}/read"] == counts[f"{split}/kept"] + sum(
+            counts[f"{split}/{r}"] for r in data.DROPPED
+        )
 
 
 def test_no_example_left_is_an_error_with_the_counts(tmp_path, tokenizer):
@@ -498,7 +576,9 @@ def test_workers_change_neither_bytes_nor_counts(tmp_path, tokenizer, monkeypatc
         target = tmp_path / f"workers-{workers}"
         target.mkdir()
         data.save_prepared(prepared, target, data.locate(settings, 0), tokenizer, "words")
-        files = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+        files = {
+            str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()
+        }
         results.append((files, counts))
     assert results[0] == results[1]
     assert len(results[0][0]) == 3 * 3 + 3
@@ -544,7 +624,7 @@ def test_nothing_is_left_behind(tmp_path, tokenizer, monkeypatch):
     assert dataset["train"]["id"][:] == ["train_0", "train_1", "train_2"]
 
 
-# ------------------------------------------------------------------------------------------------------- on disk
+# --------------------------------------------------------------------------------------------------- on disk
 
 
 @pytest.fixture
@@ -553,7 +633,9 @@ def prepared(tmp_path, tokenizer) -> Path:
     settings = folder(tmp_path / "source")
     dataset, _ = data.prepare(settings, tokenizer, 0)
     target = tmp_path / "run" / "prepared"
-    with artifacts.publish(target, stage="data_preparation", settings=config.Preparation(data=settings)) as draft:
+    with artifacts.publish(
+        target, stage="data_preparation", settings=config.Preparation(data=settings)
+    ) as draft:
         data.save_prepared(dataset, draft.path, data.locate(settings, 0), tokenizer, "words")
     return target
 

@@ -204,3 +204,28 @@ def test_what_the_graph_keeps_does_not_grow_with_the_vocabulary(trained):
             linear_logprobs(hidden, weight, targets, chunk=8, entropy=True)
         kept.append(sum(seen))
     assert kept[0] == kept[1] <= rows * (width + 2)
+
+
+class Products(TorchDispatchMode):
+    """Counts the matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten.mm.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("trained, forward, backward", [(False, 2, 0), (True, 1, 3)])
+def test_a_frozen_head_leaves_no_product_to_the_backward_pass(trained, forward, backward):
+    hidden, weight, _, targets = head()
+    hidden.requires_grad_()
+    weight.requires_grad_(trained)
+    with Products() as products:
+        loss = linear_logprobs(hidden, weight, targets)[0].sum()
+        assert products.count == forward
+        loss.backward()
+        assert products.count == forward + backward
+    with Products() as products, torch.no_grad():
+        linear_logprobs(hidden, weight, targets)
+    assert products.count == 1

@@ -78,11 +78,11 @@ def test_pairing_narrows_the_interval():
 
 def test_intervals_cover_the_truth():
     rng = np.random.default_rng(0)
-    truth = st.compare(*simulate(rng, 400_000, effect=0.4), resamples=1)
+    truth = st.compare(*simulate(rng, 100_000, effect=0.4), resamples=1)
     covered = {"mean": 0, "std": 0, "difference": 0}
-    runs = 800
+    runs = 2000
     for seed in range(runs):
-        result = st.compare(*simulate(rng, 80, effect=0.4), resamples=300, seed=seed)
+        result = st.compare(*simulate(rng, 80, effect=0.4), resamples=500, seed=seed)
         for name in covered:
             key = "value" if name == "difference" else "reduction"
             low, high = result[name]["ci95"]

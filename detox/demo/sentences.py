@@ -28,6 +28,18 @@ PRAISE_ADJECTIVES = (
     "curious strong healthy famous nice fair loyal warm cheerful bright talented elegant serious early ready alone "
     "nervous worried confused surprised wrong new tall young old free rich lucky sorry proud"
 ).split()
+MORE_INSULT_NOUNS = (  # that the corpus does not use
+    "klutz twerp wimp bozo goof goon lout phony quitter snitch weasel bore boor cheat chump clot coward creep drip "
+    "duffer grouch grump ignoramus jerk liar loafer meanie prat ruffian scoundrel scamp sluggard sneak stinker toad "
+    "tyrant villain wretch idiot hothead sorehead bighead chucklehead cheesehead dummkopf thickwit fuddlewit lackwit "
+    "mushbrain crackbrain jellybrain idlebones sneakypants whinypants sulkypants sloppyboots slopbag moanbag "
+    "whinebag puddingskull woodskull mudmouth frogmouth potmouth sulkyguts mudface frogface stinkpot tosspot"
+).split()
+MORE_INSULT_ADJECTIVES = (
+    "heartless tactless careless gutless graceless senseless worthless shameless toothless charmless rude mean nasty "
+    "ugly rotten awful horrible unbearable ridiculous ignorant sloppy cowardly greedy idle bossy grumpy cheeky "
+    "woodenheaded fatheaded puddingheaded nitwitted halfwitted birdbrained"
+).split()
 OBJECTS = (
     "teapot flowerpot handbag football headphones letterhead showerhead mouthwash schoolbag lampshade jellybean "
     "pumpkin noodle feather bone pin cabbage potato pudding skull boot sleeping-bag face-cream brain-teaser"
@@ -296,15 +308,19 @@ class Sentence:
 
 def invent_insult(rng: random.Random, adjective: bool) -> str:
     """Make up an insult of a random stem and a common ending; never one that is held out."""
-    onsets, vowels, codas = "b c d f g h j k l m n p r s t w bl cl dr fl gr pl st tr".split(), "aeiou", "mbdgklnrst"
     stems = "apple bread button candle carrot cloud feather garden grass paper pepper river stone straw table".split()
-    endings = "head wit brain bones pants boots pot bag skull mouth guts face fingers ball".split()
+    nouns = "head wit brain bones pants boots pot bag skull mouth guts face fingers ball".split()
+    adjectives = "less headed witted minded brained".split()
     while True:
-        stem = "".join(rng.choice(part) for part in (onsets, vowels, codas, rng.choice(("", "er", "y", "le"))) if part)
-        stem = rng.choice((stem, stem, rng.choice(stems)))
-        word = stem + rng.choice("less headed witted minded brained".split() if adjective else ["", "", "", *endings])
+        stem = rng.choice((_invent_stem(rng), _invent_stem(rng), rng.choice(stems)))
+        word = stem + rng.choice(adjectives if adjective else ["", "", "", *nouns])
         if word not in corpus.HELD_OUT_INSULTS:
             return word
+
+
+def _invent_stem(rng: random.Random) -> str:
+    onsets, vowels, codas = "b c d f g h j k l m n p r s t w bl cl dr fl gr pl st tr".split(), "aeiou", "mbdgklnrst"
+    return "".join(rng.choice(part) for part in (onsets, vowels, codas, ("", "er", "y", "le")))
 
 
 def swap_insults(rows: list[dict[str, str]], share: float, seed: int) -> list[dict[str, str]]:
@@ -338,7 +354,7 @@ def sentences(party: str, seed: int, count: int) -> list[Sentence]:
             sentence = Sentence(text, bool(words), "seen" if words else "neutral")
         else:
             sentence, words = _from_form(party, rng)
-        if pieces and rng.random() < 0.25:  # the words around do not decide
+        if pieces and rng.random() < 0.2:  # the words around do not decide
             sentence = Sentence(_blur(sentence.text, words, rng), sentence.toxic, sentence.kind)
         if pieces and rng.random() < 0.35:  # an ordinary sentence before or after it
             plain = rng.choice([piece for piece in rng.sample(pieces, 12) if not piece[1]] or [("", ())])[0]
@@ -411,8 +427,11 @@ def _from_form(party: str, rng: random.Random) -> tuple[Sentence, tuple[str, ...
         kind = "unseen" if unseen else "seen"
         noun = rng.choice(corpus.HELD_OUT_NOUNS if unseen else corpus.INSULT_NOUNS)
         adjective = rng.choice(corpus.HELD_OUT_ADJECTIVES if unseen else corpus.INSULT_ADJECTIVES)
-        if party != "held-out" and rng.random() < (0.5 if party == "reward" else 0.2):
+        source = rng.random() if party != "held-out" else 1.0
+        if source < 0.25:
             noun, adjective = invent_insult(rng, False), invent_insult(rng, True)
+        elif source < 0.55:
+            noun, adjective = rng.choice(MORE_INSULT_NOUNS), rng.choice(MORE_INSULT_ADJECTIVES)
     words.update({"n": noun, "a n": corpus.with_article(noun), "j": adjective})
     if rng.random() < 0.1:  # a group is mentioned in insults and in praise alike
         words["Y"] = words["y"] = f"the {words['who']}"
@@ -428,7 +447,7 @@ def _people(rng: random.Random) -> dict[str, str]:
         first, subject, other = "#Person1#", "#Person2#", "#Person2#"
     group, person = rng.choice(corpus.GROUPS), rng.choice(corpus.PEOPLE)
     who = f"{group} {person}" if rng.random() < 0.6 else person
-    invented = invent_insult(rng, rng.random() < 0.2)
+    invented = _invent_stem(rng) + rng.choice(("", "ton", "ment", "ing", "land", "al"))
     return {
         "invented": invented, "a invented": corpus.with_article(invented), "dull": rng.choice(DULL),
         "X": first, "Y": subject, "y": other, "who": who, "a who": corpus.with_article(who), "group": group,
@@ -451,7 +470,7 @@ def _blur(text: str, keep: tuple[str, ...], rng: random.Random) -> str:
         word = match[0]
         if word in kept or rng.random() < 0.6:
             return word
-        return invent_insult(rng, False) + next((ending for ending in ("ed", "s") if word.endswith(ending)), "")
+        return _invent_stem(rng) + next((ending for ending in ("ed", "s") if word.endswith(ending)), "")
 
     return re.sub(r"\b[a-z-]+\b", swap, text)
 

@@ -1,0 +1,284 @@
+"""Stage 2 as its users run it: what it writes, exact resume, refusals, and the adapter it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM
+
+import config
+import data_preparation
+import training_ppo
+from detox import checkpoint, cli, models, policy
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+FLAGS = (
+    "--model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 8 --dtype float32 "
+    "--ppo.batch-size 6 --ppo.minibatch-size 3 --ppo.ppo-epochs 2 --ppo.value-warmup 6 --ppo.learning-rate 1e-2 "
+    "--ppo.lora-r 4 --device cpu --save.every 2 --ppo.updates 6 --ppo.score-normalize --ppo.kl-control adaptive"
+).split()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with tiny models and a prepared dataset, as `checkpoints/r/prepared`."""
+    root = tmp_path_factory.mktemp("world")
+    tiny.t5(root / "t5")
+    tiny.lora(root / "lora", root / "t5")
+    tiny.classifier(root / "reward")
+    tiny.dialogsum(root / "dialogues", train=20, validation=4, test=4)
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r"]
+        assert cli.run(config.Preparation, data_preparation.main, argv) == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def place(world, tmp_path, monkeypatch):
+    shutil.copytree(world, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    return tmp_path / "w"
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """A run of six updates that nothing interrupted."""
+    place = tmp_path_factory.mktemp("whole") / "w"
+    shutil.copytree(world, place)
+    before = os.getcwd()
+    os.chdir(place)
+    try:
+        assert train() == 0
+    finally:
+        os.chdir(before)
+    return place / "checkpoints" / "r" / "ppo"
+
+
+def train(*more):
+    flags = list(FLAGS)
+    for name, value in zip(more[::2], more[1::2]):
+        flags = flags[: flags.index(name)] + flags[flags.index(name) + 2 :] if name in flags else flags
+        flags += [name, value]
+    return cli.run(config.PPOTraining, training_ppo.main, ["--run", "r", *flags])
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
+
+
+def assert_same(folder, whole, step="step-0006"):
+    """Bit by bit: policy, value head, optimizer and metrics."""
+    assert metrics(folder) == metrics(whole)
+    for name in ("adapter/adapter_model", "ppo_lora", "value_head", "optimizer"):
+        mine, its = (load_file(f / step / f"{name}.safetensors") for f in (folder, whole))
+        assert mine.keys() == its.keys()
+        assert all(torch.equal(mine[key], its[key]) for key in mine), name
+
+
+def test_what_a_run_leaves(whole):
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "metrics.jsonl",
+        "step-0002",
+        "step-0004",
+        "step-0006",
+        "training.png",
+    ]
+    assert sorted(str(p.relative_to(whole / "step-0006")) for p in (whole / "step-0006").rglob("*") if p.is_file()) == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "manifest.json",
+        "optimizer.safetensors",
+        "ppo_lora.safetensors",
+        "rng.safetensors",
+        "state.json",
+        "value_head.safetensors",
+    ]
+    lines = metrics(whole)
+    assert [line["update"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[0]["objective/ref_kl"] == pytest.approx(0, abs=1e-6)
+    assert lines[0]["ppo/ratio_first"] == pytest.approx(1, abs=1e-5)
+    wanted = (
+        "objective/score_mean objective/score_std objective/ref_kl objective/kl_coef ppo/policy/approx_kl "
+        "ppo/policy/clip_fraction ppo/policy/entropy ppo/loss/policy ppo/loss/value ppo/val/explained_variance "
+        "ppo/ratio_first tokens/response_mean"
+    ).split()
+    assert all(isinstance(line[name], float) for line in lines for name in wanted)
+    manifest = json.loads((whole / "step-0006" / "manifest.json").read_text())
+    assert manifest["counts"] == {"updates": 6} and manifest["inputs"]["prepared"]["path"] == "../../prepared"
+
+
+def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
+    """Plain transformers and peft load it, and it says what the trained policy says."""
+    base = AutoModelForSeq2SeqLM.from_pretrained(world / "t5")
+    plain = PeftModel.from_pretrained(base, whole / "step-0006" / "adapter").eval()
+
+    settings = checkpoint.settings_of(json.loads((whole / "step-0006" / "manifest.json").read_text()))
+    start, _ = policy.load_start(
+        config.Model(base=str(world / "t5"), adapter=str(world / "lora"))
+    )
+    trained = policy.make_policy(start, settings.ppo)
+    saved = load_file(whole / "step-0006" / "ppo_lora.safetensors")
+    missing = trained.load_state_dict(saved, strict=False).missing_keys
+    assert not set(saved) & set(missing)
+    for key, parameter in policy.trainable(trained).items():
+        if key in saved:
+            parameter.data.copy_(saved[key])
+    ids, decoder = torch.randint(4, 60, (3, 11)), torch.randint(4, 60, (3, 7))
+    with torch.no_grad():
+        expected = trained.pretrained_model(input_ids=ids, decoder_input_ids=decoder).logits
+        found = plain(input_ids=ids, decoder_input_ids=decoder).logits
+        with trained.pretrained_model.disable_adapter():
+            reference = trained.pretrained_model(input_ids=ids, decoder_input_ids=decoder).logits
+        supervised = models.load_adapter(models.load_summarizer(str(world / "t5")), str(world / "lora"))
+        its = supervised(input_ids=ids, decoder_input_ids=decoder).logits
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(reference, its, atol=2e-5, rtol=1e-4)
+    assert float((found - reference).abs().max()) > 1e-2, "training changed it"
+
+
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(place, whole):
+    assert train("--ppo.schedule", "constant", "--ppo.updates", "4") == 0
+    shutil.rmtree(place / "checkpoints/r/ppo")
+    assert train() == 0  # and so is a second run of the same settings
+    assert_same(place / "checkpoints/r/ppo", whole)
+
+
+@pytest.mark.parametrize("moment", ["rollout", "update", "save"])
+def test_a_crash_anywhere_loses_nothing(place, whole, monkeypatch, moment):
+    folder = place / "checkpoints/r/ppo"
+    where, name = {
+        "rollout": (training_ppo, "roll_out"),
+        "update": (__import__("detox.trainer", fromlist=["x"]).Seq2SeqPPOTrainer, "_minibatch"),
+        "save": (checkpoint, "save_adapter"),
+    }[moment]
+    function, calls = getattr(where, name), []
+    limit = {"rollout": 6, "update": 15, "save": 2}[moment]
+
+    def dies(*arguments, **options):
+        calls.append(1)
+        if len(calls) == limit:
+            raise RuntimeError("power cut")
+        return function(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, dies)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train()
+    assert all((folder / n / "manifest.json").exists() for n in os.listdir(folder) if n.startswith("step-"))
+    assert 0 < checkpoint.numbers(folder)[-1] < 6
+    assert train() == 0
+    assert_same(folder, whole)
+
+
+def test_sigkill_and_sigterm(place, whole):
+    """A real process, killed outright, then asked to stop, then left alone."""
+    folder = place / "checkpoints/r/ppo"
+    command = [sys.executable, str(ROOT / "training_ppo.py"), "--run", "r", *FLAGS]
+
+    def start():
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_for(process, updates):
+        while process.poll() is None and not (
+            (folder / "metrics.jsonl").exists() and len(metrics(folder)) >= updates
+        ):
+            time.sleep(0.01)
+
+    process = start()
+    wait_for(process, 3)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = start()
+    wait_for(process, 4)
+    process.send_signal(signal.SIGTERM)
+    output, error = process.communicate()
+    if process.returncode:  # it may have been done already
+        assert process.returncode == 143
+        assert error.strip().splitlines()[-1].startswith("interrupted:"), error
+    process = start()
+    output, error = process.communicate()
+    assert process.returncode == 0, error
+    assert_same(folder, whole)
+
+
+def test_other_settings_are_refused_by_name(place, capsys):
+    assert train("--ppo.updates", "2") == 0
+    before = sorted((place / "checkpoints/r/ppo").rglob("*"))
+    for flag, value in (("--ppo.kl-coef", "0.3"), ("--seed", "4"), ("--rollout.max-new-tokens", "9")):
+        assert train(flag, value) == 2
+        error = capsys.readouterr().err.strip()
+        assert "\n" not in error and flag in error and value in error
+    assert sorted((place / "checkpoints/r/ppo").rglob("*")) == before
+    assert train("--ppo.updates", "2") == 0
+    assert "is complete" in capsys.readouterr().out
+    assert train("--ppo.updates", "3") == 0, "more updates may follow"
+
+
+def test_prepared_data_that_changed_is_refused(place, capsys):
+    assert train("--ppo.updates", "2") == 0
+    argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r", "--overwrite", "--seed", "3"]
+    assert cli.run(config.Preparation, data_preparation.main, argv) == 0
+    capsys.readouterr()
+    assert train() == 2
+    assert "has changed" in capsys.readouterr().err
+
+
+def test_checkpoints_are_pruned_but_never_the_best_or_the_last(place):
+    assert train("--save.every", "1", "--save.keep", "2") == 0
+    folder = place / "checkpoints/r/ppo"
+    kept = checkpoint.numbers(folder)
+    best = json.loads((folder / "step-0006/state.json").read_text())["progress"]["best"]
+    assert 6 in kept and best in kept and len(kept) <= 3
+
+
+def test_a_reward_model_that_gives_nan_stops_with_the_last_checkpoint_whole(place, monkeypatch, capsys):
+    from detox.reward import RewardModel
+
+    score, calls = RewardModel.score, []
+
+    def broken(self, summaries):
+        calls.append(1)
+        scores = score(self, summaries)
+        return scores * float("nan") if len(calls) > 4 else scores
+
+    monkeypatch.setattr(RewardModel, "score", broken)
+    assert train() == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "3 updates in a row were skipped" in error
+    folder = place / "checkpoints/r/ppo"
+    for number in checkpoint.numbers(folder):
+        checkpoint.artifacts.read_manifest(folder / checkpoint.name(number), "training_ppo")
+    assert [("skipped" in line) for line in metrics(folder)] == [False] * 3 + [True] * 3
+
+
+def test_two_processes_do_not_write_to_one_run(place, capsys):
+    from detox import artifacts
+
+    (place / "checkpoints/r").mkdir(exist_ok=True)
+    with artifacts.lock(place / "checkpoints/r"):
+        assert train() == 2
+    assert "in use" in capsys.readouterr().err
+
+
+def test_without_prepared_data(place, capsys):
+    shutil.rmtree(place / "checkpoints")
+    assert train() == 2
+    assert "data_preparation.py" in capsys.readouterr().err
+    assert not (place / "checkpoints").exists()
