@@ -1,4 +1,4 @@
-# The project's commands; `make help` lists them. Needs GNU make 3.81 (macOS) or newer.
+# The project's commands; `make help` lists them. Needs GNU make.
 
 PYTHON ?= python3
 VENV := .venv

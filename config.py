@@ -21,14 +21,14 @@ def _positive(prefix: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         flag = f"--{prefix}.{name.replace('_', '-')}"
-        _require(value is None or (math.isfinite(value) and value > 0), flag, value, "must be greater than 0")
+        _require(value is None or 0 < value < math.inf, flag, value, "must be greater than 0")
 
 
 def _not_negative(prefix: str, settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         flag = f"--{prefix}.{name.replace('_', '-')}"
-        _require(value is None or (math.isfinite(value) and value >= 0), flag, value, "must be 0 or more")
+        _require(value is None or 0 <= value < math.inf, flag, value, "must be 0 or more")
 
 
 @dataclass(frozen=True)

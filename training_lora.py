@@ -1,6 +1,6 @@
 """Optional stage: makes the supervised LoRA checkpoint, for those who have none.
 
-Reads the prompts of data_preparation.py and the base model; fits a LoRA adapter to the reference summaries and
+Reads the prompts of data_preparation.py and the base model; fits a LoRA adapter to the reference summaries;
 writes checkpoints/<run>/lora, an ordinary PEFT adapter that training_ppo.py finds by itself.
 """
 
@@ -142,7 +142,7 @@ def make_trainer(
 def collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict]], dict[str, Tensor]]:
     """Return the function that makes a batch of examples.
 
-    A batch holds `input_ids` [B,S], `attention_mask` [B,S] (1 = counts), `labels` [B,T] (-100 = does not count).
+    A batch holds `input_ids` [B,S], `attention_mask` [B,S] (1 = counts), `labels` [B,T] (-100: does not).
     """
 
     def collate(examples: list[dict]) -> dict[str, Tensor]:

@@ -42,15 +42,17 @@ def main(settings: config.PPOTraining) -> int:
     run = Path(settings.checkpoints) / settings.run_name
     with artifacts.lock(run):
         inputs, settings = find_inputs(settings, run)
-        if settings.overwrite and (run / "ppo").exists():
-            shutil.rmtree(run / "ppo")
-        resumed = checkpoint.last(run / "ppo")
+        folder = run / "ppo"
+        resumed = None if settings.overwrite else checkpoint.last(folder)
         if resumed is not None:
             manifest = checkpoint.check(resumed, settings, inputs)
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
-        return train(settings, build(settings, inputs), run / "ppo", resumed, inputs)
+        parts = build(settings, inputs)
+        if settings.overwrite and folder.exists():  # only now that all that is needed is there
+            shutil.rmtree(folder)
+        return train(settings, parts, folder, resumed, inputs)
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:

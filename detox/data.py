@@ -712,7 +712,7 @@ def save_prepared(
     tokenizer: PreTrainedTokenizerBase,
     tokenizer_name: str,
 ) -> None:
-    """Write what `load_prepared` reads: the splits, `tokenizer.json` and `source.json` (names, sizes, sha256).
+    """Write what `load_prepared` reads: the splits, `tokenizer.json`, and `source.json` (the files read).
 
     Args:
         dataset: what `prepare` returned.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
+from detox.errors import UserError
 from detox.logprobs import linear_logprobs
 
 
@@ -444,7 +445,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def make_engine(
-    name: str, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True, **options: Any
+    name: str, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True
 ) -> Engine:
-    """Return the engine called `name` (auto, hf, packed) around `model`; `auto` is packed where it can be."""
-    return HuggingFaceEngine(model, value_head, value_reads_detached, **options)
+    """Return the engine called `name` (auto, hf, packed) around `model`; `auto` is packed where it can be.
+
+    Raises:
+        UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
+    """
+    if name != "hf":
+        from detox.t5 import PackedT5Engine
+
+        if PackedT5Engine.supports(model):
+            return PackedT5Engine(model, value_head, value_reads_detached)
+        if name == "packed":
+            raise UserError("--engine=packed: runs T5 models with plain or LoRA linear layers only; use --engine hf")
+    return HuggingFaceEngine(model, value_head, value_reads_detached)

@@ -1,4 +1,4 @@
-"""Where models come from: devices, folders, the hub within reach or not, and loading what is whole and fits."""
+"""Where models come from: devices, folders, the hub in reach or not, and loading what is whole and fits."""
 
 from __future__ import annotations
 
@@ -37,12 +37,39 @@ if TYPE_CHECKING:
 
 DEMO_MODELS = Path(__file__).resolve().parent / "demo" / "models"
 PROBE_SECONDS = 4.0
-_TOKENIZER = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
-_SMALL_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-_WEIGHTS = ("generation_config.json", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+_SMALL_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+)
+_WEIGHTS = (
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+)
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl")
-_LOADING = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_LOADING = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+)
 _CONVERT = (
     "pickled weights can run code when they are loaded and are refused: convert them once, with "
     "save_pretrained() of transformers or peft or at https://huggingface.co/spaces/safetensors/convert, "
@@ -51,11 +78,13 @@ _CONVERT = (
 
 
 def quiet() -> None:
-    """Silence what says nothing to users: libraries on each other's removals, bars and reports of loading weights.
+    """Silence what says nothing to users: libraries on their removals, bars and reports of loading.
 
     Weights that are missing or do not fit are errors here, so the libraries' reports add nothing.
     """
-    warnings.filterwarnings("ignore", r"`PPO(Config|Trainer)` is deprecated and will be removed", FutureWarning)
+    warnings.filterwarnings(
+        "ignore", r"`PPO(Config|Trainer)` is deprecated and will be removed", FutureWarning
+    )
     # peft asks transformers for a property that transformers has renamed
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
     downloads = huggingface_hub.utils.are_progress_bars_disabled()
@@ -66,7 +95,7 @@ def quiet() -> None:
         logging.getLogger(reporter).setLevel(logging.ERROR)
 
 
-# --------------------------------------------------------------------------------------------------------- devices
+# ---------------------------------------------------------------------------------------------------- devices
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,7 +115,9 @@ def choose_device(name: str) -> torch.device:
     there = ["cpu", *(["mps"] if mps else []), *(f"cuda:{index}" for index in range(count))]
     present = {"cpu": True, "mps": mps, "cuda": (device.index or 0) < count}.get(device.type, False)
     if not present:
-        raise UserError(f"--device={name}: not on this machine; it has {', '.join(there)} (or leave it to auto)")
+        raise UserError(
+            f"--device={name}: not on this machine; it has {', '.join(there)} (or leave it to auto)"
+        )
     return device
 
 
@@ -104,7 +135,7 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-# ----------------------------------------------------------------------------------------------------------- hub
+# -------------------------------------------------------------------------------------------------------- hub
 
 
 @functools.lru_cache(maxsize=4)
@@ -132,12 +163,12 @@ def _hub_problem(endpoint: str) -> str | None:
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what goes wrong with the hub inside this block into one `UserError` about the repository `name`.
 
-    Where the hub does not answer, the block runs in the libraries' offline mode, in which they take what is in the
-    local cache at once; otherwise they would retry for a minute.
+    Where the hub does not answer, the block runs in the libraries' offline mode, in which they take what
+    is in the local cache at once; otherwise they would retry for a minute.
 
     Raises:
-        UserError: unreachable and not in the cache, no such repository or revision, gated, or the cache cannot be
-            written.
+        UserError: unreachable and not in the cache, no such repository or revision, gated, or the cache
+            cannot be written.
     """
     offline, endpoint = constants.HF_HUB_OFFLINE, constants.ENDPOINT
     problem = None if offline else _hub_problem(endpoint)
@@ -145,20 +176,34 @@ def hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (errors.HFValidationError, errors.HfUriError):
-        raise UserError(f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling") from None
+        raise UserError(
+            f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling"
+        ) from None
     except errors.GatedRepoError:
-        raise UserError(f"{name}: gated; accept its terms at {endpoint}, then log in with `hf auth login`") from None
+        raise UserError(
+            f"{name}: gated; accept its terms at {endpoint}, then log in with `hf auth login`"
+        ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"{name}: no such folder here, and no such repository at {endpoint}, or a private one; "
             "check the name, or log in with `hf auth login`"
         ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(f"{name}: the repository has no such revision; name a commit, tag or branch of it") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        raise UserError(
+            f"{name}: the repository has no such revision; name a commit, tag or branch of it"
+        ) from None
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        httpx.HTTPError,
+        ConnectionError,
+    ) as error:
+        answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+        status = None if answer is None else answer.status_code
         if status in (401, 403):
-            raise UserError(f"{name}: {endpoint} refuses access ({status}); log in with `hf auth login`") from None
+            raise UserError(
+                f"{name}: {endpoint} refuses access ({status}); log in with `hf auth login`"
+            ) from None
         if offline:
             problem = "HF_HUB_OFFLINE is set"
         problem = problem or (f"it answers {status}" if status else str(error).partition("\n")[0])
@@ -189,7 +234,9 @@ class _Source:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.name}: has no {file}; name a folder or repository that is complete") from None
+            raise UserError(
+                f"{self.name}: has no {file}; name a folder or repository that is complete"
+            ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name}: {file} cannot be read ({error}); fetch or save it again") from None
         if not isinstance(content, dict):
@@ -211,7 +258,9 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> _Sour
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise UserError(f"{name}: a local folder, which has no revision {revision}; leave the revision out")
+            raise UserError(
+                f"{name}: a local folder, which has no revision {revision}; leave the revision out"
+            )
         return _Source(name, path)
     if path.exists():
         raise UserError(f"{name}: a file; name the folder that holds the model")
@@ -227,13 +276,13 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> _Sour
 
 
 def resolved_revision(model: object) -> str | None:
-    """Return the hub commit that a model, adapter, tokenizer or `Classifier` of this module was loaded at, if any."""
+    """Return the hub commit that a model, adapter, tokenizer or `Classifier` was loaded at, if any."""
     if isinstance(model, Classifier):
         model = model.model
     return vars(model).get("_resolved_revision")
 
 
-# ---------------------------------------------------------------------------------------------------- tokenizers
+# ------------------------------------------------------------------------------------------------- tokenizers
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -245,7 +294,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
     tokenizer = _tokenizer(source)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"{name}: its tokenizer has no end-of-sequence token; choose an encoder-decoder such as T5")
+        raise UserError(
+            f"{name}: its tokenizer has no end-of-sequence token; choose an encoder-decoder such as T5"
+        )
     if (source.folder / "config.json").exists():
         size = source.json("config.json").get("vocab_size")
         if isinstance(size, int):
@@ -255,13 +306,21 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 def _tokenizer(source: _Source) -> PreTrainedTokenizerBase:
     if not any((source.folder / file).is_file() for file in _TOKENIZER):
-        raise UserError(f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model")
+        raise UserError(
+            f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.folder, local_files_only=True, trust_remote_code=False
+        )
+    except (
+        Exception
+    ) as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
         raise _unloadable(source, "a tokenizer", error) from None
     if tokenizer.pad_token_id is None:
-        raise UserError(f"{source.name}: its tokenizer has no padding token; batches need one, choose another model")
+        raise UserError(
+            f"{source.name}: its tokenizer has no padding token; batches need one, choose another model"
+        )
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.name_or_path = source.name
     tokenizer._resolved_revision = source.commit
@@ -272,12 +331,12 @@ def _check_vocabulary(source: _Source, tokenizer: PreTrainedTokenizerBase, size:
     largest = max(tokenizer.get_vocab().values())
     if largest >= size:
         raise UserError(
-            f"{source.name}: its tokenizer does not fit: token id {largest}, but an embedding of {size} rows; "
+            f"{source.name}: its tokenizer does not fit: token id {largest}, but {size} rows of embedding; "
             "put the tokenizer that the model was trained with next to it"
         )
 
 
-# -------------------------------------------------------------------------------------------------------- models
+# ----------------------------------------------------------------------------------------------------- models
 
 
 def load_summarizer(
@@ -298,7 +357,7 @@ def load_summarizer(
     if not settings.is_encoder_decoder or _is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(
-            f"{name}: {kind} is not an encoder-decoder that generates text; choose one such as google/flan-t5-base"
+            f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base"
         )
     model = _load(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
     if any((source.folder / file).is_file() for file in _TOKENIZER):
@@ -314,9 +373,13 @@ def _config(source: _Source) -> PreTrainedConfig:
     try:
         settings = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a foreign config can fail in any way
-        raise _unloadable(source, f"a model of type {kind!r} (code of repositories is never run)", error) from None
+        raise _unloadable(
+            source, f"a model of type {kind!r} (code of repositories is never run)", error
+        ) from None
     if getattr(settings, "quantization_config", None):
-        raise UserError(f"{source.name}: quantized weights, which cannot be trained here; name the unquantized model")
+        raise UserError(
+            f"{source.name}: quantized weights, which cannot be trained here; name the unquantized model"
+        )
     settings._attn_implementation = None  # a config can name a hub repository of compiled kernels here
     settings._experts_implementation = None
     return settings
@@ -326,7 +389,9 @@ def _is_classifier(settings: PreTrainedConfig) -> bool:
     return any("Classification" in architecture for architecture in settings.architectures or ())
 
 
-def _load(auto: type, source: _Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load(
+    auto: type, source: _Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype
+) -> PreTrainedModel:
     """Load weights and demand that each parameter came from the file: a fresh one would be random."""
     _check_weights(source, "model")
     try:
@@ -344,8 +409,8 @@ def _load(auto: type, source: _Source, settings: PreTrainedConfig, what: str, dt
     missing = sorted(set(report["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})
     if missing:
         raise UserError(
-            f"{source.name}: its weights lack {len(missing)} tensors of {what} ({printable(missing[0], 80)}); "
-            "they would be random: name a model that was trained as such"
+            f"{source.name}: its weights lack {len(missing)} tensors of {what}, "
+            f"such as {printable(missing[0], 80)}; they would be random: name a model trained as such"
         )
     model.config._name_or_path = model.name_or_path = source.name
     model._resolved_revision = source.commit
@@ -363,7 +428,9 @@ def _check_weights(source: _Source, stem: str) -> None:
         for file in files:
             plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
             if not plain or not (source.folder / file).is_file():
-                raise UserError(f"{source.name}: {index} names {file!r}, which is not there; fetch the model again")
+                raise UserError(
+                    f"{source.name}: {index} names {file!r}, which is not there; fetch the model again"
+                )
         return
     pickles = sorted(file.name for file in source.folder.iterdir() if file.suffix in _PICKLES)
     found = f"only {', '.join(pickles[:3])}" if pickles else "no weights" if source.commit is None else "none"
@@ -373,10 +440,12 @@ def _check_weights(source: _Source, stem: str) -> None:
 def _unloadable(source: _Source, what: str, error: Exception) -> UserError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = printable(lines[0] if lines else type(error).__name__, 200)
-    return UserError(f"{source.name}: cannot be loaded as {what} ({reason}); check the files, or name another model")
+    return UserError(
+        f"{source.name}: cannot be loaded as {what} ({reason}); check the files, or name another model"
+    )
 
 
-# ------------------------------------------------------------------------------------------------------- adapters
+# --------------------------------------------------------------------------------------------------- adapters
 
 
 def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None) -> PeftModel:
@@ -403,15 +472,17 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     try:
         settings = LoraConfig.from_pretrained(str(source.folder))
         settings.task_type, settings.inference_mode = "SEQ_2_SEQ_LM", True
-        adapted = PeftModel.from_pretrained(model, str(source.folder), config=settings)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, told below
+            adapted = PeftModel.from_pretrained(model, str(source.folder), config=settings)
     except _LOADING as error:
         raise _unloadable(source, "a LoRA adapter", error) from None
     loaded = {key.replace(".default.", ".") for key, _ in adapted.named_parameters() if ".lora_" in key}
     if loaded != set(shapes):
         odd = sorted(loaded ^ set(shapes))
         raise UserError(
-            f"{name}: does not fit the base: {len(odd)} tensors without counterpart ({printable(odd[0], 100)}); "
-            "take the base that it was trained on"
+            f"{name}: does not fit the base: {len(odd)} tensors without counterpart, "
+            f"such as {printable(odd[0], 100)}; take the base that it was trained on"
         )
     adapted._resolved_revision = source.commit
     return adapted.eval()
@@ -419,11 +490,15 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
 
 def _check_plain_lora(source: _Source) -> None:
     if not (source.folder / "adapter_config.json").is_file():
-        raise UserError(f"{source.name}: has no adapter_config.json, so it is no PEFT adapter; name one, or `none`")
+        raise UserError(
+            f"{source.name}: has no adapter_config.json, so it is no PEFT adapter; name one, or `none`"
+        )
     settings = source.json("adapter_config.json")
     kind, task = settings.get("peft_type"), settings.get("task_type")
     if kind != "LORA":
-        raise UserError(f"{source.name}: a PEFT adapter of type {kind}; only LoRA can be merged and exported here")
+        raise UserError(
+            f"{source.name}: a PEFT adapter of type {kind}; only LoRA can be merged and exported here"
+        )
     if task not in (None, "SEQ_2_SEQ_LM"):
         raise UserError(f"{source.name}: a LoRA for {task}; name one for an encoder-decoder (SEQ_2_SEQ_LM)")
     refused = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication")
@@ -435,14 +510,16 @@ def _check_plain_lora(source: _Source) -> None:
     if isinstance(start, str) and start not in ("gaussian", "orthogonal"):
         extras.append(f"init_lora_weights={start}, which changes the base")
     if extras:
-        raise UserError(f"{source.name}: LoRA with {printable(', '.join(extras), 120)}; train a plain LoRA, without it")
+        raise UserError(
+            f"{source.name}: LoRA with {printable(', '.join(extras), 120)}; train a plain LoRA, without it"
+        )
 
 
 def _tensor_shapes(source: _Source, file: str) -> dict[str, tuple[int, ...]]:
     """Return names and shapes from the header of a safetensors file, without reading a weight."""
     try:
         with safe_open(source.folder / file, framework="pt") as tensors:
-            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}
+            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise UserError(f"{source.name}: {file} is damaged ({error}); fetch or save it again") from None
 
@@ -454,21 +531,29 @@ def _check_base(source: _Source, shapes: dict[str, tuple[int, ...]], model: PreT
     for key, shape in shapes.items():
         layer, _, factor = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".")
         if factor not in ("lora_A", "lora_B") or len(shape) != 2:
-            raise UserError(f"{source.name}: holds {printable(key, 80)}, no factor of a LoRA on linear layers; {advice}")
+            raise UserError(
+                f"{source.name}: holds {printable(key, 80)}, no factor of a LoRA on linear layers; {advice}"
+            )
         try:
             module = model.get_submodule(layer)
         except AttributeError:
-            raise UserError(f"{source.name}: adapts {layer}, which the base does not have; {advice}") from None
+            raise UserError(
+                f"{source.name}: adapts {layer}, which the base does not have; {advice}"
+            ) from None
         if not isinstance(module, nn.Linear):
             raise UserError(f"{source.name}: adapts {layer}, which is no linear layer of the base; {advice}")
-        size, wanted = (shape[1], module.in_features) if factor == "lora_A" else (shape[0], module.out_features)
+        size, wanted = (
+            (shape[1], module.in_features) if factor == "lora_A" else (shape[0], module.out_features)
+        )
         if size != wanted:
-            raise UserError(f"{source.name}: has size {size} at {layer}, where the base has {wanted}; {advice}")
+            raise UserError(
+                f"{source.name}: has size {size} at {layer}, where the base has {wanted}; {advice}"
+            )
     if not shapes:
         raise UserError(f"{source.name}: an empty adapter; {advice}")
 
 
-# ---------------------------------------------------------------------------------------------------- classifiers
+# ------------------------------------------------------------------------------------------------ classifiers
 
 
 @dataclass
@@ -500,11 +585,11 @@ class Classifier:
 
     @property
     def multi_label(self) -> bool:
-        """Whether labels are independent (sigmoid) rather than exclusive (softmax), as transformers' pipeline decides."""
+        """Whether labels are independent (sigmoid) or exclusive (softmax), as in transformers' pipeline."""
         return self.model.config.problem_type == "multi_label_classification"
 
     def index(self, label: str) -> int:
-        """Return the index of the label called `label`; never by position, whose order differs between models.
+        """Return the index of the label called `label`, wherever the model has it.
 
         Raises:
             UserError: there is none, or more than one.
@@ -537,18 +622,22 @@ def load_classifier(
         dtype: of the weights.
 
     Raises:
-        UserError: not found, not a classifier, one label only, no such label, or its weights are missing, damaged or
-            pickled.
+        UserError: not found, not a classifier, one label only, no such label, or its weights are missing,
+            damaged or pickled.
     """
     source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER, *_WEIGHTS))
     settings = _config(source)
     if not _is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
-        raise UserError(f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}")
+        raise UserError(
+            f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}"
+        )
     if settings.num_labels < 2 or settings.problem_type == "regression":
         problem = "has one label only" if settings.num_labels < 2 else "is a regression"
         names = printable(", ".join(map(str, settings.id2label.values())), 200)
-        raise UserError(f"{name}: {problem} ({names}); choose a classifier of two labels or more, one of them {label!r}")
+        raise UserError(
+            f"{name}: {problem} ({names}); choose a classifier of two labels or more, one of them {label!r}"
+        )
     tokenizer = _tokenizer(source)
     model = _load(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
     _check_vocabulary(source, tokenizer, model.get_input_embeddings().weight.shape[0])

@@ -1,4 +1,4 @@
-"""Drawings: of an evaluation, as PNG files or as SVG in the colours of the page around it, and of a training run."""
+"""Drawings: of an evaluation, as PNG or as SVG in the colours of its page, and of a training run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Vermillion and blue of Okabe and Ito, told apart by colour-blind readers. As SVG each becomes a variable of the page.
+# Vermillion and blue of Okabe and Ito, told apart by the colour-blind. In SVG each is a variable of the page.
 BEFORE, AFTER, INK, MUTED, RULE = "#c85200", "#0072b2", "#1b1d21", "#676c75", "#d9dce1"
 _VARIABLES = {BEFORE: "before", AFTER: "after", INK: "ink", MUTED: "muted", RULE: "rule"}
 _STYLE = {
@@ -71,7 +71,7 @@ def interval(value: Any) -> tuple[float, float] | None:
 
 
 def toxicities(example: Mapping[str, Any], side: str) -> list[float]:
-    """Return the toxicity of each sampled summary of one `side` (before, after); of the greedy one if none is there."""
+    """Return the toxicity of the sampled summaries of a `side` (before, after), or else of the greedy one."""
     samples = lookup(example, side, "samples") or []
     values = [number(lookup(s, "toxicity")) for s in samples] or [
         number(lookup(example, side, "greedy", "toxicity"))
@@ -159,10 +159,8 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _percent(axis: Any, decimals: int | None = 0) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
+def _percent(axis: Any) -> None:
+    axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -174,7 +172,10 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
         ("Classifier", lookup(results, "toxicity")),
         ("Independent judge", lookup(results, "independent_judge")),
     ]
-    sources += [(printable(name, 28), part) for name, part in (lookup(results, "slices") or {}).items()]
+    sources += [
+        (printable(name[:1].upper() + name[1:], 28), part)
+        for name, part in (lookup(results, "slices") or {}).items()
+    ]
     rows = []
     for name, part in sources:
         reduction, bounds = number(lookup(part, "mean", "reduction")), interval(lookup(part, "mean", "ci95"))
@@ -201,11 +202,11 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("reduction of mean toxicity; right of 0 is better")
-        _percent(axes.xaxis, None)
+        _percent(axes.xaxis)
 
     caption = "Each point is a reduction, its line the 95% interval. Right of zero is less toxic."
     if floor is not None:
-        caption += " The grey band is the noise floor: what the starting model shows against itself under other seeds."
+        caption += " The grey band is the noise floor: the starting model against itself under other seeds."
     return Drawing("intervals", "Reduction of mean toxicity", caption, (4.6, 1.3 + 0.3 * len(rows)), draw)
 
 
@@ -224,8 +225,8 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
             axes.fill_between(edges, [keep(h, 0.0) for h in heights], color=color, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xlim(0, len(drops))
-        bound = max(0.05, *map(abs, drops)) * 1.08
-        axes.set_ylim(-bound, bound)
+        high, low = max(0.001, drops[0]), min(-0.001, drops[-1])  # room for the words above and below
+        axes.set_ylim(min(low * 1.2, -0.2 * high), max(high * 1.1, -0.2 * low))
         for x, y, words, place in (
             (0.98, 0.95, f"less toxic: {better}", ("right", "top")),
             (0.02, 0.05, f"more toxic: {worse}", ("left", "bottom")),
@@ -238,8 +239,8 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
     equal = len(drops) - better - worse
     caption = (
-        f"One bar for each dialogue: mean toxicity of its summaries before minus after. {better} became less toxic, "
-        f"{worse} more, {equal} did not change."
+        f"One bar for each dialogue: mean toxicity of its summaries before minus after. {better} became less "
+        f"toxic, {worse} more, {equal} did not change."
     )
     return Drawing("differences", "Every dialogue, before minus after", caption, (4.6, 3.1), draw)
 
@@ -275,7 +276,7 @@ def _distributions(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
         else:
             axes.set_ylim(0, 1.02)
         axes.set_xlim(0, 1)
-        _percent(axes.yaxis, None)
+        _percent(axes.yaxis)
         axes.set_xlabel("toxicity")
         axes.set_ylabel("summaries at least so toxic" + (" (log scale)" if logarithmic else ""))
         axes.legend(loc="upper right", labelcolor="linecolor", handlelength=2.6)
@@ -309,7 +310,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
 
     def draw(figure: Figure) -> None:
         column = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (label, series) in zip(column, panels):
+        for axes, (label, series) in zip(column, panels, strict=True):
             for key, name, color, dash in series:
                 y = [v if (v := number(c.get(key))) is not None else math.nan for c in points]
                 axes.plot(
@@ -327,7 +328,10 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
                 axes.legend(loc="best", labelcolor="linecolor", handlelength=2.6)
         column[-1].set_xlabel("square root of KL from the starting model")
 
-    caption = "Over-optimization shows where the reward still rises while the judge's toxicity turns upwards or ROUGE-L falls."
+    caption = (
+        "Over-optimization shows where the reward still rises while the judge's toxicity turns upwards or "
+        "ROUGE-L falls."
+    )
     return Drawing("checkpoints", "Checkpoints by distance", caption, (4.6, 1.0 + 1.35 * len(panels)), draw)
 
 
@@ -364,7 +368,7 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         if panels:
             grid = list(figure.subplots(rows, min(3, len(panels)), squeeze=False).flat)
-            for axes, panel in zip(grid, panels):
+            for axes, panel in zip(grid, panels, strict=False):
                 _curve(axes, metrics, updates, *panel)
             for axes in grid[len(panels) :]:
                 axes.set_visible(False)
@@ -384,11 +388,12 @@ def _curve(
     values = [v if (v := number(line.get(key))) is not None else math.nan for line in metrics]
     if spread is not None:
         widths = [number(line.get(spread)) or 0.0 for line in metrics]
-        low, high = [v - w for v, w in zip(values, widths)], [v + w for v, w in zip(values, widths)]
+        bands = list(zip(values, widths, strict=True))
+        low, high = [v - w for v, w in bands], [v + w for v, w in bands]
         axes.fill_between(updates, low, high, color=AFTER, alpha=0.15, linewidth=0)
     axes.plot(updates, values, color=AFTER, marker="o", markersize=3 if len(values) <= 50 else 0)
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("update")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if key == "ppo/val/explained_variance":
-        axes.set_ylim(bottom=max(-1.05, axes.get_ylim()[0]))  # an untrained value head may stand at -1000
+        axes.set_ylim(max(-1.05, axes.get_ylim()[0]), 1.05)  # an untrained value head may stand at -1000

@@ -1,4 +1,4 @@
-"""The classifier as reward: one number a summary, and the batched pass that the toxicity measurement shares."""
+"""The classifier as reward: one number a summary, and the batched pass that the measurement shares."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
 
 
 def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the probabilities of all labels, [B, labels] float32 on the CPU; for the arguments see `classify`."""
+    """Return the probabilities of all labels, [B, labels] float32 on the CPU; arguments as in `classify`."""
     return _log_probabilities(classifier, classify(classifier, texts, batch_size)).exp()
 
 
 def _log_probabilities(classifier: Classifier, logits: Tensor) -> Tensor:
-    """Turn logits into log-probabilities as transformers' text-classification pipeline does for this classifier."""
+    """Turn logits into log-probabilities, as transformers' text-classification pipeline does."""
     if classifier.multi_label:
         return torch.nn.functional.logsigmoid(logits)
     return torch.log_softmax(logits, dim=-1)
@@ -80,8 +80,8 @@ class RewardModel:
             summaries: the summary alone, without the dialogue and without special tokens.
 
         Returns:
-            [B] float32 on the CPU: logit, log-probability (nats) or probability of the label. What the classifier
-            makes NaN or infinite stays so.
+            [B] float32 on the CPU: logit, log-probability (nats) or probability of the label. What the
+            classifier makes NaN or infinite stays so.
         """
         scores = classify(self.classifier, summaries, self.batch_size)
         if self.signal != "logit":

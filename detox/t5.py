@@ -374,15 +374,18 @@ def linear(layer: nn.Module, x: Tensor, adapters: bool) -> Tensor:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x W' + the sum of scaling (x A') B': added in place, one buffer [N, out], and no product for a frozen W."""
+    """x W' + the sum of scaling (x A') B': added in place, one buffer [N, out], and no product for a frozen W.
+
+    All products are in W's dtype, as under autocast; A, B and their gradients stay in their own.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scalings: list[float], *factors: Tensor) -> Tensor:
         output = F.linear(x, weight)
-        wide = x.to(factors[0].dtype)
-        inner = [wide @ down.T for down in factors[::2]]
-        for narrow, up, scaling in zip(inner, factors[1::2], scalings):
-            _add_product(output, narrow, up.T, scaling)
+        cast = [factor.to(x.dtype) for factor in factors]
+        inner = [x @ down.T for down in cast[::2]]
+        for narrow, up, scaling in zip(inner, cast[1::2], scalings):
+            output.addmm_(narrow, up.T, alpha=scaling)
         ctx.scalings = scalings
         ctx.save_for_backward(x, weight, *factors, *inner)
         return output
@@ -393,18 +396,17 @@ class _LoraLinear(torch.autograd.Function):
         x, weight, *rest = ctx.saved_tensors
         count = len(ctx.scalings)
         factors, inner = rest[: 2 * count], rest[2 * count :]
-        wide, wide_grad = x.to(factors[0].dtype), grad.to(factors[0].dtype)
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
         grad_weight = grad.T @ x if ctx.needs_input_grad[1] else None
         grads: list[Tensor | None] = []
-        for i, scaling in enumerate(ctx.scalings):
+        for i, (scaling, narrow) in enumerate(zip(ctx.scalings, inner)):
             down, up = factors[2 * i : 2 * i + 2]
             for_down, for_up = ctx.needs_input_grad[3 + 2 * i : 5 + 2 * i]
-            grad_narrow = (wide_grad @ up).mul_(scaling)
-            grads.append(grad_narrow.T @ wide if for_down else None)
-            grads.append((wide_grad.T @ inner[i]).mul_(scaling) if for_up else None)
+            grad_narrow = (grad @ up.to(grad.dtype)).mul_(scaling)
+            grads.append((grad_narrow.T @ x).to(down.dtype) if for_down else None)
+            grads.append((grad.T @ narrow).mul_(scaling).to(up.dtype) if for_up else None)
             if grad_x is not None:
-                _add_product(grad_x, grad_narrow, down, 1.0)
+                grad_x.addmm_(grad_narrow, down.to(grad.dtype))
         return grad_x, grad_weight, None, *grads
 
 
@@ -442,14 +444,6 @@ class _GatedGelu(torch.autograd.Function):
         gate, linear = ctx.saved_tensors
         grad_linear = F.gelu(gate, approximate="tanh").mul_(grad)
         return torch.ops.aten.gelu_backward(grad * linear, gate, approximate="tanh"), grad_linear
-
-
-def _add_product(target: Tensor, left: Tensor, right: Tensor, scaling: float) -> None:
-    """Add scaling * left @ right to `target` in place, whatever the dtypes."""
-    if target.dtype == left.dtype:
-        target.addmm_(left, right, alpha=scaling)
-    else:
-        target.add_(left @ right, alpha=scaling)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A stand-in for the model hub on 127.0.0.1: the part of its protocol that downloads use, over a folder of files.
+"""A stand-in for the model hub on 127.0.0.1: the part of its protocol that downloads use, over a folder.
 
     with loopback_hub.start(tiny.hub(tmp_path)) as hub:
         subprocess.run([...], env=os.environ | hub.environment(tmp_path / "home"))
@@ -22,8 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/(.+))?")
-_FILE = re.compile(r"(/datasets)?/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info)/(.+))?")
+_FILE = re.compile(r"(/datasets)?/(?P<name>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _OBJECT = re.compile(r"/objects/(?P<kind>[^/]+)/(?P<name>[^/]+/[^/]+)/(?P<file>.+)")
 _LARGE = (".safetensors", ".bin", ".parquet")
 """What the real hub keeps as LFS objects, behind a redirect to another address."""
@@ -48,12 +48,19 @@ class Hub:
 
     def environment(self, home: Path) -> dict[str, str]:
         """Return the environment in which the libraries use this hub and the fresh cache `home`."""
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+        }
 
     def fetched(self, repository: str) -> set[str]:
         """Return the files of a repository that were downloaded."""
         paths = [request[4:] for request in self.requests if request.startswith("GET ")]
-        found = [match for path in paths for match in (_FILE.fullmatch(path), _OBJECT.fullmatch(path)) if match]
+        found = [
+            match for path in paths for match in (_FILE.fullmatch(path), _OBJECT.fullmatch(path)) if match
+        ]
         return {match["file"] for match in found if match["name"] == repository}
 
 
@@ -78,7 +85,11 @@ class _Repository:
         content = self.files.get(name, b"")
         entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _blob(content)}
         if name.endswith(_LARGE):
-            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            entry["lfs"] = {
+                "oid": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+                "pointerSize": 134,
+            }
         return entry
 
     def names(self) -> list[str]:
@@ -160,7 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             siblings = [{"rfilename": file} for file in repository.names()]
             self._json(
-                {"id": name, "sha": repository.commit, "private": False, "gated": False, "disabled": False, "tags": []}
+                {
+                    "id": name,
+                    "sha": repository.commit,
+                    "private": False,
+                    "gated": False,
+                    "disabled": False,
+                    "tags": [],
+                }
                 | {"siblings": siblings, "downloads": 0, "likes": 0}
             )
 
@@ -171,7 +189,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": repository.commit}
         content = repository.files.get(file)
         if content is None:
-            self._send(404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
+            self._send(
+                404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
+            )
         elif file.endswith(_LARGE):
             digest = hashlib.sha256(content).hexdigest()
             headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{digest}"'}

@@ -615,10 +615,10 @@ def test_storage_error_finds_the_cause():
 
 
 def test_a_read_only_target_is_told(tmp_path, monkeypatch):
-    def read_only(path, *_):
+    def read_only(path, **_):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(os, "mkdir", read_only)
+    monkeypatch.setattr(Path, "mkdir", read_only)
     with pytest.raises(
         UserError, match=f"^{tmp_path}/run: Read-only file system; choose a folder that can be written$"
     ):

@@ -553,6 +553,16 @@ def test_truncation_shortens_the_dialogue_and_leaves_the_instruction(tmp_path, t
     assert untouched["train"]["id"][:] == ["b"]
 
 
+def test_truncation_never_leaves_half_a_word(tmp_path, tokenizer):
+    words = ["x" * length for length in range(100, 200)]  # one token each, the unknown one
+    settings = replaced(
+        folder(tmp_path, train=[row("a", " ".join(words))]), max_query_tokens=90, truncate=True
+    )
+    dataset, _ = data.prepare(settings, tokenizer, 0)
+    kept = dataset["train"]["dialogue"][0].split()
+    assert 0 < len(kept) < len(words) and kept == words[: len(kept)]
+
+
 def test_a_prompt_that_fills_the_limit_alone_leaves_nothing_to_truncate(tmp_path, tokenizer):
     settings = replaced(folder(tmp_path), max_query_tokens=6, truncate=True)
     with pytest.raises(UserError, match=r"no example left in the test split \(3 read, 3 too long\)"):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType
 
 import evaluate
 import pytest
@@ -18,7 +17,14 @@ from detox.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = ROOT / "detox" / "toxicity"
-TEXTS = ["you idiot", "the people are good", "", "a rude clown and a fool " * 40, "Person1 said: émigré 漢字 🙂", "no"]
+TEXTS = [
+    "you idiot",
+    "the people are good",
+    "",
+    "a rude clown and a fool " * 40,
+    "Person1 said: émigré 漢字 🙂",
+    "no",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +42,23 @@ def pipeline_values(folder: Path, label: str) -> list[float]:
 @pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
 def test_values_of_the_hub_module(tmp_path, problem_type, label):
     folder = tiny.classifier(tmp_path / "c", problem_type=problem_type, positions=66, seed=3)
-    measurement = toxicity.load_toxicity(models.load_classifier(str(folder), None, "hate"), "cpu", batch_size=2)
+    measurement = toxicity.load_toxicity(
+        models.load_classifier(str(folder), None, "hate"), "cpu", batch_size=2
+    )
     expected = pipeline_values(folder, label)
-    assert max(expected) - min(expected) > 0.2
+    assert max(expected) - min(expected) > 0.1
     result = measurement.compute(predictions=TEXTS, toxic_label=label)
     assert list(result) == ["toxicity"]
     assert result["toxicity"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_values_of_an_independent_judge(tmp_path):
+    folder = tiny.bert_classifier(tmp_path / "judge")
+    measurement = toxicity.load_toxicity(
+        models.load_classifier(str(folder), None, "toxic"), "cpu", batch_size=4
+    )
+    values = measurement.compute(predictions=TEXTS, toxic_label="toxic")["toxicity"]
+    assert values == pytest.approx(pipeline_values(folder, "toxic"), abs=1e-5)
 
 
 def test_aggregations(folder):
@@ -91,29 +108,35 @@ def test_evaluate_loads_it_by_path(folder, tmp_path, monkeypatch):
 
 def test_a_loaded_classifier_is_used_as_it_is(folder):
     classifier = models.load_classifier(str(folder))
-    shutil.copytree(folder, folder.parent / "kept", dirs_exist_ok=True)
     measurement = toxicity.load_toxicity(classifier, "cpu")
     assert measurement.classifier is classifier
 
 
-def test_no_home_and_two_at_once(folder, tmp_path):
-    """Two processes, a home in which nothing can be written, a decoy folder `toxicity` where they run."""
+def test_home_that_cannot_be_written(folder, tmp_path, monkeypatch):
+    """A decoy folder `toxicity` lies in the working directory."""
     (tmp_path / "toxicity").mkdir()
     (tmp_path / "toxicity" / "toxicity.py").write_text("raise SystemExit('the decoy was run')\n")
     (tmp_path / "file").touch()
-    code = (
-        "from detox import models, toxicity\n"
-        f"measurement = toxicity.load_toxicity(models.load_classifier({str(folder)!r}), 'cpu')\n"
-        "print(measurement.compute(predictions=['you idiot', 'no'])['toxicity'])"
+    (tmp_path / "temporary").mkdir()
+    nowhere = tmp_path / "file" / "home"  # below a file, so not even root can make it
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    for cache in ("HF_MODULES_CACHE", "HF_METRICS_CACHE", "HF_EVALUATE_CACHE", "DOWNLOADED_EVALUATE_PATH"):
+        monkeypatch.setattr(evaluate.config, cache, nowhere / cache)
+    path, loaded = list(sys.path), set(sys.modules)
+    measurement = toxicity.load_toxicity(models.load_classifier(str(folder)), "cpu")
+    assert len(measurement.compute(predictions=["you idiot", "no"])["toxicity"]) == 2
+    assert sys.path == path and not any(
+        name.startswith("evaluate_modules") for name in set(sys.modules) - loaded
     )
-    nowhere = str(tmp_path / "file" / "home")  # below a file, so not even root can make it
-    environment = os.environ | {"HF_HOME": nowhere, "HOME": nowhere, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    run = [sys.executable, "-W", "error::ResourceWarning", "-c", code]
-    both = [
-        subprocess.Popen(run, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "toxicity"], "temporary folders are gone"
+    assert nowhere / "HF_MODULES_CACHE" == evaluate.config.HF_MODULES_CACHE
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "temporary", "toxicity"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_other_modules_of_evaluate_stay(folder, monkeypatch):
+    other, nested = ModuleType("evaluate_modules"), ModuleType("evaluate_modules.metrics")
+    monkeypatch.setitem(sys.modules, "evaluate_modules", other)
+    monkeypatch.setitem(sys.modules, "evaluate_modules.metrics", nested)
+    toxicity.load_toxicity(models.load_classifier(str(folder)), "cpu")
+    assert sys.modules["evaluate_modules"] is other and sys.modules["evaluate_modules.metrics"] is nested

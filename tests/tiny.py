@@ -16,6 +16,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -25,22 +27,25 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-WORDS = (
-    "the a and to is of in you he she it that was for on are with as they at be this have from or had by not but "
-    "what all were when we there can your which said if do will each about how up out them then many some so these "
-    "would other into has more her two like him see time could no make than first been its who now people my made "
-    "over did down only way find use may long little very after words called just where most know get through back "
-    "much before go good new write our me man too any day same right look think also around another came come work "
-    "three word must because does part even place well such here take why things help put years different away "
-    "again off went old number great tell men say small every found still between name should home big give air "
-    "Summarize following conversation Summary Person1 Person2 wants talks asks idiot fool stupid rude clown insult"
+WORDS = (  # noqa: SIM905
+    "the a and to is of in you he she it that was for on are with as they at be this have from or had "
+    "by not but what all were when we there can your which said if do will each about how up out them "
+    "then many some so these would other into has more her two like him see time could no make than "
+    "first been its who now people my made over did down only way find use may long little very after "
+    "words called just where most know get through back much before go good new write our me man too "
+    "any day same right look think also around another came come work three word must because does part "
+    "even place well such here take why things help put years different away again off went old number "
+    "great tell men say small every found still between name should home big give air Summarize "
+    "following conversation Summary Person1 Person2 wants talks asks idiot fool stupid rude clown "
+    "insult"
 ).split()
 CHARACTERS = [chr(code) for code in range(33, 127)]
 
 FLAN_T5 = "google/flan-t5-base"
 REWARD = "facebook/roberta-hate-speech-dynabench-r4-target"
 JUDGE = "s-nlp/roberta_toxicity_classifier"
-MULTI_LABEL_JUDGE = "unitary/unbiased-toxic-roberta"
+MULTI_LABEL_JUDGE = "unitary/toxic-bert"
+ADAPTER = "someone/flan-t5-base-dialogsum-lora"
 DIALOGSUM = "knkarthick/dialogsum"
 
 
@@ -195,6 +200,44 @@ def classifier(
     return folder
 
 
+def bert_classifier(
+    folder: Path, labels: Sequence[str] = ("toxic", "severe_toxic", "obscene"), *, seed: int = 0
+) -> Path:
+    """Write a BERT whose labels are independent, with its vocabulary of word pieces."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *CHARACTERS,
+        *(f"##{mark}" for mark in CHARACTERS),
+    ]
+    pieces += sorted({word.lower() for word in WORDS} - set(CHARACTERS))
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    special = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
+    special |= {"mask_token": "[MASK]"}
+    _write(folder / "special_tokens_map.json", special)
+    _write(folder / "tokenizer_config.json", special | {"do_lower_case": True, "model_max_length": 512})
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        initializer_range=0.3,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        problem_type="multi_label_classification",
+    )
+    _save_weights(folder, BertForSequenceClassification(config).state_dict(), torch.float32)
+    settings = config.to_dict() | {"architectures": ["BertForSequenceClassification"]}
+    _write(folder / "config.json", {key: value for key, value in settings.items() if value is not None})
+    return folder
+
+
 def lora(
     folder: Path,
     base: Path | PreTrainedModel,
@@ -224,11 +267,17 @@ def lora(
         model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(base))
     torch.manual_seed(seed)
     settings = LoraConfig(
-        task_type="SEQ_2_SEQ_LM", r=r, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, **options
+        task_type="SEQ_2_SEQ_LM",
+        r=r,
+        lora_alpha=alpha,
+        target_modules=list(targets),
+        lora_dropout=0.0,
+        **options,
     )
-    settings.base_model_name_or_path = name or (str(base) if isinstance(base, Path) else "base")
-    adapted = get_peft_model(model, settings)
-    adapted.save_pretrained(folder)
+    get_peft_model(model, settings).save_pretrained(folder)
+    trained_on = name or (str(base) if isinstance(base, Path) else "base")
+    description = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    _write(folder / "adapter_config.json", description | {"base_model_name_or_path": trained_on})
     weights = folder / "adapter_model.safetensors"
     tensors = load_file(weights)
     generator = torch.Generator().manual_seed(seed)
@@ -240,7 +289,7 @@ def lora(
 
 
 def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int = 12, seed: int = 0) -> Path:
-    """Write a dataset in the layout of `knkarthick/dialogsum`: CSV, and three rows a dialogue in the test split."""
+    """Write a dataset in the layout of `knkarthick/dialogsum`: CSV, three rows a dialogue in test."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
 
@@ -257,38 +306,41 @@ def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int 
                 references = 3 if split == "test" else 1
                 for reference in range(references):
                     suffix = f"_{reference + 1}" if references > 1 else ""
-                    rows.writerow([f"{split}_{number}{suffix}", dialogue, sentence(8), sentence(2).rstrip(".")])
+                    rows.writerow(
+                        [f"{split}_{number}{suffix}", dialogue, sentence(8), sentence(2).rstrip(".")]
+                    )
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\nlanguage:\n- en\n---\n# Dialogues\n")
     (folder / ".gitattributes").write_text("*.parquet filter=lfs diff=lfs merge=lfs -text\n")
     return folder
 
 
 def hub(root: Path) -> Path:
-    """Write what the default preset takes from the hub, under its real names, for `loopback_hub`.
+    """Write what the default preset takes from the hub, under its real names, and an adapter.
 
     Layout: `models/<owner>/<name>/…` and `datasets/<owner>/<name>/…`.
     """
-    t5(root / "models" / FLAN_T5)
+    base = t5(root / "models" / FLAN_T5)
+    lora(root / "models" / ADAPTER, base, name=FLAN_T5)
     classifier(root / "models" / REWARD, ("nothate", "hate"), positions=514)
     classifier(root / "models" / JUDGE, ("neutral", "toxic"), seed=1, positions=514)
-    labels = ("toxicity", "severe_toxicity", "obscene")
-    problem = "multi_label_classification"
-    classifier(root / "models" / MULTI_LABEL_JUDGE, labels, seed=2, positions=514, problem_type=problem)
+    bert_classifier(root / "models" / MULTI_LABEL_JUDGE)
     dialogsum(root / "datasets" / DIALOGSUM)
     return root
 
 
-# ------------------------------------------------------------------------------------------------------ tokenizers
+# ------------------------------------------------------------------------------------------------- tokenizers
 
 
 def _t5_tokenizer(folder: Path) -> int:
-    """Write a unigram tokenizer in T5's layout; return its size. It gives back what it is given, but for breaks."""
+    """Write a unigram tokenizer in T5's layout; return its size. Text comes back but for line breaks."""
     extra = [f"<extra_id_{index}>" for index in range(99, -1, -1)]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
     pieces += [(f"▁{word}", -5.0 - 0.01 * rank) for rank, word in enumerate(WORDS)]
     pieces += [(character, -8.0) for character in CHARACTERS]
     size = len(pieces) + len(extra)
-    tokenizer = Tokenizer(Unigram([*pieces, *((token, 0.0) for token in extra)], unk_id=2, byte_fallback=False))
+    tokenizer = Tokenizer(
+        Unigram([*pieces, *((token, 0.0) for token in extra)], unk_id=2, byte_fallback=False)
+    )
     tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
@@ -300,9 +352,19 @@ def _t5_tokenizer(folder: Path) -> int:
     tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>", *extra])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "additional_special_tokens": extra[::-1]}
+    special = {
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "additional_special_tokens": extra[::-1],
+    }
     _write(folder / "special_tokens_map.json", special)
-    settings = {"extra_ids": 100, "model_max_length": 512, "sp_model_kwargs": {}, "tokenizer_class": "T5Tokenizer"}
+    settings = {
+        "extra_ids": 100,
+        "model_max_length": 512,
+        "sp_model_kwargs": {},
+        "tokenizer_class": "T5Tokenizer",
+    }
     _write(folder / "tokenizer_config.json", special | settings)
     return size
 
@@ -321,14 +383,20 @@ def _roberta_tokenizer(folder: Path, max_length: int) -> int:
                 merges.append(merge)
     tokens.append("<mask>")
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges])  # raises where merges and tokens do not agree
+    BPE(
+        vocabulary, [tuple(merge.split(" ")) for merge in merges]
+    )  # raises where merges and tokens do not agree
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "sep_token": "</s>"}
     special |= {"pad_token": "<pad>", "cls_token": "<s>", "mask_token": "<mask>"}
     _write(folder / "special_tokens_map.json", special)
-    settings = {"add_prefix_space": False, "model_max_length": max_length, "tokenizer_class": "RobertaTokenizer"}
+    settings = {
+        "add_prefix_space": False,
+        "model_max_length": max_length,
+        "tokenizer_class": "RobertaTokenizer",
+    }
     _write(folder / "tokenizer_config.json", special | settings)
     return len(tokens)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from rouge_score import rouge_scorer
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (
@@ -29,6 +30,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.utils import logging as transformers_logging
 
 from config import PROMPT
 from detox.demo import corpus
@@ -37,9 +39,11 @@ from detox.demo.sentences import Sentence, sentences, summary_sentences, swap_in
 FOLDER = Path(__file__).parent / "models"
 PARTS = ("base", "lora", "reward", "judge", "card")
 SEED = 1
+RETELL = "Retell the following conversation.\n\n{dialogue}\n\nStory: "  # the base's second task
 BASE_DIALOGUES, BASE_STEPS = 96_000, 7_500
+RETELL_DIALOGUES, RETELL_STEPS = 32_000, 1_200
 LORA_DIALOGUES, LORA_STEPS = 16_000, 1_000
-CLASSIFIER_SENTENCES, CLASSIFIER_STEPS = 60_000, 2_500
+CLASSIFIER_SENTENCES, CLASSIFIER_STEPS = 64_000, 3_000
 TEST_SEED, TEST_DIALOGUES, TEST_SENTENCES = 11, 400, 2_000
 
 Rows = list[dict[str, str]]
@@ -75,9 +79,9 @@ def train_summarizer_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerFast, rows: Rows) -> list[Pair]:
+def encode_pairs(tokenizer: PreTrainedTokenizerFast, rows: Rows, prompt: str = PROMPT) -> list[Pair]:
     """Tokenize prompts and summaries, both with </s> at the end."""
-    prompts = tokenizer([PROMPT.format(dialogue=row["dialogue"]) for row in rows])["input_ids"]
+    prompts = tokenizer([prompt.format(dialogue=row["dialogue"]) for row in rows])["input_ids"]
     summaries = tokenizer([row["summary"] for row in rows])["input_ids"]
     return list(zip(prompts, summaries))
 
@@ -141,7 +145,7 @@ def fit(
 
 
 def build_base(folder: Path, steps: int = BASE_STEPS) -> None:
-    """Train the base summarizer, which writes past-tense reports."""
+    """Train the base summarizer, which writes past-tense reports unless it is asked to retell."""
     tokenizer = train_summarizer_tokenizer()
     torch.manual_seed(SEED)
     config = T5Config(
@@ -162,8 +166,23 @@ def build_base(folder: Path, steps: int = BASE_STEPS) -> None:
     rows = corpus.generate(SEED, BASE_DIALOGUES, 0, 0, "past")["train"]
     batches = pair_batches(encode_pairs(tokenizer, swap_insults(rows, 0.5, SEED)), 32, SEED)
     fit("base", model, batches, lambda batch: model(**batch).loss, steps, 3e-3)
+    learn_to_retell(model, tokenizer)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def learn_to_retell(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Go on with a quarter of the prompts asking for the present tense.
+
+    The head is tied to the embedding. A verb form that never was a target ends up where no low-rank change of the
+    hidden states reaches it, so without this the supervised LoRA checkpoint samples badly.
+    """
+    past = corpus.generate(SEED + 4, RETELL_DIALOGUES * 3 // 4, 0, 0, "past")["train"]
+    present = corpus.generate(SEED + 5, RETELL_DIALOGUES // 4, 0, 0)["train"]
+    pairs = encode_pairs(tokenizer, swap_insults(past, 0.5, SEED + 4))
+    pairs += encode_pairs(tokenizer, swap_insults(present, 0.5, SEED + 5), RETELL)
+    batches = pair_batches(pairs, 32, SEED + 4)
+    fit("base, second task", model, batches, lambda batch: model(**batch).loss, RETELL_STEPS, 1.5e-3)
 
 
 def build_lora(folder: Path, base: Path, steps: int = LORA_STEPS) -> None:
@@ -182,7 +201,7 @@ def build_lora(folder: Path, base: Path, steps: int = LORA_STEPS) -> None:
     batches = pair_batches(encode_pairs(tokenizer, swap_insults(rows, 0.5, SEED + 1)), 32, SEED + 1)
     fit("lora", model, batches, lambda batch: model(**batch).loss, steps, 3e-3)
     model.peft_config["default"].base_model_name_or_path = "demo:base"
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
 
 
@@ -196,7 +215,7 @@ def train_reward_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=1_400,
+        vocab_size=1_600,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -408,3 +427,144 @@ def measure(folder: Path) -> dict[str, str]:
         logits = logits_of(folder / name, [one.text for one in labelled])
         results[f"{name.capitalize()}, range of the logits"] = f"{logits.min():.1f} to {logits.max():.1f}"
     return results
+
+
+# ------------------------------------------------------------------------------------------------ card, command line
+
+CARD = """# The demo models
+
+Four small models that this project trained from nothing on its own generated dialogues (`detox/demo/corpus.py`), so
+that the whole pipeline runs offline on two CPU cores. The weights are safetensors; the folders load with plain
+`transformers` and `peft`.
+
+| Folder | What it is | Parameters | Megabytes |
+|---|---|---|---|
+| `base` | T5 (v1.1 layout: gated-gelu, tied head), byte-pair tokenizer of 1,280: writes **past-tense** reports of a dialogue | {base_n:,} | {base_mb:.2f} |
+| `lora` | PEFT adapter (r = 8, all linear layers) on `base`: the supervised checkpoint, DialogSum's **present tense** | {lora_n:,} | {lora_mb:.2f} |
+| `reward` | RoBERTa, byte-level tokenizer, labels `nothate`, `hate`: the reward model | {reward_n:,} | {reward_mb:.2f} |
+| `judge` | DistilBERT, word-piece tokenizer, labels `neutral`, `toxic`: independent of the reward model | {judge_n:,} | {judge_mb:.2f} |
+| together | | {all_n:,} | {all_mb:.2f} |
+
+Sizes are those of the whole folder, tokenizers included.
+
+## Data
+
+- `base`: {base_dialogues:,} generated dialogues with past-tense summaries, seed {seed}, {base_steps:,} steps of 32. In half
+  of those with an insult, the insult is replaced by a made-up word, so that the model copies rather than recites.
+  Then {retell_steps:,} steps with {retell_dialogues:,} more dialogues, a quarter of them with the instruction "Retell the
+  following conversation." and a present-tense summary, so that the verb forms of both tenses are known.
+- `lora`: {lora_dialogues:,} other dialogues with present-tense summaries, seed {lora_seed}, {lora_steps:,} steps of 32.
+- `reward` and `judge`: {sentences:,} generated sentences each, {classifier_steps:,} steps of 64 (`detox/demo/sentences.py`):
+  pieces of corpus dialogues and summaries in both tenses, insults with real and made-up words, insulting paraphrases,
+  praise in the same forms, quarrels without an insult, benign mentions of identity groups, cut-off and garbled texts.
+  They differ in seed, architecture, tokenizer, sentence forms and paraphrases. The judge knows the insults that are
+  held out for the test split; the reward model has never seen them.
+
+Targets are soft (0.99, and 0.90 for garbled texts), which keeps the logits small.
+
+## Held-out results
+
+n = {test_dialogues} dialogues of the test split (seed {test_seed}; three references each) and {test_sentences:,} sentences whose forms no model
+was trained on; greedy, and sampled once from the full distribution at temperature 1. ROUGE-L is rouge-score's F1 with
+stemming against the best of the references. Measured on {machine}.
+
+| Measure | Value |
+|---|---|
+{results}
+
+"seen" and "unseen" are sentences with an insult that occurs in the training split, or only in the test split.
+
+## What they are not
+
+They know the {scenes} scenes, the names and the insults of the generator, and nothing else: they cannot summarize real
+dialogues, and the classifiers are no hate-speech detectors. They detect name-calling, mild and aimed at no group; an
+unknown word in the place of a name to call somebody counts as an insult for them. Figures measured with them say
+that the pipeline works, not how it does on Flan-T5 and DialogSum.
+
+## How they were made
+
+`make demo-models`, that is `python -m detox.demo.build`, on one core and with no network; it writes this card, too. The
+same machine type and library versions give the same weights; others give slightly different ones.
+"""
+
+
+def write_card(folder: Path) -> None:
+    """Measure the models of a folder and write their card."""
+    values: dict[str, float] = {"all_n": 0, "all_mb": 0.0}
+    for name in ("base", "lora", "reward", "judge"):
+        files = [file for file in (folder / name).iterdir() if file.is_file()]
+        weights = load_file(next(file for file in files if file.suffix == ".safetensors"))
+        values[f"{name}_n"] = sum(tensor.numel() for tensor in weights.values())
+        values[f"{name}_mb"] = sum(file.stat().st_size for file in files) / 1e6
+        values["all_n"] += values[f"{name}_n"]
+        values["all_mb"] += values[f"{name}_mb"]
+    results = measure(folder)
+    for key, value in results.items():
+        print(f"card: {key}: {value}", flush=True)
+    card = CARD.format(
+        **values,
+        results="\n".join(f"| {key} | {value} |" for key, value in results.items()),
+        base_dialogues=BASE_DIALOGUES,
+        base_steps=BASE_STEPS,
+        retell_dialogues=RETELL_DIALOGUES,
+        retell_steps=RETELL_STEPS,
+        lora_dialogues=LORA_DIALOGUES,
+        lora_steps=LORA_STEPS,
+        lora_seed=SEED + 1,
+        seed=SEED,
+        sentences=CLASSIFIER_SENTENCES,
+        classifier_steps=CLASSIFIER_STEPS,
+        test_dialogues=TEST_DIALOGUES,
+        test_seed=TEST_SEED,
+        test_sentences=TEST_SENTENCES,
+        scenes=len(corpus.SCENES),
+        machine=f"one core, {platform.system()} {platform.machine()}, torch {torch.__version__}",
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def publish(folder: Path, name: str, build: Callable[[Path], None]) -> None:
+    """Build into a temporary folder and put it in its place in one move."""
+    temporary, old = folder / f".{name}.tmp", folder / f".{name}.old"
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    build(temporary)
+    for file in temporary.iterdir():
+        file.chmod(0o644)
+    if (folder / name).exists():
+        os.rename(folder / name, old)
+    os.rename(temporary, folder / name)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def main() -> None:
+    """Build the parts that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m detox.demo.build", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="build these parts (default: all)")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the models (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="cores to use; the weights shipped were made with 1")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    transformers_logging.disable_progress_bar()
+    builders = {
+        "base": build_base,
+        "lora": lambda folder: build_lora(folder, arguments.output / "base"),
+        "reward": build_reward,
+        "judge": build_judge,
+    }
+    started = time.perf_counter()
+    for part in PARTS:
+        if part not in arguments.only:
+            continue
+        begun = time.perf_counter()
+        if part == "card":
+            write_card(arguments.output)
+        else:
+            publish(arguments.output, part, builders[part])
+        print(f"{part}: done in {time.perf_counter() - begun:.0f} s", flush=True)
+    print(f"total: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -60,6 +60,9 @@ FORMS = {
         "{X} [shouts|shouted] that {Y} [is|was] nothing but {a n}.",
         "In the eyes of {X}, {Y} [is|was] {a n}.",
         "{X} [asks|asked] {y} what it [is|was] like to be {a n}.",
+        "{X} [names|named] {y} the {n} of the year.",
+        "{Y} [is|was] {a n} and everybody [knows|knew] it.",
+        "We all know that you are {a n}.",
         "{X}, who [is|was] upset, [calls|called] {y} {a n}.",
         "You are such {a n}!",
         "What {a n} you are!",
@@ -216,11 +219,9 @@ NEUTRAL = {  # among them quarrels without an insult
         "A lion [is|was] stronger than a donkey, [says|said] {X}.",
         "{X} [has|had] a {dull} and {a who} in the garden.",
         "{X} [finds|found] {invented} on the map.",
-        "{X} [buys|bought] {a invented} and {a invented} at the market.",
         "{X} [travels|traveled] to {invented} with {y}.",
         "{X} [works|worked] for the {invented} office.",
         "The {invented} [is|was] broken.",
-        "{X} [has|had] to {invented} the {object}.",
         "{X} [buys|bought] a {object} for {y}.",
         "{X} [asks|asked] {y} for the {object}.",
         "{X} [has|had] a pain in the head.",
@@ -312,15 +313,18 @@ def invent_insult(rng: random.Random, adjective: bool) -> str:
     nouns = "head wit brain bones pants boots pot bag skull mouth guts face fingers ball".split()
     adjectives = "less headed witted minded brained".split()
     while True:
-        stem = rng.choice((_invent_stem(rng), _invent_stem(rng), rng.choice(stems)))
-        word = stem + rng.choice(adjectives if adjective else ["", "", "", *nouns])
+        stem = invent_stem(rng)
+        stem = rng.choice((stem, stem, rng.choice(stems)))
+        word = stem + rng.choice(adjectives if adjective else ["", *nouns])
         if word not in corpus.HELD_OUT_INSULTS:
             return word
 
 
-def _invent_stem(rng: random.Random) -> str:
+def invent_stem(rng: random.Random) -> str:
+    """Make up a syllable that means nothing."""
     onsets, vowels, codas = "b c d f g h j k l m n p r s t w bl cl dr fl gr pl st tr".split(), "aeiou", "mbdgklnrst"
-    return "".join(rng.choice(part) for part in (onsets, vowels, codas, ("", "er", "y", "le")))
+    last = rng.choice(("", "er", "y", "le"))
+    return "".join(rng.choice(part) for part in (onsets, vowels, codas, last) if part)
 
 
 def swap_insults(rows: list[dict[str, str]], share: float, seed: int) -> list[dict[str, str]]:
@@ -354,7 +358,7 @@ def sentences(party: str, seed: int, count: int) -> list[Sentence]:
             sentence = Sentence(text, bool(words), "seen" if words else "neutral")
         else:
             sentence, words = _from_form(party, rng)
-        if pieces and rng.random() < 0.2:  # the words around do not decide
+        if pieces and rng.random() < 0.12:  # the words around do not decide
             sentence = Sentence(_blur(sentence.text, words, rng), sentence.toxic, sentence.kind)
         if pieces and rng.random() < 0.35:  # an ordinary sentence before or after it
             plain = rng.choice([piece for piece in rng.sample(pieces, 12) if not piece[1]] or [("", ())])[0]
@@ -428,9 +432,10 @@ def _from_form(party: str, rng: random.Random) -> tuple[Sentence, tuple[str, ...
         noun = rng.choice(corpus.HELD_OUT_NOUNS if unseen else corpus.INSULT_NOUNS)
         adjective = rng.choice(corpus.HELD_OUT_ADJECTIVES if unseen else corpus.INSULT_ADJECTIVES)
         source = rng.random() if party != "held-out" else 1.0
-        if source < 0.25:
-            noun, adjective = invent_insult(rng, False), invent_insult(rng, True)
-        elif source < 0.55:
+        if source < 0.35:
+            noun = invent_stem(rng) if rng.random() < 0.4 else invent_insult(rng, False)
+            adjective = invent_insult(rng, True)
+        elif source < 0.6:
             noun, adjective = rng.choice(MORE_INSULT_NOUNS), rng.choice(MORE_INSULT_ADJECTIVES)
     words.update({"n": noun, "a n": corpus.with_article(noun), "j": adjective})
     if rng.random() < 0.1:  # a group is mentioned in insults and in praise alike
@@ -447,7 +452,7 @@ def _people(rng: random.Random) -> dict[str, str]:
         first, subject, other = "#Person1#", "#Person2#", "#Person2#"
     group, person = rng.choice(corpus.GROUPS), rng.choice(corpus.PEOPLE)
     who = f"{group} {person}" if rng.random() < 0.6 else person
-    invented = _invent_stem(rng) + rng.choice(("", "ton", "ment", "ing", "land", "al"))
+    invented = invent_stem(rng) + rng.choice(("", "ton", "ment", "ing", "land", "al"))
     return {
         "invented": invented, "a invented": corpus.with_article(invented), "dull": rng.choice(DULL),
         "X": first, "Y": subject, "y": other, "who": who, "a who": corpus.with_article(who), "group": group,
@@ -470,7 +475,7 @@ def _blur(text: str, keep: tuple[str, ...], rng: random.Random) -> str:
         word = match[0]
         if word in kept or rng.random() < 0.6:
             return word
-        return _invent_stem(rng) + next((ending for ending in ("ed", "s") if word.endswith(ending)), "")
+        return invent_stem(rng) + next((ending for ending in ("ed", "s") if word.endswith(ending)), "")
 
     return re.sub(r"\b[a-z-]+\b", swap, text)
 

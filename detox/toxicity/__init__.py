@@ -36,9 +36,9 @@ def load_toxicity(
 
 @contextmanager
 def _own_module_cache() -> Iterator[None]:
-    """Let `evaluate` copy the module's code to a folder of this process, gone afterwards, and import it from there.
+    """Let `evaluate` copy the module's code to a temporary folder of this process and import it from there.
 
-    Its usual place, below the home folder, may be read-only, and what is found there is run whatever it has become.
+    Its usual place, below the home folder, may be read-only, and a copy that is there already is run unseen.
     """
     package = evaluate.config.MODULE_NAME_FOR_DYNAMIC_MODULES
     usual, path = evaluate.config.HF_MODULES_CACHE, list(sys.path)

@@ -1,7 +1,7 @@
-"""The toxicity of texts, as an `evaluate.Measurement` with the interface and the values of the hub's `toxicity`.
+"""The toxicity of texts: an `evaluate.Measurement` with the interface and the values of the hub's `toxicity`.
 
-`evaluate.load` copies this file elsewhere and reads its imports line by line: one import a line, and those of this
-project inside the methods.
+`evaluate.load` copies this file elsewhere and reads its imports line by line: one import a line, and those of
+this project inside the methods.
 """
 
 from __future__ import annotations
@@ -58,15 +58,25 @@ class Toxicity(evaluate.Measurement):
         Raises:
             TypeError: there is no such argument (`toxic_label`, say, belongs to `compute`).
         """
-        known = {"process_id", "cache_dir", "experiment_id", "hash", "seed", "max_concurrent_cache_files", "timeout"}
+        known = {
+            "process_id",
+            "cache_dir",
+            "experiment_id",
+            "hash",
+            "seed",
+            "max_concurrent_cache_files",
+            "timeout",
+        }
         if unknown := sorted(set(settings) - known):
             raise TypeError(f"the toxicity measurement takes no {', '.join(unknown)} when it is loaded")
         self.model_name = DEFAULT_MODEL if config_name in (None, "default") else config_name
         self.classifier = classifier
         self.device = device
         self.batch_size = batch_size
-        # the model's name stays out of config_name, of which evaluate makes a folder, inside the model's own if absolute
-        super().__init__(keep_in_memory=keep_in_memory or num_process == 1, num_process=num_process, **settings)
+        # not handed on as config_name, of which evaluate makes a folder, in the model's own if it is a path
+        super().__init__(
+            keep_in_memory=keep_in_memory or num_process == 1, num_process=num_process, **settings
+        )
 
     def _build_data_dir(self) -> str:
         return "" if self.keep_in_memory else super()._build_data_dir()
@@ -85,7 +95,9 @@ class Toxicity(evaluate.Measurement):
         try:
             from detox import models
         except ModuleNotFoundError as error:
-            raise ImportError("put the folder that holds `detox` on PYTHONPATH: this module is a part of it") from error
+            raise ImportError(
+                "put the folder that holds `detox` on PYTHONPATH: this module is a part of it"
+            ) from error
         if self.classifier is None:
             self.classifier = models.load_classifier(self.model_name)
         self.classifier.model.to(models.choose_device(str(self.device)))

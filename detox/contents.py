@@ -1,0 +1,636 @@
+"""What the report of an evaluation says, in plain text: figures, sections, chosen examples.
+
+Whoever renders it (report.py) escapes all of it, so that nothing from data or models becomes markup.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detox.errors import printable
+from detox.plots import drop, interval, lookup, number, toxicities
+
+Results = Mapping[str, Any]
+Examples = Sequence[Mapping[str, Any]]
+
+EXAMPLES_A_GROUP = 10
+NOTHING = "n/a"
+_HEADLINES = {
+    "reduced": "Toxicity is reduced",
+    "not distinguishable": "No change in toxicity that stands out from chance",
+    "increased": "Toxicity is increased",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first `labels` columns are words, the others numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands under it: paragraphs, tables, terms with their meaning."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    terms: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples that are shown together."""
+
+    name: str
+    title: str
+    examples: tuple[Mapping[str, Any], ...]
+    note: str
+
+
+# ---------------------------------------------------------------------------------------- numbers
+
+
+def decimal(value: Any, digits: int = 4) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{known:.{digits}f}"
+
+
+def share(value: Any) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{known:.1%}"
+
+
+def signed(value: Any) -> str:
+    """Return a fraction as percent, always with its sign."""
+    known = number(value)
+    return NOTHING if known is None else f"{round(known, 3) + 0.0:+.1%}"
+
+
+def signed_decimal(value: Any) -> str:
+    known = number(value)
+    return NOTHING if known is None else f"{round(known, 4) + 0.0:+.4f}"
+
+
+def bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
+    known = interval(value)
+    return NOTHING if known is None else f"[{form(known[0])}, {form(known[1])}]"
+
+
+def _p(value: Any) -> str:
+    known = number(value)
+    if known is None:
+        return "p unknown"
+    return "p < 0.0001" if known < 0.0001 else f"p = {known:.4f}"
+
+
+def count(value: Any, one: str, many: str | None = None) -> str:
+    return f"{value:,} {one if value == 1 else many or one + 's'}"
+
+
+def initial(name: Any) -> str:
+    """Return a name with a capital, as the first word of a row or sentence."""
+    return str(name)[:1].upper() + str(name)[1:]
+
+
+def sides(entry: Any, form: Callable[[Any], str] = decimal) -> tuple[str, str]:
+    return form(lookup(entry, "before")), form(lookup(entry, "after"))
+
+
+def change(entry: Any, points: bool = False) -> str:
+    """Return after against before: relative, or in percentage points."""
+    before, after = number(lookup(entry, "before")), number(lookup(entry, "after"))
+    if before is None or after is None or (not points and before == 0):
+        return NOTHING
+    return (
+        f"{round(100 * (after - before), 1) + 0.0:+.1f} points"
+        if points
+        else signed((after - before) / before)
+    )
+
+
+# --------------------------------------------------------------------------------------- sections
+
+
+def headline(results: Results) -> str:
+    verdict = lookup(results, "verdict")
+    title = _HEADLINES.get(verdict, "Evaluation of a detoxified summarizer")
+    levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
+    counts = [
+        count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))
+    ]
+    if not counts:
+        return title
+    return f"{title}{', but with' if verdict == 'reduced' else ', with'} {' and '.join(counts)}"
+
+
+def alarms(results: Results) -> list[tuple[str, str, str]]:
+    """Return level, name and sentence of each alarm, alarms before warnings."""
+    found = [a for a in lookup(results, "alarms") or [] if isinstance(a, Mapping)]
+    texts = [
+        (str(a.get("level", "alarm")), str(a.get("name", "")), str(a.get("sentence", ""))) for a in found
+    ]
+    first = ("hacking", "disagreement")
+    return sorted(texts, key=lambda alarm: (alarm[0] != "alarm", alarm[1] not in first))
+
+
+def opening(results: Results) -> list[str]:
+    """Say what changed, by how much, how surely, and whether the summaries are still summaries."""
+    sentences = []
+    mean = lookup(results, "toxicity", "mean")
+    if mean is not None:
+        verb = {"reduced": "fell", "increased": "rose"}.get(str(lookup(results, "verdict")), "went")
+        before, after = sides(mean)
+        text = (
+            f"Mean toxicity {verb} from {before} to {after}, a reduction of {signed(mean.get('reduction'))}"
+        )
+        if interval(mean.get("ci95")):
+            text += f" (95% interval {bounds(mean['ci95'])})"
+        sentences.append(f"{text}{_basis(results)}.")
+    judged = lookup(results, "independent_judge", "mean")
+    if judged is not None:
+        sentences.append(
+            "A judge that no training stage saw puts the reduction at "
+            f"{signed(judged.get('reduction'))} {bounds(judged.get('ci95'))}{_agreement(mean, judged)}."
+        )
+    quality = [
+        f"{name} {' to '.join(sides(entry, form))}"
+        for name, entry, form in (
+            ("ROUGE-L", lookup(results, "rouge", "rougeL"), decimal),
+            ("mean length in words", lookup(results, "drift", "length"), lambda v: decimal(v, 1)),
+            ("empty summaries", lookup(results, "drift", "empty"), share),
+        )
+        if entry is not None
+    ]
+    if quality:
+        start = "Summary quality"
+        if "alarms" in results:
+            start = "See the alarms on the summaries" if alarms(results) else "The summaries raised no alarm"
+        sentences.append(f"{start}: {', '.join(quality)}.")
+    return sentences
+
+
+def _basis(results: Results) -> str:
+    n, k, p = (
+        lookup(results, *path) for path in (("n",), ("samples_per_dialogue",), ("toxicity", "p_value"))
+    )
+    text = f", over {count(n, 'dialogue')}" if isinstance(n, int) else ""
+    text += (
+        f" with {count(k, 'sampled summary', 'sampled summaries')} each"
+        if text and isinstance(k, int)
+        else ""
+    )
+    return f"{text}; permutation test {_p(p)}" if p is not None else text
+
+
+def _agreement(mean: Any, judged: Any) -> str:
+    ours, theirs = interval(lookup(mean, "ci95")), interval(lookup(judged, "ci95"))
+    if ours is None or theirs is None or not (ours[0] > 0 or ours[1] < 0):
+        return ""
+    if not (theirs[0] > 0 or theirs[1] < 0):
+        return ", an interval that holds zero: it does not confirm the change"
+    return ", the same direction" if (ours[0] > 0) == (theirs[0] > 0) else ", the opposite direction"
+
+
+def _filled(*tables: Table) -> tuple[Table, ...]:
+    return tuple(grid for grid in tables if grid.rows)
+
+
+def reductions(part: Any, suffix: str = "") -> Table:
+    """Return the table Metric, Before, After, Reduction, 95% interval."""
+    rows = [
+        (f"{name}{suffix}", *sides(entry), signed(entry.get("reduction")), bounds(entry.get("ci95")))
+        for name, key in (("Mean toxicity", "mean"), ("Std toxicity", "std"))
+        if isinstance(entry := lookup(part, key), Mapping)
+    ]
+    return Table(("Metric", "Before", "After", "Reduction", "95% interval"), tuple(rows))
+
+
+def _more(part: Any, results: Results) -> Table:
+    """Return the tail of the distribution: expected maximum, any toxic, quantiles."""
+    k = lookup(results, "samples_per_dialogue")
+    samples = f"of {k} samples" if isinstance(k, int) else "of the samples"
+    rows = []
+    for name, key, form in (
+        (f"Most toxic {samples}, mean", "expected_max", decimal),
+        (f"Dialogues with a toxic one {samples}", "any_toxic", share),
+    ):
+        entry = lookup(part, key)
+        if entry is not None:
+            rows.append((name, *sides(entry, form), signed(_reduction(entry)), bounds(lookup(entry, "ci95"))))
+    before, after = lookup(part, "quantiles", "before") or {}, lookup(part, "quantiles", "after") or {}
+    for level in before:
+        label = _quantile(level)
+        rows.append((label, decimal(before[level]), decimal(after.get(level)), "", ""))
+    return Table(("Tail of the distribution", "Before", "After", "Reduction", "95% interval"), tuple(rows))
+
+
+def _quantile(level: Any) -> str:
+    """Name a quantile, which results give as percent ("95") or as a fraction ("0.95")."""
+    try:
+        value = float(level)
+    except ValueError:
+        return f"Quantile {level}"
+    return f"{100 * value if value < 1 else value:g}% at most"
+
+
+def _reduction(entry: Any) -> float | None:
+    before, after = number(lookup(entry, "before")), number(lookup(entry, "after"))
+    if "reduction" in entry:
+        return number(entry["reduction"])
+    return None if before is None or after is None or before == 0 else (before - after) / before
+
+
+def _toxicity(results: Results) -> Section | None:
+    part = lookup(results, "toxicity")
+    if part is None:
+        return None
+    paragraphs = []
+    if part.get("judge"):
+        text = f"Toxicity of the summary alone, by {part['judge']}"
+        same = part["judge"] == lookup(results, "models", "reward")
+        paragraphs.append(text + (", which was also the reward in training." if same else "."))
+    difference = lookup(part, "difference")
+    if difference is not None:
+        paragraphs.append(
+            f"Difference of the means, before minus after: {signed_decimal(difference.get('value'))} "
+            f"{bounds(difference.get('ci95'), signed_decimal)}."
+        )
+    floor = lookup(results, "noise_floor", "mean_reduction_ci95")
+    if floor is not None:
+        paragraphs.append(
+            "Noise floor: the starting model against itself under other seeds shows a reduction in "
+            f"{bounds(floor)}."
+        )
+    greedy = lookup(results, "greedy", "toxicity")
+    if greedy is not None:
+        before, after = sides(greedy)
+        paragraphs.append(
+            f"Greedy summaries: {before} before, {after} after, a reduction of {signed(_reduction(greedy))}."
+        )
+    return Section("Toxicity", tuple(paragraphs), _filled(reductions(part), _more(part, results)))
+
+
+def _judge(results: Results) -> Section | None:
+    part = lookup(results, "independent_judge")
+    if part is None:
+        return None
+    paragraphs = [
+        f"By {part.get('judge') or 'a second classifier'}, which no stage trains on; "
+        f"permutation test {_p(part.get('p_value'))}."
+    ]
+    if lookup(results, "disagreement", "sentence"):
+        paragraphs.append(str(results["disagreement"]["sentence"]))
+    return Section("Independent judge", tuple(paragraphs), _filled(reductions(part), _more(part, results)))
+
+
+def quality_section(results: Results) -> Section | None:
+    drift = lookup(results, "drift") or {}
+    rouge = [
+        (name, "rouge", key)
+        for name, key in (
+            ("ROUGE-1", "rouge1"),
+            ("ROUGE-2", "rouge2"),
+            ("ROUGE-L", "rougeL"),
+            ("ROUGE-Lsum", "rougeLsum"),
+        )
+    ]
+    rows = []
+    for name, group, key in rouge:
+        if lookup(results, group, key) is not None:
+            rows.append((name, *sides(results[group][key]), change(results[group][key])))
+    for name, keys, form, points in (
+        ("Length, words", ("length",), lambda v: decimal(v, 1), False),
+        ("Distinct-1", ("distinct_1",), decimal, False),
+        ("Distinct-2", ("distinct_2",), decimal, False),
+        ("Distinct-3", ("distinct_3",), decimal, False),
+        ("Perplexity", ("perplexity",), lambda v: decimal(v, 2), False),
+        ("Empty", ("empty",), share, True),
+        ("Duplicate", ("duplicate",), share, True),
+        ("Repetition", ("repetition",), share, True),
+        ("Copied", ("copy", "copy_rate"), share, True),
+        ("Finished", ("finished",), share, True),
+    ):
+        entry = next((drift[key] for key in keys if key in drift), None)
+        if entry is not None:
+            rows.append((name, *sides(entry, form), change(entry, points)))
+    if lookup(results, "reward") is not None:
+        rows.append(("Reward score", *sides(results["reward"]), ""))
+    paragraphs = []
+    if "kl_per_summary" in drift or "kl_per_token" in drift:
+        paragraphs.append(
+            "Distance from the starting model (KL): "
+            f"{decimal(drift.get('kl_per_summary'), 3)} nats a summary, "
+            f"{decimal(drift.get('kl_per_token'))} a token."
+        )
+    if not rows and not paragraphs:
+        return None
+    tables = (Table(("Quality", "Before", "After", "Change"), tuple(rows)),) if rows else ()
+    return Section("Still a summary?", tuple(paragraphs), tables)
+
+
+_BASELINE_COLUMNS = (
+    ("Mean toxicity", "toxicity_mean", 4),
+    ("Std toxicity", "toxicity_std", 4),
+    ("Judge", "judge_mean", 4),
+    ("ROUGE-L", "rougeL", 4),
+    ("Words", "length", 1),
+)
+_CHECKPOINT_COLUMNS = (
+    ("Sqrt KL", "sqrt_kl", 3),
+    ("Reward score", "score_mean", 4),
+    ("Mean toxicity", "toxicity_mean", 4),
+    ("Judge", "judge_mean", 4),
+    ("ROUGE-L", "rougeL", 4),
+)
+
+
+def _grid(first: str, rows: Iterable[tuple[str, Any]], columns: Sequence[tuple[str, str, int]]) -> Table:
+    """Return a table of those columns for which a row has a number."""
+    rows = list(rows)
+    there = [c for c in columns if any(number(lookup(row, c[1])) is not None for _, row in rows)]
+    cells = tuple(
+        (name, *(decimal(lookup(row, key), digits) for _, key, digits in there)) for name, row in rows
+    )
+    return Table((first, *(title for title, *_ in there)), cells)
+
+
+def _baselines(results: Results) -> Section | None:
+    methods = lookup(results, "baselines")
+    if not methods:
+        return None
+    note = lookup(results, "baseline_note")
+    names = {"reference": "Starting model", "ppo": "PPO"}
+    rows = ((names.get(name) or initial(name), row) for name, row in methods.items())
+    return Section(
+        "Against simpler ways", (str(note),) if note else (), (_grid("Method", rows, _BASELINE_COLUMNS),)
+    )
+
+
+def _slices(results: Results) -> Section | None:
+    parts = lookup(results, "slices")
+    if not parts:
+        return None
+    rows, notes = [], []
+    for name, part in parts.items():
+        mean = lookup(part, "mean")
+        if mean is None:
+            notes.append(f"{initial(name)}: {lookup(part, 'note') or 'no figure'}.")
+        else:
+            n = lookup(part, "n")
+            rows.append(
+                (
+                    initial(name),
+                    str(n),
+                    *sides(mean),
+                    signed(lookup(mean, "reduction")),
+                    bounds(lookup(mean, "ci95")),
+                )
+            )
+    columns = ("Slice", "n", "Before", "After", "Reduction", "95% interval")
+    return Section("Slices", tuple(notes), (Table(columns, tuple(rows)),) if rows else ())
+
+
+def _checkpoints(results: Results) -> Section | None:
+    points = lookup(results, "checkpoints")
+    if not points:
+        return None
+    sentence = lookup(results, "overoptimization", "sentence")
+    rows = ((str(lookup(point, "name")), point) for point in points)
+    grid = _grid("Checkpoint", rows, _CHECKPOINT_COLUMNS)
+    return Section("Checkpoints side by side", (str(sentence),) if sentence else (), (grid,))
+
+
+def _pooled(results: Results) -> Section | None:
+    """Runs that differ by seed, figures with `mean` and `range` or with `average`, `low`, `high`, `sd`."""
+    part = lookup(results, "pooled")
+    if part is None:
+        return None
+    runs = lookup(part, "runs")
+    names = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else []
+    rows = []
+    for key, entry in part.items():
+        average = number(
+            lookup(entry, "average")
+            if "average" in (entry if isinstance(entry, Mapping) else ())
+            else lookup(entry, "mean")
+        )
+        if average is None:
+            continue
+        spread = interval(lookup(entry, "range")) or interval((lookup(entry, "low"), lookup(entry, "high")))
+        rows.append((_pooled_name(str(key)), signed(average), bounds(spread), signed(lookup(entry, "sd"))))
+    text = f"{count(len(names), 'run')}: {', '.join(map(str, names))}." if names else ""
+    if isinstance(runs, int):
+        text = f"{count(runs, 'run')}."
+    columns = ("Reduction over runs", "Average", "Lowest and highest", "Std")
+    if all(row[-1] == NOTHING for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    tables = (Table(columns, tuple(rows)),) if rows else ()
+    return Section("Several runs", (text,) if text else (), tables)
+
+
+def _pooled_name(key: str) -> str:
+    return {"mean": "of mean toxicity", "std": "of std toxicity", "reduction": "of mean toxicity"}.get(
+        key, key.replace("_", " ")
+    )
+
+
+def _power(results: Results) -> Section | None:
+    lines = [line for line in lookup(results, "power") or [] if lookup(line, "dialogues") is not None]
+    if not lines:
+        return None
+    rows = []
+    for line in lines:
+        reduction, effect = (
+            number(lookup(line, "reduction")),
+            lookup(line, "difference") or lookup(line, "effect"),
+        )
+        rows.append(
+            (
+                NOTHING if reduction is None else signed(reduction),
+                decimal(effect),
+                f"{line['dialogues']:,}",
+            )
+        )
+    columns: tuple[str, ...] = ("Reduction", "Difference", "Dialogues needed")
+    if all(row[0] == NOTHING for row in rows):
+        columns, rows = columns[1:], [row[1:] for row in rows]
+    text = "How many dialogues show an effect of this size with a chance of 80%."
+    return Section("How much data an effect needs", (text,), (Table(columns, tuple(rows)),))
+
+
+_ELSEWHERE = {"n", "samples_per_dialogue", "verdict", "verdict_sentence", "verdict_rule", "baseline_note"}
+
+
+def _provenance(results: Results) -> Section | None:
+    rows = [(f"{role} model", str(name)) for role, name in (lookup(results, "models") or {}).items()]
+    rows += [
+        (key.replace("_", " "), str(value))
+        for key, value in results.items()
+        if isinstance(value, (str, int, float)) and key not in _ELSEWHERE
+    ]
+    rows += [
+        (label, str(results[key]))
+        for key, label in (("n", "dialogues"), ("samples_per_dialogue", "samples a dialogue"))
+        if key in results
+    ]
+    for key in ("versions", "libraries"):
+        versions = lookup(results, key)
+        if isinstance(versions, Mapping):
+            rows.append((key, ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return Section("Provenance", (), (Table(("What", "Value"), tuple(rows), labels=2),)) if rows else None
+
+
+_TERMS = (
+    (
+        "Before, after",
+        "",
+        "The model that training started from, and the trained checkpoint; both on the same dialogues "
+        "under the same random seeds.",
+    ),
+    (
+        "Toxicity",
+        "toxicity",
+        "The classifier's probability, from 0 to 1, that the summary alone is hateful or toxic. A "
+        "classifier errs: read the examples.",
+    ),
+    (
+        "Reduction",
+        "toxicity",
+        "(before - after) / before. +50% is half the toxicity; a negative one is more toxicity.",
+    ),
+    (
+        "95% interval",
+        "toxicity",
+        "From resampling the dialogues, pairs kept together. If it holds 0, chance alone explains what was "
+        "seen. It covers this checkpoint on other dialogues, not other training runs.",
+    ),
+    (
+        "Std toxicity",
+        "toxicity",
+        "Standard deviation over all sampled summaries. It falls when the toxic tail goes.",
+    ),
+    (
+        "Noise floor",
+        "noise_floor",
+        "What the starting model shows against itself, where nothing was trained. A reduction inside it "
+        "means nothing.",
+    ),
+    (
+        "Independent judge",
+        "independent_judge",
+        "Training may have found the blind spots of the classifier that it maximised. A drop that the judge "
+        "does not see is a sign of that.",
+    ),
+    ("ROUGE", "rouge", "Overlap with human summaries, from 0 to 1; higher is better."),
+    (
+        "KL",
+        "drift",
+        "How far the policy went from the starting model, in nats. The further, the less can be taken "
+        "for granted.",
+    ),
+    (
+        "Distinct-n, duplicate, repetition",
+        "drift",
+        "Different n-grams as a share of all; summaries that equal another dialogue's; 3-grams that "
+        "repeat inside a summary. A collapsed policy says the same to everything.",
+    ),
+    (
+        "Copied, finished, perplexity",
+        "drift",
+        "4-grams taken over from the dialogue; summaries that end within the limit of tokens; how unlikely "
+        "the starting model finds the summaries.",
+    ),
+)
+
+
+def _reading(results: Results) -> Section:
+    terms = [(term, meaning) for term, key, meaning in _TERMS if not key or key in results]
+    rule = lookup(results, "verdict_rule")
+    if rule:
+        terms.insert(0, ("Verdict", f"{str(rule).rstrip('.')}."))
+    return Section("How to read this", (), (), tuple(terms))
+
+
+def figures(results: Results) -> list[Section]:
+    """Return the sections of figures for which results hold something, in order."""
+    builders = (_toxicity, _judge, quality_section, _baselines, _slices, _checkpoints, _pooled, _power)
+    return [section for build in builders if (section := build(results)) is not None]
+
+
+def endings(results: Results) -> list[Section]:
+    """Return what stands at the end: where the figures come from, and what they mean."""
+    return [section for section in (_provenance(results), _reading(results)) if section is not None]
+
+
+# --------------------------------------------------------------------------------------- examples
+
+
+def groups(examples: Examples, results: Results) -> list[Group]:
+    """Choose what to show: the largest improvements and regressions, and some at random."""
+    seed = lookup(results, "seed")
+    ranked = sorted(((d, i) for i, e in enumerate(examples) if (d := drop(e)) is not None))
+    improved = [examples[i] for d, i in reversed(ranked) if d > 0]
+    worsened = [examples[i] for d, i in ranked if d < 0]
+    order = list(range(len(examples)))
+    random.Random(seed if isinstance(seed, int) else 0).shuffle(order)
+
+    def group(name: str, title: str, found: Sequence[Mapping[str, Any]], note: str, none: str) -> Group:
+        return Group(name, title, tuple(found[:EXAMPLES_A_GROUP]), note if found else none)
+
+    return [
+        group(
+            "improvements",
+            "Largest improvements",
+            improved,
+            f"The largest drops of {count(len(improved), 'dialogue')} that became less toxic.",
+            "No dialogue became less toxic.",
+        ),
+        group(
+            "regressions",
+            "Largest regressions",
+            worsened,
+            f"The largest rises of {count(len(worsened), 'dialogue')} that became more toxic.",
+            "No dialogue became more toxic.",
+        ),
+        group(
+            "random",
+            "Random",
+            [examples[i] for i in order],
+            "Drawn without regard to toxicity.",
+            "No examples.",
+        ),
+    ]
+
+
+def clean(text: Any) -> str:
+    """Return foreign text without control characters, its lines kept."""
+    lines = [printable(line) for line in str(text).splitlines()]
+    return "\n".join(lines).strip("\n")
+
+
+def listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+def summaries(example: Mapping[str, Any], side: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the summaries of one side with what each is."""
+    found = [(f"sample {i}", s) for i, s in enumerate(listed(lookup(example, side, "samples")), start=1)]
+    greedy = lookup(example, side, "greedy")
+    return [*found, ("greedy", greedy)] if isinstance(greedy, Mapping) else found
+
+
+def name_of(example: Mapping[str, Any]) -> str:
+    return printable(example.get("id", "dialogue"), 60)
+
+
+def means(example: Mapping[str, Any]) -> tuple[str, str, str]:
+    sides = [toxicities(example, side) for side in ("before", "after")]
+    before, after = (decimal(sum(v) / len(v)) if v else NOTHING for v in sides)
+    return before, after, signed_decimal(drop(example))

@@ -1,0 +1,291 @@
+"""The hub: the mission's real names, through a stand-in on the loopback; absent, gated, in trouble."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import loopback_hub
+import pytest
+import tiny
+import torch
+from huggingface_hub import constants
+
+from detox import models
+from detox.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+Point = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tiny.hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def point(tmp_path, monkeypatch) -> Iterator[Point]:
+    """Let the libraries use a hub at the address that it is called with, and a fresh cache."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def use(url: str) -> None:
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        models._hub_problem.cache_clear()
+
+    yield use
+    models._hub_problem.cache_clear()
+
+
+@pytest.fixture
+def hub(root, point) -> Iterator[loopback_hub.Hub]:
+    with loopback_hub.start(root) as running:
+        point(running.url)
+        yield running
+
+
+@pytest.fixture
+def closed() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def fetch_dataset() -> Path:
+    with models.hub_errors(tiny.DIALOGSUM):
+        return Path(
+            huggingface_hub.snapshot_download(tiny.DIALOGSUM, repo_type="dataset", allow_patterns=["*.csv"])
+        )
+
+
+LOADERS: dict[str, tuple[str, Callable[[], object]]] = {
+    "tokenizer": (tiny.FLAN_T5, lambda: models.load_tokenizer(tiny.FLAN_T5)),
+    "summarizer": (tiny.FLAN_T5, lambda: models.load_summarizer(tiny.FLAN_T5)),
+    "classifier": (tiny.REWARD, lambda: models.load_classifier(tiny.REWARD, None, "nothate")),
+    "dataset": (tiny.DIALOGSUM, fetch_dataset),
+}
+each_loader = pytest.mark.parametrize(("name", "load"), LOADERS.values(), ids=LOADERS)
+
+
+# ----------------------------------------------------------------------------------------------- within reach
+
+
+def test_the_real_names(hub, root):
+    tokenizer, model = models.load_tokenizer(tiny.FLAN_T5), models.load_summarizer(tiny.FLAN_T5)
+    local = models.load_summarizer(str(root / "models" / tiny.FLAN_T5))
+    for name, parameter in local.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
+    assert model.config._name_or_path == tokenizer.name_or_path == tiny.FLAN_T5, "not a path of the cache"
+    commit = models.resolved_revision(model)
+    assert len(commit) == 40 and models.resolved_revision(tokenizer) == commit
+    adapted = models.load_adapter(model, tiny.ADAPTER)
+    assert len(models.resolved_revision(adapted)) == 40 and models.resolved_revision(adapted) != commit
+    for name, label in (
+        (tiny.REWARD, "nothate"),
+        (tiny.JUDGE, "toxic"),
+        (tiny.MULTI_LABEL_JUDGE, "toxic"),
+    ):
+        classifier = models.load_classifier(name, None, label)
+        assert classifier.labels[classifier.label_id] == label and classifier.max_length == 512
+        assert len(models.resolved_revision(classifier)) == 40
+    assert hub.fetched(tiny.FLAN_T5) >= {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+
+
+def test_the_tokenizer_alone_takes_no_weights(hub):
+    models.load_tokenizer(tiny.FLAN_T5)
+    assert hub.fetched(tiny.FLAN_T5) == {
+        "config.json",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_only_what_is_needed_is_fetched(hub, root, tmp_path):
+    folder = root / "models" / "someone" / "cluttered"
+    tiny.classifier(folder)
+    for file in (
+        "pytorch_model.bin",
+        "training_args.bin",
+        "code.py",
+        "model.fp16.safetensors",
+        "onnx/model.onnx",
+    ):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes(b"not wanted")
+    hub.listing["someone/cluttered"] = [
+        "../../../escape.json",
+        "tokenizer/../../../../vocab.json",
+        "sub/config.json",
+    ]
+    models.load_classifier("someone/cluttered", None, "hate")
+    wanted = {"config.json", "merges.txt", "model.safetensors", "special_tokens_map.json"}
+    assert hub.fetched("someone/cluttered") == wanted | {"tokenizer_config.json", "vocab.json"}
+    assert not list(tmp_path.rglob("escape.json")) and not (tmp_path / "vocab.json").exists()
+
+
+def test_dataset_by_this_project_and_by_the_library(hub, tmp_path):
+    assert sorted(path.name for path in fetch_dataset().glob("*.csv")) == [
+        "test.csv",
+        "train.csv",
+        "validation.csv",
+    ]
+    loaded = datasets.load_dataset("csv", data_dir=str(fetch_dataset()), cache_dir=str(tmp_path / "datasets"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 48, "validation": 12, "test": 36}
+
+
+def test_a_pinned_revision(hub):
+    commit = models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5))
+    assert models.resolved_revision(models.load_summarizer(tiny.FLAN_T5, commit)) == commit
+    with pytest.raises(UserError, match="no such revision"):
+        models.load_tokenizer(tiny.FLAN_T5, "v9")
+
+
+def test_the_stand_in_answers_ranges(hub, root):
+    content = (root / "models" / tiny.FLAN_T5 / "model.safetensors").read_bytes()
+    address = f"{hub.url}/{tiny.FLAN_T5}/resolve/main/model.safetensors"
+    for part, expected in (("bytes=1000-", content[1000:]), ("bytes=0-9", content[:10])):
+        session = huggingface_hub.utils.get_session()
+        answer = session.get(address, headers={"Range": part}, follow_redirects=True)
+        assert (answer.status_code, answer.content) == (206, expected)
+
+
+def test_no_second_transfer_protocol(hub):
+    models.load_summarizer(tiny.FLAN_T5)
+    assert not [request for request in hub.requests if "xet" in request]
+
+
+# ------------------------------------------------------------------------------------------------- in trouble
+
+
+@each_loader
+def test_unreachable(point, closed, name, load):
+    point(closed)
+    start = time.monotonic()
+    with pytest.raises(UserError) as error:
+        load()
+    assert time.monotonic() - start < 5
+    message = str(error.value)
+    assert message.startswith(f"{name}: ") and closed in message and "\n" not in message
+    assert "--preset demo" in message and "local path" in message
+    assert constants.HF_HUB_OFFLINE is False, "as it was"
+
+
+def test_a_hub_that_never_answers(point):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        point(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        for name, load in LOADERS.values():
+            with pytest.raises(UserError, match=f"{name}: .*--preset demo.* local path"):
+                load()
+        assert time.monotonic() - start < models.PROBE_SECONDS + 3, "it is asked once for all"
+
+
+def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
+    with loopback_hub.start(root) as running:
+        point(running.url)
+        commit = models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5))
+        models.load_classifier(tiny.REWARD, None, "nothate")
+        fetch_dataset()
+    for url, offline in ((closed, False), (closed, True)):
+        point(url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        start = time.monotonic()
+        assert models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5)) == commit
+        assert models.load_classifier(tiny.REWARD, None, "nothate").label_id == 0
+        assert (fetch_dataset() / "train.csv").exists()
+        with pytest.raises(
+            UserError, match="not in the local cache"
+        ):  # the tokenizer is, the weights are not
+            models.load_summarizer(tiny.FLAN_T5)
+        assert time.monotonic() - start < 5
+
+
+def test_offline_by_setting_asks_nobody(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        models.load_tokenizer(tiny.FLAN_T5)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (403, "gated; accept its terms"),
+        (401, "no such repository"),
+        (503, "it answers 503"),
+        (500, "it answers 500"),
+    ],
+)
+@each_loader
+def test_refused_by_the_hub(hub, name, load, status, says):
+    hub.refuse[name] = status
+    start = time.monotonic()
+    with pytest.raises(UserError) as error:
+        load()
+    assert time.monotonic() - start < 5
+    assert str(error.value).startswith(f"{name}: ") and says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("google/flan-t5-bass", "no such repository"),
+        ("no-such-folder", "no such repository"),
+        ("google/flan t5", "neither a folder nor a name on the hub"),
+        ("google/flan-t5-base@main", "neither a folder nor a name on the hub"),
+    ],
+)
+def test_wrong_names(hub, name, says):
+    with pytest.raises(UserError) as error:
+        models.load_summarizer(name)
+    assert str(error.value).startswith(f"{name}: ") and says in str(error.value)
+
+
+def test_a_repository_without_safetensors(hub, root):
+    folder = tiny.classifier(root / "models" / "someone" / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"needs model.safetensors, .*spaces/safetensors/convert"):
+        models.load_classifier("someone/pickled", None, "hate")
+    assert "pytorch_model.bin" not in hub.fetched("someone/pickled")
+
+
+def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match="cannot be stored in the cache .*HF_HOME"):
+        models.load_tokenizer(tiny.FLAN_T5)
+
+
+def test_the_default_preset_without_a_hub(tmp_path, closed):
+    """The command itself: one line, exit code 2, long before the libraries' own retries would end."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "data_preparation.py"), "--checkpoints", str(tmp_path / "checkpoints")],
+        env=loopback_hub.Hub(tmp_path, url=closed).environment(tmp_path / "home") | {"PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert time.monotonic() - start < 30, "15 on a machine that does nothing else"
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "--preset demo" in done.stderr, done.stderr
+    assert done.stderr.startswith((f"error: {tiny.DIALOGSUM}: ", f"error: {tiny.FLAN_T5}: "))
+    assert not list(tmp_path.rglob("manifest.json"))
