@@ -292,7 +292,7 @@ class Toxicity:
 class Judge:
     """A second classifier, which no stage trains on."""
 
-    model: str = "s-nlp/roberta_toxicity_classifier"
+    model: str = "unitary/toxic-bert"
     """Sequence classifier: a hub name, a local folder, or demo:judge."""
     revision: Optional[str] = None
     label: str = "toxic"

@@ -37,11 +37,12 @@ def main(settings: config.Preparation) -> None:
 
 def next_step(settings: config.Preparation) -> str:
     """Say what to type next: PPO, or first the supervised LoRA checkpoint where the preset brings none."""
-    command = "" if settings.preset == config.PRESETS[0] else f" --preset {settings.preset}"
-    command += "" if settings.run is None else f" --run {settings.run}"
-    ppo = f"python training_ppo.py{command}"
+    usual = config.preset(config.Preparation, settings.preset).model.base
+    base = [] if settings.model.base == usual else ["--model.base", settings.model.base]
+    ppo = cli.command("training_ppo.py", settings, *base)
     has_adapter = config.preset(config.PPOTraining, settings.preset).model.adapter != "auto"
-    return f"next: {ppo}" if has_adapter else f"next: python training_lora.py{command} (optional), then {ppo}"
+    lora = cli.command("training_lora.py", settings, *base)
+    return f"next: {ppo}" if has_adapter else f"next: {lora} (optional), then {ppo}"
 
 
 if __name__ == "__main__":

@@ -62,11 +62,10 @@ def main(settings: config.LoraTraining) -> None:
             validation_loss=after,
         )
     print(f"wrote {run / 'lora'}")
-    command = "" if settings.preset == config.PRESETS[0] else f" --preset {settings.preset}"
-    command += "" if settings.run is None else f" --run {settings.run}"
-    if config.preset(config.PPOTraining, settings.preset).model.adapter != "auto":
-        command += " --model.adapter auto"
-    print(f"next: python training_ppo.py{command}")
+    usual = config.preset(config.PPOTraining, settings.preset).model
+    flags = [] if settings.model.base == usual.base else ["--model.base", settings.model.base]
+    flags += [] if usual.adapter == "auto" else ["--model.adapter", "auto"]
+    print(f"next: {cli.command('training_ppo.py', settings, *flags)}")
 
 
 def add_lora(settings: config.LoraTraining) -> PeftModel:

@@ -206,13 +206,12 @@ def finish(settings: config.PPOTraining, folder: Path, updates: int, exit_code: 
     """Say what was written and what to type next."""
     from detox import checkpoint
 
-    command = "" if settings.preset == config.PRESETS[0] else f" --preset {settings.preset}"
-    command += "" if settings.run is None else f" --run {settings.run}"
     if exit_code:
-        print(f"interrupted: {updates} updates are saved; go on with: python training_ppo.py{command}", file=sys.stderr)
+        again = cli.command("training_ppo.py", settings) + " and the same settings"
+        print(f"interrupted: {updates} updates are saved; go on with: {again}", file=sys.stderr)
     else:
         print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
-        print(f"next: python evaluate_ppo.py{command}")
+        print(f"next: {cli.command('evaluate_ppo.py', settings)}")
     return exit_code
 
 

@@ -97,6 +97,18 @@ def parse(stage: type[config.Stage], argv: Sequence[str], description: str = "")
     return settings
 
 
+def command(script: str, settings: config.Stage, *flags: str) -> str:
+    """Return what to type for `script` on the same run as `settings`."""
+    words = ["python", script]
+    if settings.preset != config.PRESETS[0]:
+        words += ["--preset", settings.preset]
+    if settings.run is not None:
+        words += ["--run", settings.run]
+    if settings.checkpoints != config.Stage.checkpoints:
+        words += ["--checkpoints", settings.checkpoints]
+    return shlex.join([*words, *flags])
+
+
 def _help_head(stage: type, program: str, description: str) -> str:
     examples = (f"python {program} --preset demo", f"python {program} --run trial --seed 1")
     return "\n".join(

@@ -147,9 +147,8 @@ def opening(results: Results) -> list[str]:
     if mean is not None:
         verb = {"reduced": "fell", "increased": "rose"}.get(str(lookup(results, "verdict")), "went")
         before, after = sides(mean)
-        text = (
-            f"Mean toxicity {verb} from {before} to {after}, a reduction of {signed(mean.get('reduction'))}"
-        )
+        kind = "an increase, that is a reduction" if verb == "rose" else "a reduction"
+        text = f"Mean toxicity {verb} from {before} to {after}, {kind} of {signed(mean.get('reduction'))}"
         if interval(mean.get("ci95")):
             text += f" (95% interval {bounds(mean['ci95'])})"
         sentences.append(f"{text}{_basis(results)}.")

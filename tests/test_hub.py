@@ -93,7 +93,6 @@ def test_the_real_names(hub, root):
     for name, label in (
         (tiny.REWARD, "nothate"),
         (tiny.JUDGE, "toxic"),
-        (tiny.MULTI_LABEL_JUDGE, "toxic"),
     ):
         classifier = models.load_classifier(name, None, label)
         assert classifier.labels[classifier.label_id] == label and classifier.max_length == 512

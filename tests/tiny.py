@@ -43,8 +43,7 @@ CHARACTERS = [chr(code) for code in range(33, 127)]
 
 FLAN_T5 = "google/flan-t5-base"
 REWARD = "facebook/roberta-hate-speech-dynabench-r4-target"
-JUDGE = "s-nlp/roberta_toxicity_classifier"
-MULTI_LABEL_JUDGE = "unitary/toxic-bert"
+JUDGE = "unitary/toxic-bert"
 ADAPTER = "someone/flan-t5-base-dialogsum-lora"
 DIALOGSUM = "knkarthick/dialogsum"
 
@@ -322,8 +321,7 @@ def hub(root: Path) -> Path:
     base = t5(root / "models" / FLAN_T5)
     lora(root / "models" / ADAPTER, base, name=FLAN_T5)
     classifier(root / "models" / REWARD, ("nothate", "hate"), positions=514)
-    classifier(root / "models" / JUDGE, ("neutral", "toxic"), seed=1, positions=514)
-    bert_classifier(root / "models" / MULTI_LABEL_JUDGE)
+    bert_classifier(root / "models" / JUDGE, seed=1)
     dialogsum(root / "datasets" / DIALOGSUM)
     return root
 
