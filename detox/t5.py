@@ -364,13 +364,20 @@ def linear(layer: nn.Module, x: Tensor, adapters: bool) -> Tensor:
         adapters: add what the layer's active adapters give, unless they are disabled in the layer itself.
     """
     if not isinstance(layer, LoraLinear):
-        return F.linear(x.to(layer.weight.dtype), layer.weight)
+        return _product(x.to(layer.weight.dtype), layer.weight)
     weight = layer.base_layer.weight
     names = () if not adapters or layer.disable_adapters else [n for n in layer.active_adapters if n in layer.lora_A]
     if not names:
-        return F.linear(x.to(weight.dtype), weight)
+        return _product(x.to(weight.dtype), weight)
     factors = [part[name].weight for name in names for part in (layer.lora_A, layer.lora_B)]
     return _LoraLinear.apply(x.to(weight.dtype), weight, [layer.scaling[name] for name in names], *factors)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    if len(x) <= ROW_MULTIPLE and x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        # With few rows, oneDNN spends most of the time on repacking a weight that is the right factor.
+        return (weight @ x.T).T.contiguous()
+    return F.linear(x, weight)
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -381,7 +388,7 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scalings: list[float], *factors: Tensor) -> Tensor:
-        output = F.linear(x, weight)
+        output = _product(x, weight)
         cast = [factor.to(x.dtype) for factor in factors]
         inner = [x @ down.T for down in cast[::2]]
         for narrow, up, scaling in zip(inner, cast[1::2], scalings):
