@@ -61,7 +61,7 @@ def test_the_demo_preset_prepares_its_corpus(base, place, monkeypatch, capsys):
     monkeypatch.setattr(data, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
     assert prepare(base, "--preset", "demo") == 0
     assert capsys.readouterr().out.endswith(
-        "wrote checkpoints/demo/prepared\nnext: python training_ppo.py --preset demo\n"
+        f"wrote checkpoints/demo/prepared\nnext: python training_ppo.py --preset demo --model.base {base}\n"
     )
 
 
