@@ -447,12 +447,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def make_engine(
     name: str, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True
 ) -> Engine:
-    """Return the engine called `name` (auto, hf, packed) around `model`; `auto` is packed where it can be.
+    """Return the engine called `name` around `model`.
+
+    Args:
+        name: `hf`, `packed`, or `auto`: packed for the T5 family, but not on MPS, which compiles and keeps a kernel
+            for every new shape; there the Hugging Face engine's rounded lengths keep their number small.
 
     Raises:
         UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
     """
-    if name != "hf":
+    on_mps = next(model.parameters()).device.type == "mps"
+    if name == "packed" or (name == "auto" and not on_mps):
         from detox.t5 import PackedT5Engine
 
         if PackedT5Engine.supports(model):
