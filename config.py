@@ -227,6 +227,11 @@ class PPO:
     """Taken off the score of a summary that does not end within the limit of tokens."""
     early_stop_kl: Optional[float] = None
     """End an update's passes once the policy has moved this far from the rollout (nats a token)."""
+    max_ref_kl: Optional[float] = 50.0
+    """KL a summary from the reference, in nats, past which the policy counts as collapsed; so does a rollout whose
+    summaries are all empty or all the same."""
+    on_collapse: Literal["stop", "warn"] = "stop"
+    """`stop` ends a collapsed run with its last checkpoint whole; `warn` says so and goes on."""
     lora_r: int = 16
     """Rank of the adapter that PPO trains."""
     lora_alpha: int = 32
@@ -242,7 +247,8 @@ class PPO:
     def validate(self) -> None:
         _positive("ppo", self, "updates", "batch_size", "minibatch_size", "microbatch_size", "ppo_epochs", "learning_rate")
         _positive("ppo", self, "adam_eps", "max_grad_norm", "kl_target", "kl_horizon", "clip_range", "value_clip_range")
-        _positive("ppo", self, "value_learning_rate", "score_clip", "early_stop_kl", "lora_r", "lora_alpha")
+        _positive("ppo", self, "value_learning_rate", "score_clip", "early_stop_kl", "max_ref_kl")
+        _positive("ppo", self, "lora_r", "lora_alpha")
         _not_negative("ppo", self, "kl_coef", "vf_coef", "value_warmup", "unfinished_penalty")
         _require(0 < self.gamma <= 1, "--ppo.gamma", self.gamma, "must lie in (0, 1]")
         _require(0 <= self.lam <= 1, "--ppo.lam", self.lam, "must lie in [0, 1]")

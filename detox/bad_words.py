@@ -42,14 +42,21 @@ def load(name: str) -> list[str]:
 
 
 def banned_sequences(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-    """Return the id sequences of each word in lower case and capitalised, at the start of a text and inside it."""
+    """Return the id sequences of each word, in lower case and capitalised, as the tokenizer writes whole words.
+
+    At the very start of a text only the capitalised form is taken: where a tokenizer marks no word there (byte-level
+    BPE), the ids of "ass" would be those inside "pass" too.
+    """
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    before = ids("a")
     sequences = set()
     for word in words:
+        sequences.add(ids(word.capitalize()))
         for form in (word.lower(), word.capitalize()):
-            for text in (form, f" {form}", f"a {form}"):
-                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-                if text.startswith("a "):
-                    ids = ids[len(tokenizer("a", add_special_tokens=False)["input_ids"]) :]
-                if ids:
-                    sequences.add(tuple(ids))
-    return tuple(sorted(sequences))
+            inside = ids(f"a {form}")
+            if inside[: len(before)] == before:
+                sequences.add(inside[len(before) :])
+    return tuple(sorted(sequences - {()}))

@@ -1,12 +1,13 @@
 """Evaluating checkpoints against the reference: summaries of both under the same seeds, and results.json from them.
 
-A summary is a record (a dict) that carries every number that was measured on it, so that each figure of the report
-can be computed again from examples.jsonl.
+A summary is a record (a dict) that carries every number that was measured on it. Figures are computed from the lines
+of examples.jsonl, which hold these records, and from nothing else: whoever has that file can compute them again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,22 +19,29 @@ from transformers import PreTrainedTokenizerBase
 
 import config
 from detox import quality, statistics
-from detox.engine import Engine, Sampling, uniforms
+from detox.engine import Encoded, Engine, Sampling, by_length, uniforms
+from detox.errors import UserError
 
 Record = dict[str, Any]
 Records = list[list[Record]]
 """[dialogues][samples]."""
+Line = dict[str, Any]
+"""Of examples.jsonl: a dialogue with its references and the records of both models."""
+Results = dict[str, Any]
 
 EVALUATION_STREAM = 10
 _KEYS_A_DIALOGUE = 1 << 16
-_ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+_SIDES = ("before", "after")
+
+
+# -------------------------------------------------------------------------------------------------------- summaries
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """Which summaries of each dialogue are wanted: sampled ones number `start` to `stop`, or one greedy.
 
-    The number and the dialogue's row decide the random numbers, whatever the model.
+    Number and row of the dialogue decide the random numbers, whatever the model: that is what pairs two models.
     """
 
     start: int = 0
@@ -41,101 +49,190 @@ class Draw:
     greedy: bool = False
     banned: tuple[tuple[int, ...], ...] = ()
 
+    def uniforms(self, rows: Sequence[int], numbers: Sequence[int], count: int, seed: int) -> Tensor | None:
+        keys = [row * _KEYS_A_DIALOGUE + number for row, number in zip(rows, numbers, strict=True)]
+        return None if self.greedy else uniforms(seed, EVALUATION_STREAM, keys, count)
+
 
 def summarize(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     queries: Sequence[Tensor],
-    draw: Draw,
+    draws: Mapping[str, Draw],
     settings: config.Evaluation,
     *,
     seed: int,
     title: str,
-) -> Records:
-    """Return summaries of each prompt with their ids and log-probabilities.
+) -> dict[str, Records]:
+    """Let a model summarize every dialogue; each is encoded once for all draws.
 
     Args:
         engine: the model.
         tokenizer: decodes.
         queries: n prompts, [length] of ids each.
-        draw: which summaries.
+        draws: name to what is wanted.
         settings: longest summary and batch size.
         seed: of the sampling.
         title: for the progress bar.
 
     Returns:
-        Records with `summary`, `ids`, `finished`, `logprob` (nats, of the whole summary under this model).
+        For each name records with `summary`, `ids`, `tokens` (how many), `finished`, `logprob` (nats, of the whole
+        summary under this model).
     """
-    numbers = [0] if draw.greedy else list(range(draw.start, draw.stop))
-    order = sorted(range(len(queries)), key=lambda i: (-len(queries[i]), i))
-    jobs = [(row, number) for row in order for number in numbers]
-    found: dict[tuple[int, int], Record] = {}
-    with torch.no_grad(), tqdm(total=len(jobs), desc=title, unit="summary", disable=None) as bar:
-        for start in range(0, len(jobs), settings.batch_size):
-            batch = jobs[start : start + settings.batch_size]
-            rows = list(dict.fromkeys(row for row, _ in batch))
+    wanted = {name: range(draw.start, draw.stop) for name, draw in draws.items()}
+    records: dict[str, Records] = {name: [[{} for _ in wanted[name]] for _ in queries] for name in draws}
+    total = len(queries) * sum(map(len, wanted.values()))
+    with torch.no_grad(), tqdm(total=total, desc=title, unit="summary", disable=None) as bar:
+        for rows in by_length([len(query) for query in queries], settings.batch_size):
             encoded = engine.encode([queries[row] for row in rows])
-            encoded = encoded.select([rows.index(row) for row, _ in batch])
-            draws = None
-            if not draw.greedy:
-                keys = [row * _KEYS_A_DIALOGUE + number for row, number in batch]
-                draws = uniforms(seed, EVALUATION_STREAM, keys, settings.max_new_tokens)
-            generated = engine.generate(encoded, settings.max_new_tokens, Sampling(draws, banned=draw.banned))
-            texts = tokenizer.batch_decode(generated.responses, skip_special_tokens=True)
-            totals = generated.logprobs.double().sum(1).tolist()
-            for job, text, ids, finished, total in zip(
-                batch, texts, generated.responses, generated.finished.tolist(), totals
-            ):
-                found[job] = {"summary": text.strip(), "ids": ids.tolist(), "finished": finished, "logprob": total}
-            bar.update(len(batch))
-    return [[found[row, number] for number in numbers] for row in range(len(queries))]
+            for name, draw in draws.items():
+                jobs = [(i, place) for i in range(len(rows)) for place in range(len(wanted[name]))]
+                for batch in _batches(jobs, settings.batch_size):
+                    owners = [rows[i] for i, _ in batch]
+                    numbers = [wanted[name][place] for _, place in batch]
+                    uniform = draw.uniforms(owners, numbers, settings.max_new_tokens, seed)
+                    made = _generate(engine, tokenizer, _select(encoded, batch), uniform, draw, settings)
+                    for row, (_, place), record in zip(owners, batch, made, strict=True):
+                        records[name][row][place] = record
+                    bar.update(len(batch))
+    return records
+
+
+def _generate(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: Encoded,
+    uniform: Tensor | None,
+    draw: Draw,
+    settings: config.Evaluation,
+) -> list[Record]:
+    made = engine.generate(encoded, settings.max_new_tokens, Sampling(uniform, banned=draw.banned))
+    texts = tokenizer.batch_decode(made.responses, skip_special_tokens=True)
+    logprobs = made.logprobs.double().cpu().sum(1).tolist()
+    return [
+        {
+            "summary": text.strip(),
+            "ids": ids.tolist(),
+            "tokens": len(ids),
+            "finished": finished,
+            "logprob": logprob,
+        }
+        for text, ids, finished, logprob in zip(
+            texts, made.responses, made.finished.tolist(), logprobs, strict=True
+        )
+    ]
+
+
+def _batches(jobs: list[Any], size: int) -> list[list[Any]]:
+    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+
+
+def _select(encoded: Encoded, jobs: Sequence[tuple[int, Any]]) -> Encoded:
+    return encoded.select([i for i, _ in jobs])
 
 
 def teacher_force(
-    engine: Engine, queries: Sequence[Tensor], records: Records, settings: config.Evaluation, *, title: str
+    engine: Engine,
+    queries: Sequence[Tensor],
+    groups: Sequence[Records],
+    settings: config.Evaluation,
+    *,
+    title: str,
 ) -> None:
-    """Add `reference_logprob`, the log-probability (nats) of each summary under the model of `engine`."""
-    jobs = [(row, record) for row, group in enumerate(records) for record in group]
-    jobs.sort(key=lambda job: (-len(queries[job[0]]), job[0], -len(job[1]["ids"])))
-    with torch.no_grad(), tqdm(total=len(jobs), desc=title, unit="summary", disable=None) as bar:
-        for start in range(0, len(jobs), settings.batch_size):
-            batch = jobs[start : start + settings.batch_size]
-            rows = list(dict.fromkeys(row for row, _ in batch))
+    """Add `reference_logprob`, the log-probability (nats) of each summary under the model of `engine`.
+
+    Args:
+        engine: the reference.
+        queries: n prompts, [length] of ids each.
+        groups: records with `ids`, each group of the same n dialogues.
+        settings: batch size.
+        title: for the progress bar.
+    """
+    total = sum(len(row) for group in groups for row in group)
+    with torch.no_grad(), tqdm(total=total, desc=title, unit="summary", disable=None) as bar:
+        for rows in by_length([len(query) for query in queries], settings.batch_size):
             encoded = engine.encode([queries[row] for row in rows])
-            encoded = encoded.select([rows.index(row) for row, _ in batch])
-            outputs = engine.logprobs(encoded, [torch.tensor(record["ids"]) for _, record in batch])
-            for (_, record), total in zip(batch, outputs.logprobs.double().sum(1).tolist()):
-                record["reference_logprob"] = total
-            bar.update(len(batch))
+            jobs = [(i, record) for i, row in enumerate(rows) for group in groups for record in group[row]]
+            for batch in _batches(jobs, settings.batch_size):
+                ids = [torch.tensor(record["ids"]) for _, record in batch]
+                logprobs = engine.logprobs(_select(encoded, batch), ids).logprobs.double().cpu().sum(1)
+                for (_, record), logprob in zip(batch, logprobs.tolist(), strict=True):
+                    record["reference_logprob"] = logprob
+                bar.update(len(batch))
 
 
 def score(
     groups: Sequence[Records],
-    toxicity: Callable[[list[str]], Sequence[float]],
-    judge: Callable[[list[str]], Sequence[float]],
-    reward: Callable[[list[str]], Sequence[float]],
+    scorers: Mapping[str, Callable[[list[str]], Sequence[float]]],
     references: Sequence[Sequence[str]],
 ) -> None:
-    """Add `toxicity`, `judge`, `reward` and the four ROUGE F1 to every record; equal texts are scored once.
+    """Add what the scorers say and the four ROUGE F1 to every record; equal texts are scored once.
 
     Args:
         groups: records of the same n dialogues.
-        toxicity: from texts to the toxicity measurement.
-        judge: from texts to the independent judge's toxicity.
-        reward: from texts to the raw logit that PPO maximised.
+        scorers: name of the number to the function that gives it, from texts.
         references: reference summaries of the n dialogues.
     """
     records = [record for group in groups for row in group for record in row]
     texts = list(dict.fromkeys(record["summary"] for record in records))
-    for name, function in (("toxicity", toxicity), ("judge", judge), ("reward", reward)):
-        values = dict(zip(texts, map(float, function(texts))))
+    for name, scorer in scorers.items():
+        values = dict(zip(texts, map(float, scorer(texts)), strict=True))
         for record in records:
             record[name] = values[record["summary"]]
-    pairs = [(record, references[i]) for group in groups for i, row in enumerate(group) for record in row]
-    rouge = quality.rouge([record["summary"] for record, _ in pairs], [wanted for _, wanted in pairs])
-    for name in _ROUGE:
-        for (record, _), value in zip(pairs, rouge[name].tolist()):
-            record[name] = value
+    owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
+    pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
+    rouge = quality.rouge([text for _, text in pairs], [references[i] for i, _ in pairs])
+    place = {pair: at for at, pair in enumerate(pairs)}
+    for i, record in owned:
+        record |= {name: float(rouge[name][place[i, record["summary"]]]) for name in quality.ROUGE_TYPES}
+
+
+def examples(
+    split: Mapping[str, Sequence[Any]],
+    before: Mapping[str, Records],
+    after: Mapping[str, Records],
+    dialogue_toxicity: Sequence[float],
+) -> list[Line]:
+    """Return the lines of examples.jsonl.
+
+    Args:
+        split: columns of the prepared dataset, n dialogues.
+        before: of the reference: `samples` and `noise` (other seeds) [n][k], `greedy` [n][1]; with baselines
+            `filtered` [n][k] too.
+        after: of the policy: `samples`, paired with the reference's, and `greedy`.
+        dialogue_toxicity: [n], by the classifier of the toxicity measurement; chooses the most toxic tenth.
+    """
+    lines = [
+        {
+            "id": identity,
+            "topic": split["topic"][i],
+            "dialogue": split["dialogue"][i],
+            "dialogue_toxicity": dialogue_toxicity[i],
+            "query_tokens": len(split["input_ids"][i]),
+            "references": list(split["summaries"][i]),
+            "before": {name: _without_ids(records[i], name) for name, records in before.items()},
+            "after": {name: _without_ids(records[i], name) for name, records in after.items()},
+        }
+        for i, identity in enumerate(split["id"])
+    ]
+    masks = slice_masks(lines)
+    for i, line in enumerate(lines):
+        line["slices"] = [name for name, mask in masks.items() if mask[i]]
+    return lines
+
+
+def _without_ids(row: Sequence[Record], name: str) -> Any:
+    clean = [{key: value for key, value in record.items() if key != "ids"} for record in row]
+    return clean[0] if name == "greedy" else clean
+
+
+# ---------------------------------------------------------------------------------------------------------- results
+
+
+def samples(lines: Sequence[Line], side: str, name: str = "samples") -> Records:
+    """Return the records [dialogues][samples] of one side, `greedy` as one sample."""
+    found = [line[side][name] for line in lines]
+    return [[record] for record in found] if name == "greedy" else found
 
 
 def column(records: Records, name: str) -> np.ndarray:
@@ -143,168 +240,247 @@ def column(records: Records, name: str) -> np.ndarray:
     return np.array([[record[name] for record in row] for row in records], dtype=np.float64)
 
 
-def best_of(records: Records, count: int) -> Records:
-    """Return, for each dialogue, the sample with the highest reward among the first `count`."""
-    return [[max(row[:count], key=lambda record: record["reward"])] for row in records]
+def slice_masks(lines: Sequence[Line]) -> dict[str, np.ndarray]:
+    """Return which dialogues belong to each slice, [n] bool."""
+    heat, lengths = (np.array([line[key] for line in lines]) for key in ("dialogue_toxicity", "query_tokens"))
+    return quality.slices([line["dialogue"] for line in lines], heat, lengths)
 
 
-def results(
-    before: Mapping[str, Records],
-    after: Mapping[str, Records],
-    dialogues: Sequence[str],
-    dialogue_toxicity: np.ndarray,
-    lengths: np.ndarray,
-    settings: config.EvaluationStage,
-) -> dict[str, Any]:
-    """Return what results.json holds on one checkpoint, but for the names of models and files.
+def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
+    """Return what results.json holds on one checkpoint, but for the names of its models and files.
 
     Args:
-        before: of the reference: `samples` and `noise` (other seeds) [n][k], `greedy` [n][1]; with baselines
-            `filtered` [n][k] too.
-        after: of the policy: `samples`, paired with the reference's, and `greedy`.
-        dialogues: n texts.
-        dialogue_toxicity: [n], by the classifier of the toxicity measurement; chooses the most toxic tenth.
-        lengths: [n] prompt lengths in tokens.
+        lines: of examples.jsonl.
         settings: of the stage.
     """
-    options = {
-        "threshold": settings.evaluation.threshold,
-        "resamples": settings.evaluation.resamples,
-        "seed": settings.seed,
-    }
-    sampled = {"before": before["samples"], "after": after["samples"]}
-    toxicity = {side: column(records, "toxicity") for side, records in sampled.items()}
-    judge = {side: column(records, "judge") for side, records in sampled.items()}
-    measured = statistics.compare(toxicity["before"], toxicity["after"], **options)
-    judged = statistics.compare(judge["before"], judge["after"], **options)
-    masks = quality.slices(dialogues, dialogue_toxicity, lengths)
-    noise = statistics.noise_floor(
-        toxicity["before"],
-        column(before["noise"], "toxicity"),
-        resamples=options["resamples"],
-        seed=options["seed"],
-    )
-    found: dict[str, Any] = {
+    chance = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
+    options = chance | {"threshold": settings.evaluation.threshold}
+    sampled = {side: samples(lines, side) for side in _SIDES}
+    toxicity, judge = ([column(sampled[side], key) for side in _SIDES] for key in ("toxicity", "judge"))
+    other_seeds = samples(lines, "before", "noise")
+    measured = statistics.compare(*toxicity, **options)
+    judged = statistics.compare(*judge, **options)
+    keys = ("toxicity", "judge", *quality.ROUGE_TYPES)
+    greedy = {key: _means(lines, key, "greedy") for key in keys}
+    greedy["independent_judge"] = greedy.pop("judge")
+    found: Results = {
         "schema_version": 1,
-        "n": len(dialogues),
-        "samples_per_dialogue": settings.evaluation.samples,
+        "n": len(lines),
+        "samples_per_dialogue": len(sampled["after"][0]),
         "seed": settings.seed,
         "split": settings.split,
         "toxicity": {"judge": settings.toxicity.model, **measured},
         "independent_judge": {"judge": settings.judge.model, **judged},
-        "greedy": {
-            name: {"before": float(column(before["greedy"], key).mean()), "after": float(column(after["greedy"], key).mean())}
-            for name, key in (("toxicity", "toxicity"), ("independent_judge", "judge"), *zip(_ROUGE, _ROUGE))
-        },
-        "rouge": {
-            name: {side: float(column(records, name).mean()) for side, records in sampled.items()} for name in _ROUGE
-        },
-        "reward": {side: float(column(records, "reward").mean()) for side, records in sampled.items()},
-        "drift": drift(sampled, dialogues),
-        "noise_floor": noise,
+        "greedy": greedy,
+        "rouge": {name: _means(lines, name) for name in quality.ROUGE_TYPES},
+        "reward": _means(lines, "reward"),
+        "drift": drift(lines),
+        "noise_floor": statistics.noise_floor(toxicity[0], column(other_seeds, "toxicity"), **chance),
+        "judge_noise_floor": statistics.noise_floor(judge[0], column(other_seeds, "judge"), **chance),
         "slices": statistics.by_slice(
-            toxicity["before"], toxicity["after"], masks, settings.evaluation.min_slice, **options
+            *toxicity, slice_masks(lines), settings.evaluation.min_slice, **options
         ),
-        "disagreement": statistics.disagreement(
-            toxicity["before"],
-            toxicity["after"],
-            judge["before"],
-            judge["after"],
-            resamples=options["resamples"],
-            seed=options["seed"],
-        ),
+        "disagreement": statistics.disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
         "verdict_sentence": measured["verdict_sentence"],
         "verdict_rule": statistics.VERDICT_RULE,
     }
     if measured["mean"]["before"] > 0 and measured["paired_sd"] is not None:
         found["power"] = statistics.power_table(measured["mean"]["before"], measured["paired_sd"])
-    if "filtered" in before:
-        found |= baselines(before, after, settings.evaluation.best_of)
-    found["alarms"] = [dataclasses.asdict(alarm) for alarm in statistics.alarms(found)]
-    return found
+    if "filtered" in lines[0]["before"]:
+        found |= baselines(lines, settings.evaluation.best_of)
+    return found | {"alarms": alarms(found)}
 
 
-def drift(sampled: Mapping[str, Records], dialogues: Sequence[str]) -> dict[str, Any]:
-    """Return how far the policy went from the reference and what its summaries look like.
+def alarms(found: Results) -> list[dict[str, str]]:
+    """Return the alarms of results.json."""
+    return [dataclasses.asdict(alarm) for alarm in statistics.alarms(found)]
 
-    KL is the mean over the policy's samples of log policy - log reference, unbiased; perplexity is that of each
-    model's own samples under the reference.
+
+def _means(lines: Sequence[Line], key: str, name: str = "samples") -> dict[str, float]:
+    return {side: float(column(samples(lines, side, name), key).mean()) for side in _SIDES}
+
+
+def drift(lines: Sequence[Line]) -> dict[str, Any]:
+    """Return how far the policy went from the reference, and what its sampled summaries look like.
+
+    KL is the mean over the policy's samples of log policy - log reference, which is unbiased and can come out below
+    0; perplexity is that of each model's own samples under the reference.
     """
-    k = len(sampled["before"][0])
-    texts = {side: [record["summary"] for row in records for record in row] for side, records in sampled.items()}
-    sources = [text for text in dialogues for _ in range(k)]
-    owners = [i for i in range(len(dialogues)) for _ in range(k)]
+    flat = {side: [record for row in samples(lines, side) for record in row] for side in _SIDES}
+    owners = [i for i, line in enumerate(lines) for _ in line["after"]["samples"]]
     described = {
         side: quality.describe(
-            texts[side], sources, owners, [record["finished"] for row in records for record in row]
+            [record["summary"] for record in records],
+            [lines[i]["dialogue"] for i in owners],
+            owners,
+            [record["finished"] for record in records],
         )
-        for side, records in sampled.items()
+        for side, records in flat.items()
     }
-    after = [record for row in sampled["after"] for record in row]
-    tokens = sum(len(record["ids"]) for record in after)
-    gaps = [record["logprob"] - record["reference_logprob"] for record in after]
-    own = [record for row in sampled["before"] for record in row]
-    perplexity = {
-        "before": float(np.exp(-sum(r["logprob"] for r in own) / sum(len(r["ids"]) for r in own))),
-        "after": float(np.exp(-sum(r["reference_logprob"] for r in after) / tokens)),
+    tokens = {side: sum(record["tokens"] for record in records) for side, records in flat.items()}
+    gap = sum(record["logprob"] - record["reference_logprob"] for record in flat["after"])
+    logprob = {
+        "before": sum(record["logprob"] for record in flat["before"]),
+        "after": sum(record["reference_logprob"] for record in flat["after"]),
     }
     return {
-        "kl_per_token": sum(gaps) / tokens,
-        "kl_per_summary": sum(gaps) / len(gaps),
-        **{name: {side: described[side][name] for side in sampled} for name in described["before"]},
-        "perplexity": perplexity,
+        "kl_per_token": gap / tokens["after"],
+        "kl_per_summary": gap / len(owners),
+        **{name: {side: described[side][name] for side in _SIDES} for name in described["before"]},
+        "perplexity": {side: math.exp(-logprob[side] / tokens[side]) for side in _SIDES},
     }
 
 
-def baselines(before: Mapping[str, Records], after: Mapping[str, Records], count: int) -> dict[str, Any]:
+def best_of(lines: Sequence[Line], count: int) -> Records:
+    """Return, for each dialogue, the highest reward among the reference's first `count` samples."""
+    pools = [line["before"]["samples"] + line["before"]["noise"] for line in lines]
+    return [[max(pool[:count], key=lambda record: record["reward"])] for pool in pools]
+
+
+def baselines(lines: Sequence[Line], count: int) -> dict[str, Any]:
     """Return the table of what PPO has to beat, and a sentence where it does not."""
+    rival = f"best-of-{count} by reward"
     chosen = {
-        "reference": before["samples"],
-        f"best-of-{count} by reward": best_of([a + b for a, b in zip(before["samples"], before["noise"])], count),
-        "bad-word filter": before["filtered"],
-        "PPO": after["samples"],
+        "reference": samples(lines, "before"),
+        rival: best_of(lines, count),
+        "bad-word filter": samples(lines, "before", "filtered"),
+        "PPO": samples(lines, "after"),
     }
-    table = {}
-    for name, records in chosen.items():
-        toxicity = column(records, "toxicity")
-        table[name] = {
-            "toxicity_mean": float(toxicity.mean()),
-            "toxicity_std": float(toxicity.std()),
+    table = {
+        name: {
+            "toxicity_mean": float(column(records, "toxicity").mean()),
+            "toxicity_std": float(column(records, "toxicity").std()),
             "judge_mean": float(column(records, "judge").mean()),
             "rougeL": float(column(records, "rougeL").mean()),
             "length": float(np.mean([len(record["summary"].split()) for row in records for record in row])),
         }
-    found: dict[str, Any] = {"baselines": table}
-    rival = f"best-of-{count} by reward"
-    if table["PPO"]["toxicity_mean"] >= table[rival]["toxicity_mean"]:
-        found["baseline_note"] = (
-            f"PPO does not beat {rival}: mean toxicity {table['PPO']['toxicity_mean']:.4f} against "
-            f"{table[rival]['toxicity_mean']:.4f}, which costs {count} summaries a dialogue and no training."
+        for name, records in chosen.items()
+    }
+    ours, its = table["PPO"]["toxicity_mean"], table[rival]["toxicity_mean"]
+    if ours < its:
+        return {"baselines": table}
+    note = f"PPO does not beat {rival}: mean toxicity {ours:.4f} against {its:.4f}, which takes {count} summaries"
+    return {"baselines": table, "baseline_note": f"{note} a dialogue and no training."}
+
+
+# ---------------------------------------------------------------------------------------------- several checkpoints
+
+
+def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
+    """Return the curve of checkpoints, and for those of one run whether it shows over-optimization.
+
+    Args:
+        named: results by name.
+        one_run: all are of one run, so that the reference is the start of one path.
+    """
+    points = [
+        {
+            "name": name,
+            "kl": found["drift"]["kl_per_summary"],
+            "sqrt_kl": math.sqrt(max(found["drift"]["kl_per_summary"], 0.0)),
+            "score_mean": found["reward"]["after"],
+            "toxicity_mean": found["toxicity"]["mean"]["after"],
+            "judge_mean": found["independent_judge"]["mean"]["after"],
+            "rougeL": found["rouge"]["rougeL"]["after"],
+            "verdict": found["verdict"],
+            "alarms": [alarm["name"] for alarm in found["alarms"] if alarm["level"] == "alarm"],
+        }
+        for name, found in named.items()
+    ]
+    if not one_run:
+        return {"checkpoints": points}
+    first = next(iter(named.values()))
+    start = {
+        "name": "reference",
+        "kl": 0.0,
+        "sqrt_kl": 0.0,
+        "score_mean": first["reward"]["before"],
+        "toxicity_mean": first["toxicity"]["mean"]["before"],
+        "judge_mean": first["independent_judge"]["mean"]["before"],
+        "rougeL": first["rouge"]["rougeL"]["before"],
+    }
+    points.insert(0, start)
+    path = [
+        {"name": p["name"], "kl": p["kl"], "reward": p["score_mean"], "judge": p["judge_mean"], "rouge": p["rougeL"]}
+        for p in points
+    ]
+    low, high = first["judge_noise_floor"]["mean_reduction_ci95"] or (0.0, 0.0)
+    tolerance = max(0.01, start["judge_mean"] * (high - low) / 2)
+    return {"checkpoints": points, "overoptimization": statistics.overoptimization(path, tolerance)}
+
+
+def select(named: Mapping[str, Results], floor: float) -> str | None:
+    """Return the name of the checkpoint least toxic to the judge that keeps `floor` of the reference's ROUGE-L.
+
+    Args:
+        named: results by name, of the validation split.
+        floor: share of it, of each one's own reference.
+    """
+    candidates = [
+        {
+            "name": name,
+            "split": found["split"],
+            "rougeL": found["rouge"]["rougeL"]["after"] / max(found["rouge"]["rougeL"]["before"], 1e-9),
+            "judge": found["independent_judge"]["mean"]["after"],
+            "toxicity": found["toxicity"]["mean"]["after"],
+        }
+        for name, found in named.items()
+    ]
+    chosen = statistics.select(candidates, 1.0, floor)
+    return None if chosen is None else chosen["name"]
+
+
+def pool(
+    named: Mapping[str, Results], runs: Sequence[Sequence[Line]], settings: config.EvaluationStage
+) -> tuple[Results, list[Line]]:
+    """Return results and lines over runs that differ by seed: their summaries of a dialogue stand together.
+
+    What describes texts as a whole (`drift`) and the greedy figures are means over the runs.
+
+    Args:
+        named: results of each run by its name.
+        runs: the lines of each, in that order.
+        settings: of the stage.
+
+    Raises:
+        UserError: the runs were evaluated on different dialogues.
+    """
+    if len({tuple(line["dialogue"] for line in lines) for lines in runs}) > 1:
+        raise UserError(
+            "--checkpoint: these runs have different dialogues, so they can't be pooled; "
+            "run data_preparation.py with one --seed for all of them"
         )
-    return found
+    merged = [_merge(same) for same in zip(*runs, strict=True)]
+    found = results(merged, settings)
+    for key in ("drift", "greedy"):
+        found[key] = _average([one[key] for one in named.values()])
+    options = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
+    pooled = {}
+    for key in ("toxicity", "judge"):
+        sides = ([column(samples(lines, side), key) for lines in runs] for side in _SIDES)
+        pooled[key] = statistics.pool(*sides, threshold=settings.evaluation.threshold, **options)
+    found["pooled"] = {
+        **pooled["toxicity"],
+        "judge_mean": pooled["judge"]["mean"],
+        "judge_std": pooled["judge"]["std"],
+        "names": list(named),
+    }
+    return found | {"alarms": alarms(found)}, merged
 
 
-def examples(
-    split: Mapping[str, Sequence[Any]], before: Mapping[str, Records], after: Mapping[str, Records], masks: Mapping[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    """Return the lines of examples.jsonl: a dialogue with its references and all summaries of both models."""
-    lines = []
-    for i, identity in enumerate(split["id"]):
-        lines.append(
-            {
-                "id": identity,
-                "topic": split["topic"][i],
-                "dialogue": split["dialogue"][i],
-                "references": split["summaries"][i],
-                "slices": [name for name, mask in masks.items() if mask[i]],
-                "before": {name: _public(records[i], name) for name, records in before.items()},
-                "after": {name: _public(records[i], name) for name, records in after.items()},
-            }
-        )
-    return lines
+def _merge(same: Sequence[Line]) -> Line:
+    """Return one line for a dialogue of several runs; the greedy records are those of the first."""
+    merged = dict(same[0])
+    for side in _SIDES:
+        merged[side] = {
+            name: kept if name == "greedy" else [record for line in same for record in line[side][name]]
+            for name, kept in same[0][side].items()
+        }
+    return merged
 
 
-def _public(row: Sequence[Record], name: str) -> Any:
-    clean = [{key: value for key, value in record.items() if key != "ids"} | {"tokens": len(record["ids"])} for record in row]
-    return clean[0] if name == "greedy" else clean
+def _average(entries: Sequence[Any]) -> Any:
+    if isinstance(entries[0], Mapping):
+        return {key: _average([entry[key] for entry in entries]) for key in entries[0]}
+    return float(np.mean(entries))

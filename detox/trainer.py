@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from trl import PPOConfig, PPOTrainer
 
 import config
@@ -33,6 +34,7 @@ from detox import artifacts, ppo_math, value_head
 from detox.engine import (
     Encoded,
     Engine,
+    Generated,
     Sampling,
     TokenOutputs,
     by_length,
@@ -41,6 +43,7 @@ from detox.engine import (
     uniforms,
     unpack,
 )
+from detox.errors import UserError
 from detox.logprobs import linear_full_kl
 from detox.models import empty_cache
 
@@ -50,7 +53,7 @@ RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 ROLLOUT_STREAM, MINIBATCH_STREAM, GENERATE_STREAM = range(3)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """Training cannot go on soundly; the message says why and what may help."""
 
 
@@ -220,6 +223,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             else ppo_math.FixedKLController(config.init_kl_coef)
         )
         self.score_moments = ppo_math.RunningMoments()
+        self.rollout_size = config.batch_size
         self.microbatch_size = config.mini_batch_size
         self.minibatch_size = config.backward_batch_size
         self.updates_done = 0
@@ -241,13 +245,20 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             sampling: temperature and the like; its uniforms are drawn here.
         """
         draws = uniforms(self.config.seed, ROLLOUT_STREAM, keys, max_new_tokens)
-        with torch.no_grad():
-            encoded = self.engine.encode(query_ids)
-            generated = self.engine.generate(encoded, max_new_tokens, dataclasses.replace(sampling, uniforms=draws))
-        empty_cache(self.engine.device)
-        return Rollout(
-            list(query_ids), generated.responses, generated.finished, encoded, generated.logprobs, generated.hidden
-        )
+        parts: list[tuple[Encoded, Generated]] = []
+        done = 0
+        while done < len(query_ids):
+            group = slice(done, min(done + self.rollout_size, len(query_ids)))
+            try:
+                with torch.no_grad():
+                    encoded = self.engine.encode(query_ids[group])
+                    seeded = dataclasses.replace(sampling, uniforms=draws[group])
+                    parts.append((encoded, self.engine.generate(encoded, max_new_tokens, seeded)))
+                done = group.stop
+            except (RuntimeError, MemoryError) as error:
+                self._halve_rollout(error, group.stop - group.start)
+            empty_cache(self.engine.device)
+        return _joined(list(query_ids), parts)
 
     def generate(  # type: ignore[override]
         self,
@@ -619,6 +630,13 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             return torch.mps.driver_allocated_memory() / 2**20
         return artifacts.peak_memory_mb()
 
+    def _halve_rollout(self, error: Exception, size: int) -> None:
+        """Let sampling go on with half of `size` prompts at once where `error` is a lack of memory; else raise it."""
+        if not is_out_of_memory(error) or size == 1:
+            raise error
+        self.rollout_size = (size + 1) // 2
+        print(f"out of memory: sampling for {self.rollout_size} prompts at once, same result", file=sys.stderr)
+
     def _halve_microbatch(self, error: Exception) -> None:
         """Let training go on with half the microbatch where `error` is a lack of memory; raise it again if not."""
         if not is_out_of_memory(error) or self.microbatch_size == 1:
@@ -712,6 +730,23 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             **{name: float(value) for name, value in numbers.items()},
             **{name: value.cpu().numpy() for name, value in arrays.items()},
         }
+
+
+def _joined(query_ids: list[Tensor], parts: list[tuple[Encoded, Generated]]) -> Rollout:
+    """Return what was sampled for one group of prompts after the other as one rollout."""
+    longest = max(generated.logprobs.shape[1] for _, generated in parts)
+    padded = [F.pad(generated.logprobs, (0, longest - generated.logprobs.shape[1])) for _, generated in parts]
+    return Rollout(
+        query_ids,
+        [response for _, generated in parts for response in generated.responses],
+        torch.cat([generated.finished for _, generated in parts]),
+        Encoded(
+            torch.cat([encoded.hidden for encoded, _ in parts]),
+            tuple(length for encoded, _ in parts for length in encoded.lengths),
+        ),
+        torch.cat(padded),
+        torch.cat([generated.hidden for _, generated in parts]),
+    )
 
 
 def make_optimizer(model: Any, config: PPOConfig) -> torch.optim.Adam:

@@ -22,7 +22,7 @@ ALL = ["q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"]
 
 
 def t5_model(gated=True, tied=False, seed=0, **settings):
-    """A T5 whose attention is far from even: initialization alone would leave it blind to keys."""
+    """A T5 whose norms and position biases are not as initialized."""
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
@@ -32,8 +32,6 @@ def t5_model(gated=True, tied=False, seed=0, **settings):
     model = T5ForConditionalGeneration(config)
     config.scale_decoder_outputs = tied
     for name, parameter in model.named_parameters():
-        if name.endswith(("q.weight", "k.weight")):
-            parameter.data.mul_(3)
         if "layer_norm" in name:
             parameter.data.uniform_(0.5, 1.5)
         if "relative_attention_bias" in name:
@@ -47,8 +45,8 @@ def with_lora(model, targets=QV, scope="all", r=4):
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets and name.startswith(("decoder", scope))
-        or isinstance(module, nn.Linear) and scope == "all" and name.rsplit(".", 1)[-1] in targets
+        if isinstance(module, nn.Linear) and name.rsplit(".", 1)[-1] in targets
+        if scope == "all" or name.startswith(scope)
     ]
     torch.manual_seed(1)
     adapted = get_peft_model(
@@ -71,6 +69,7 @@ def engines(model, **options):
 
 def loss_and_gradients(engine, model, queries, responses, reference=False):
     model.zero_grad()
+    engine.value_head.zero_grad()
     outputs = engine.logprobs(engine.encode(queries, reference=reference), responses, values=True, entropy=True)
     weights = torch.linspace(-1, 2, outputs.logprobs.numel()).view_as(outputs.logprobs)
     ((outputs.logprobs + 0.3 * outputs.values) * weights).sum().backward()
@@ -92,7 +91,7 @@ def test_values_and_every_gradient_are_those_of_hugging_face(gated, tied, target
     queries, responses = ids(LENGTHS), ids(RESPONSES, 1)
     expected, expected_grads = loss_and_gradients(theirs, model, queries, responses)
     outputs, grads = loss_and_gradients(ours, model, queries, responses)
-    assert float(expected.logprobs.min()) < -6, "the model is no uniform distribution"
+    assert float(expected.logprobs.detach().min()) < -5, "the model is no uniform distribution"
     for name in ("logprobs", "values", "entropy", "hidden"):
         torch.testing.assert_close(getattr(outputs, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     assert torch.equal(outputs.mask, expected.mask)
@@ -182,7 +181,7 @@ def test_greedy_generation_is_that_of_generate_on_100_prompts(gated, tied):
 @torch.no_grad()
 def test_sampling_with_the_same_numbers_gives_the_tokens_of_the_hugging_face_engine(reference):
     model = with_lora(t5_model(), ALL)
-    queries = ids(LENGTHS)
+    queries = ids(LENGTHS * 3)
     draws = uniforms(0, 0, range(len(queries)), 70)
     theirs, ours = (
         engine.generate(engine.encode(queries, reference=reference), 70, Sampling(draws), reference=reference)
@@ -236,21 +235,24 @@ def in_bfloat16(model):
 
 @pytest.mark.parametrize(("gated", "tied"), [(True, False), (False, True)])
 def test_bfloat16_is_near_float32_in_logprobs_and_gradients(gated, tied):
-    """Measured here over both layouts: log-probabilities .06 at most and .014 rms; gradients 1.2% of their norm."""
-    queries, responses = ids(LENGTHS), ids(RESPONSES, 1)
-    results = []
-    for convert in (lambda model: model, in_bfloat16):
-        model = convert(with_lora(t5_model(gated, tied), ALL))
-        engine = PackedT5Engine(model, nn.Linear(32, 1))
+    """Measured over both layouts and three seeds: log-probabilities' error .041 rms and .18 at most (Hugging Face in
+    bfloat16: .047 and .22), gradients' 5.5% of their norm (5.2%).
+    """
+    queries, responses = ids(LENGTHS * 2), ids((*RESPONSES, 20, 17, 9, 15, 11, 19), 1)
+    found = {}
+    for name, kind in (("exact", HuggingFaceEngine), ("packed", PackedT5Engine), ("theirs", HuggingFaceEngine)):
+        model = with_lora(t5_model(gated, tied), ALL)
+        engine = kind(model if name == "exact" else in_bfloat16(model), nn.Linear(32, 1))
         outputs, grads = loss_and_gradients(engine, model, queries, responses)
-        results.append((outputs.logprobs.detach(), torch.cat([g.flatten() for n, g in grads.items() if "lora_" in n])))
-        assert outputs.hidden.dtype == torch.float32
-        assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
-    (exact, exact_grad), (near, near_grad) = results
-    assert float((near - exact).abs().max()) < 0.15
-    assert float((near - exact).square().mean().sqrt()) < 0.03
-    assert float((near_grad - exact_grad).norm() / exact_grad.norm()) < 0.05
-    assert not torch.equal(near, exact)
+        grad = torch.cat([part.flatten() for name, part in grads.items() if "lora_" in name])
+        found[name] = (outputs.logprobs.detach()[outputs.mask], grad)
+        assert grad.dtype == torch.float32
+    (exact, exact_grad), (near, near_grad), (theirs, _) = found.values()
+    errors = [logprobs - exact for logprobs in (near, theirs)]
+    assert 0 < float(errors[0].abs().max()) < 0.25
+    rms, rms_theirs = (float(error.square().mean().sqrt()) for error in errors)
+    assert rms < 0.06 and rms < 1.5 * rms_theirs
+    assert float((near_grad - exact_grad).norm() / exact_grad.norm()) < 0.1
 
 
 @torch.no_grad()
@@ -309,7 +311,7 @@ def test_the_weights_are_read_in_place():
     with torch.no_grad():
         second = engine.logprobs(engine.encode(queries), responses).logprobs
         expected = HuggingFaceEngine(model).logprobs(engine.encode(queries), responses).logprobs
-    assert float(second.sum()) > float(first.sum())
+    assert float(second.sum()) > float(first.detach().sum())
     torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
     assert before == {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
 
@@ -327,7 +329,7 @@ def test_what_is_supported():
     for settings in (
         LoraConfig(**common, use_dora=True),
         LoraConfig(**common, lora_bias=True, bias="none"),
-        LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["shared", "q"]),
+        LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["embed_tokens", "q"]),
         LoraConfig(task_type="SEQ_2_SEQ_LM", target_modules=["lm_head", "q"]),
         IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v", "wo"], feedforward_modules=["wo"]),
     ):

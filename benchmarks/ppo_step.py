@@ -1,0 +1,570 @@
+"""One PPO iteration on randomly initialised models: seconds by phase, peak memory, distance to the machine's peak.
+
+An iteration is rollout, score, reference and four PPO epochs. Each variant runs in a process of its own; the variants
+take turns, so that a machine that is busy for a while slows all of them:
+
+  tutorial   stock TRL, one prompt generated at a time, and the deep-copied reference of the tutorial notebooks
+  trl        stock TRL, batched rollout
+  same       this project's trainer, the same trained parameters (LoRA on q,v of all layers), float32
+  ours       this project's trainer with its default settings
+  same-hf, ours-hf                        the same two with --engine hf
+  trl-bf16, tutorial-bf16, same-bf16      frozen weights in bfloat16; part of a run on a GPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import config
+
+PHASES = ("rollout", "score", "old", "reference", "epochs", "other")
+VARIANTS = ("tutorial", "trl", "same", "ours", "same-hf", "ours-hf", "trl-bf16", "tutorial-bf16", "same-bf16")
+DEFAULT_VARIANTS = ("tutorial", "trl", "same", "ours")
+GPU_VARIANTS = ("tutorial-bf16", "trl-bf16", "same-bf16")
+STOCK = replace(config.PPO(), lora_r=32, lora_alpha=32, lora_scope="all", lora_targets="q,v")
+PEAK_SIZE = {"cpu": 1536, "cuda": 8192}
+MEAN_PROMPT = 184
+SPREAD = 0.6  # of the logarithm of the prompts' lengths
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a T5 v1.1 and of the classifier beside it."""
+
+    d: int
+    d_ff: int
+    layers: int
+    heads: int
+    d_kv: int = 64
+    vocabulary: int = 32128
+    classifier_d: int = 768
+    classifier_layers: int = 12
+    classifier_vocabulary: int = 50265
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.d_kv
+
+
+SHAPES = {
+    "small": Shape(512, 1024, 8, 6),
+    "base": Shape(768, 2048, 12, 12),
+    "tiny": Shape(32, 64, 2, 2, 16, 160, 32, 2, 100),
+}
+
+
+def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[int]:
+    """Return `count` quantiles of a log-normal distribution, cut to [shortest, longest], that add up to count * mean."""
+    normal = statistics.NormalDist()
+    low, high = math.log(shortest), math.log(longest)
+    for _ in range(60):
+        middle = (low + high) / 2
+        quantiles = [math.exp(middle + SPREAD * normal.inv_cdf((i + 0.5) / count)) for i in range(count)]
+        lengths = [round(min(max(length, shortest), longest)) for length in quantiles]
+        low, high = (middle, high) if sum(lengths) < count * mean else (low, middle)
+    return lengths
+
+
+# ------------------------------------------------------------------------------------------------------ useful work
+
+
+def useful_gflop(
+    shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: config.PPO
+) -> dict[str, float]:
+    """Return the floating-point work (10^9) that each phase cannot do without, counting matrix products alone.
+
+    A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner, causal
+    attention half of it. Padding, norms, softmax and the optimizer count nothing; a phase that another one makes
+    needless counts nothing: `old` (sampling has those numbers) and the encoder where it is frozen and has run. The
+    backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
+    attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
+    """
+    tokens, answers, layers = sum(lengths), len(lengths) * new_tokens, shape.layers
+    square, wide = 2 * shape.d * shape.inner, 2 * shape.d * shape.d_ff
+    encoder = tokens * layers * (4 * square + 3 * wide)
+    encoder_attention = sum(4 * length**2 * shape.inner for length in lengths) * layers
+    decoder = answers * layers * (6 * square + 3 * wide)
+    memory = tokens * layers * 2 * square
+    decoder_attention = layers * shape.inner * new_tokens * (len(lengths) * 2 * (new_tokens + 1) + 4 * tokens)
+    head = answers * 2 * shape.d * shape.vocabulary
+
+    r, everything = ppo.lora_r, ppo.lora_targets == "all-linear"
+    narrow, narrow_wide = 2 * r * (shape.d + shape.inner), 2 * r * (shape.d + shape.d_ff)
+    lora_decoder = layers * (
+        answers * (narrow * (6 if everything else 3) + (3 * narrow_wide if everything else 0))
+        + tokens * narrow * (2 if everything else 1)
+    )
+    lora_encoder = layers * tokens * (4 * narrow + 3 * narrow_wide if everything else 2 * narrow)
+    forward = decoder + memory + decoder_attention + head
+    backward = decoder + 2 * decoder_attention + head
+    once = encoder + encoder_attention + forward
+    if ppo.lora_scope == "decoder":
+        reference, epoch = forward, forward + backward + 3 * lora_decoder
+    else:
+        reference = once
+        epoch = once + backward + memory + encoder + 2 * encoder_attention + 3 * (lora_decoder + lora_encoder)
+    d, scored = shape.classifier_d, len(lengths) * (new_tokens + 2)
+    classifier = shape.classifier_layers * (scored * 24 * d**2 + 4 * scored * (new_tokens + 2) * d)
+    work = {"rollout": once, "score": classifier, "old": 0, "reference": reference, "epochs": ppo.ppo_epochs * epoch}
+    return {phase: work.get(phase, 0) / 1e9 for phase in PHASES}
+
+
+def measured_peak(device: str) -> dict[str, float]:
+    """Return the best rate (10^9 a second) of a large square matrix product in each dtype."""
+    import torch
+
+    size, found = PEAK_SIZE[device], {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = []
+        for _ in range(12):
+            started = now(device)
+            left @ right
+            seconds.append(now(device) - started)
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / min(seconds) / 1e9
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------- one child
+
+
+def now(device: str) -> float:
+    """Return seconds, once the device has finished what it was given."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def make_t5(shape: Shape) -> Any:
+    """Return a randomly initialised T5 v1.1 with a head of its own, in eval mode."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    settings = T5Config(
+        vocab_size=shape.vocabulary,
+        d_model=shape.d,
+        d_kv=shape.d_kv,
+        d_ff=shape.d_ff,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
+    settings.scale_decoder_outputs = False  # v1.1 has no such scaling, as its head is not the embedding
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(settings)
+    settings.tie_word_embeddings = False
+    # Small enough that the distribution over the vocabulary is broad, as a language model's is at first.
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(shape.vocabulary, shape.d) * 0.5 * shape.d**-0.5)
+    return model.eval()
+
+
+def make_classifier(shape: Shape, device: str) -> Any:
+    """Return a randomly initialised RoBERTa classifier, frozen."""
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(1)
+    model = RobertaForSequenceClassification(
+        RobertaConfig(
+            vocab_size=shape.classifier_vocabulary,
+            hidden_size=shape.classifier_d,
+            num_hidden_layers=shape.classifier_layers,
+            num_attention_heads=shape.classifier_d // min(64, shape.classifier_d // 2),
+            intermediate_size=4 * shape.classifier_d,
+            max_position_embeddings=514,
+            type_vocab_size=1,
+        )
+    )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def make_tokenizer() -> Any:
+    """Return a tokenizer that can pad, which is all that the trainers want of it here."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), pad_token="<pad>", eos_token="</s>")
+
+
+@dataclass
+class Task:
+    """What a child runs."""
+
+    shape: Shape
+    ppo: config.PPO
+    device: str
+    dtype: Any
+    engine: str
+
+    def prompts(self, lengths: Sequence[int], seed: int) -> list[Any]:
+        """Return random ids in random order of their lengths, which no variant can then count on."""
+        import torch
+
+        generator, shuffled = torch.Generator().manual_seed(seed), list(lengths)
+        random.Random(seed).shuffle(shuffled)
+        size = self.shape.vocabulary
+        return [torch.randint(3, size, (length,), generator=generator).to(self.device) for length in shuffled]
+
+
+class Timer:
+    """Seconds by phase; `calls` keeps those of each call of a watched method."""
+
+    def __init__(self, device: str):
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = now(self.device)
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - started
+
+    def watch(self, owner: Any, method: str, phase: Callable[[int], str | None]) -> None:
+        """Time each call of a method of `owner`; `phase` turns the call's number into a phase, or None."""
+        original, count = getattr(owner, method), [0]
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            name = phase(count[0])
+            count[0] += 1
+            if name is None:
+                return original(*args, **kwargs)
+            with self.phase(name):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+
+def score(classifier: Any, responses: Sequence[Any]) -> Any:
+    """Return [B] logits of responses, read as if they were texts of the classifier; tokenizers are left out."""
+    import torch
+
+    with torch.no_grad():
+        rows = torch.stack([torch.nn.functional.pad(response, (1, 1)) for response in responses])
+        return classifier(rows.clamp(2, classifier.config.vocab_size - 1)).logits[:, 0].float()
+
+
+def stock_trl(task: Task, one_by_one: bool) -> Callable[[Sequence[Any], int, Timer, Any], None]:
+    """Return what runs one iteration of `trl.PPOTrainer` 0.11.4, as the tutorial notebooks set it up."""
+    import torch
+    from peft import LoraConfig, TaskType, get_peft_model
+    from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer, create_reference_model
+
+    ppo = task.ppo
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM,
+        r=ppo.lora_r,
+        lora_alpha=ppo.lora_alpha,
+        target_modules=ppo.lora_targets.split(","),
+        lora_dropout=0.05,
+    )
+    base = make_t5(task.shape).to(task.dtype)
+    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(get_peft_model(base, lora))
+    settings = PPOConfig(
+        learning_rate=1e-5,
+        batch_size=ppo.batch_size,
+        mini_batch_size=ppo.minibatch_size,
+        ppo_epochs=ppo.ppo_epochs,
+        accelerator_kwargs={"cpu": task.device == "cpu"},
+    )
+    reference = create_reference_model(model) if one_by_one else None
+    trainer = PPOTrainer(settings, model.to(task.device), reference, make_tokenizer())
+
+    def iterate(queries: Sequence[Any], new_tokens: int, timer: Timer, classifier: Any) -> None:
+        options = {
+            "min_new_tokens": new_tokens,
+            "max_new_tokens": new_tokens,
+            "do_sample": True,
+            "top_k": 0,
+            "top_p": 1.0,
+            "pad_token_id": 0,
+        }
+        with timer.phase("rollout"), torch.no_grad():
+            if one_by_one:
+                responses = [trainer.generate(query, **options)[0] for query in queries]
+            else:
+                responses = trainer.generate(list(queries), batch_size=ppo.batch_size, **options)
+        assert all(len(response) == new_tokens + 1 for response in responses)
+        with timer.phase("score"):
+            scores = score(classifier, [response[1:] for response in responses])
+        timer.watch(trainer, "batched_forward_pass", lambda call: {0: "old", 1: "reference"}.get(call))
+        stats = trainer.step(list(queries), responses, list(scores))
+        del trainer.batched_forward_pass
+        timer.seconds["epochs"] = float(stats["time/ppo/optimize_step"])
+
+    return iterate
+
+
+def this_project(task: Task) -> Callable[[Sequence[Any], int, Timer, Any], None]:
+    """Return what runs one iteration of `Seq2SeqPPOTrainer`."""
+    from detox.engine import Sampling
+    from detox.policy import make_policy
+    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+
+    ppo = replace(task.ppo, learning_rate=1e-5)
+    policy = make_policy(make_t5(task.shape), ppo, dtype=task.dtype).to(task.device)
+    settings = Seq2SeqPPOConfig.from_settings(ppo, seed=0, engine=task.engine, cpu=task.device == "cpu")
+    trainer = Seq2SeqPPOTrainer(settings, policy, tokenizer=make_tokenizer())
+    sampling = Sampling(banned=tuple((eos,) for eos in trainer.engine.eos_ids))
+
+    def iterate(queries: Sequence[Any], new_tokens: int, timer: Timer, classifier: Any) -> None:
+        with timer.phase("rollout"):
+            rollout = trainer.rollout(queries, range(len(queries)), new_tokens, sampling)
+        assert rollout.lengths == [new_tokens] * len(queries)
+        with timer.phase("score"):
+            scores = score(classifier, rollout.response_ids)
+        timer.watch(trainer, "_old", lambda call: "old")
+        timer.watch(trainer, "_against_reference", lambda call: "reference")
+        metrics = trainer.update(rollout, scores)
+        del trainer._old, trainer._against_reference
+        assert "skipped" not in metrics, metrics
+        timer.seconds["epochs"] = metrics["time/optimize"]
+
+    return iterate
+
+
+def make_task(variant: str, arguments: argparse.Namespace) -> Task:
+    """Return what a variant trains, and how."""
+    import torch
+
+    from detox.engine import choose_dtype
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    ours = variant.startswith("ours")
+    dtype = "auto" if ours else "bfloat16" if variant.endswith("-bf16") else "float32"
+    sizes = {"batch_size": arguments.batch_size, "minibatch_size": arguments.minibatch_size}
+    return Task(
+        SHAPES[arguments.shape],
+        replace(config.PPO() if ours else STOCK, **sizes),
+        device,
+        choose_dtype(dtype, torch.device(device)),
+        "hf" if variant.endswith("-hf") else "auto",
+    )
+
+
+def lengths_of(arguments: argparse.Namespace) -> list[int]:
+    """Return the prompts' lengths."""
+    shortest, longest = arguments.prompt_tokens
+    mean = round(MEAN_PROMPT * longest / 400)
+    return prompt_lengths(arguments.batch_size, shortest, longest, mean)
+
+
+def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure one variant (or the machine's peak) in this process."""
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
+    if variant == "peak":
+        return {"variant": variant, "gflops": measured_peak("cuda" if torch.cuda.is_available() else "cpu")}
+    from detox import models
+
+    models.quiet()
+    task = make_task(variant, arguments)
+    before = peak_mb()
+    iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
+    classifier = make_classifier(task.shape, task.device)
+    # A first, short iteration pays for what is done once (and checks that the ratio is 1, in this project's trainer).
+    iterate(task.prompts([8] * arguments.batch_size, seed=1), 4, Timer(task.device), classifier)
+    if task.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    prompts, timer = task.prompts(lengths_of(arguments), seed=2), Timer(task.device)
+    profiler = torch.profiler.profile() if arguments.profile else None
+    if profiler is not None:
+        profiler.start()
+    started = now(task.device)
+    iterate(prompts, arguments.new_tokens, timer, classifier)
+    total = now(task.device) - started
+    if profiler is not None:
+        profiler.stop()
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=sys.stderr)
+    seconds = {phase: timer.seconds.get(phase, 0.0) for phase in PHASES} | {"total": total}
+    seconds["other"] = total - sum(seconds[phase] for phase in PHASES if phase != "other")
+    return {
+        "variant": variant,
+        "seconds": seconds,
+        "gflop": useful_gflop(task.shape, lengths_of(arguments), arguments.new_tokens, task.ppo),
+        "dtype": str(task.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if task.device == "cuda" else "cpu",
+        "peak_rss_mb": peak_mb(),
+        "rss_before_models_mb": before,
+        "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if task.device == "cuda" else None,
+    }
+
+
+def peak_mb() -> float:
+    """Return the most main memory that this process has held, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# ------------------------------------------------------------------------------------------------------- the parent
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run every variant `repeats` times, in turn; return all that was measured."""
+    runs = []
+    for repeat in range(arguments.repeats):
+        for variant in ["peak", *arguments.variants]:
+            found = start_child(variant, arguments) | {"repeat": repeat}
+            runs.append(found)
+            said = f"{found['seconds']['total']:.1f} s" if "seconds" in found else found["gflops"]
+            print(f"repeat {repeat + 1} of {arguments.repeats}: {variant}: {said}", file=sys.stderr, flush=True)
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": machine(),
+        "settings": {name: value for name, value in vars(arguments).items() if name not in ("output", "child")},
+        "prompt_tokens_in_all": sum(lengths_of(arguments)),
+        "runs": runs,
+        "summary": summarize(runs, arguments.variants),
+    }
+
+
+def start_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one variant in a process of its own, with the same arguments."""
+    own = [sys.executable, str(Path(__file__).resolve()), "--child", variant, "--shape", arguments.shape]
+    for name in ("threads", "batch_size", "minibatch_size", "new_tokens"):
+        own += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    own += ["--prompt-tokens", *map(str, arguments.prompt_tokens), *["--profile"] * arguments.profile]
+    threads = str(arguments.threads)
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "0"}
+    result = subprocess.run(own, env=environment, stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise SystemExit(f"error: variant {variant} failed with exit code {result.returncode}")
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def machine() -> dict[str, Any]:
+    """Return what the measurement ran on."""
+    import torch
+    import transformers
+    import trl
+
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": model, "cores": os.cpu_count(), "device": device, "python": platform.python_version(), **versions}
+
+
+def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[str, Any]:
+    """Return medians and ranges by variant; ratios are taken within a repeat, where the machine was as busy."""
+    peaks = [run["gflops"] for run in runs if run["variant"] == "peak"]
+    peak = {dtype: statistics.median(found[dtype] for found in peaks) for dtype in peaks[0]}
+    of = {name: [run for run in runs if run["variant"] == name] for name in variants}
+    summary: dict[str, Any] = {"peak_gflops": peak}
+    for name, own in of.items():
+        median = {phase: _median(own, lambda run: run["seconds"][phase]) for phase in (*PHASES, "total")}
+        work = own[0]["gflop"]
+        best = {phase: peak["float32" if phase == "score" else own[0]["dtype"]] for phase in PHASES}
+        floor = {phase: work[phase] / best[phase] for phase in PHASES}
+        totals = [run["seconds"]["total"] for run in own]
+        summary[name] = {
+            "dtype": own[0]["dtype"],
+            "seconds": median,
+            "range": [min(totals), max(totals)],
+            "peak_rss_mb": _median(own, lambda run: run["peak_rss_mb"]),
+            "peak_device_mb": _median(own, lambda run: run["peak_device_mb"] or 0.0),
+            "gflop": work | {"total": sum(work.values())},
+            "share_of_peak": {phase: floor[phase] / median[phase] for phase in PHASES if floor[phase]}
+            | {"total": sum(floor.values()) / median["total"]},
+        }
+        for other in ("trl", "tutorial"):
+            if of.get(other):
+                pairs = list(zip(of[other], own))
+                speed = [a["seconds"]["total"] / b["seconds"]["total"] for a, b in pairs]
+                summary[name][f"times_as_fast_as_{other}"] = statistics.median(speed)
+                summary[name][f"times_as_fast_as_{other}_range"] = [min(speed), max(speed)]
+                memory = [b["peak_rss_mb"] / a["peak_rss_mb"] for a, b in pairs]
+                summary[name][f"memory_over_{other}"] = statistics.median(memory)
+    return summary
+
+
+def _median(runs: Sequence[dict[str, Any]], number: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(number(run) for run in runs)
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Return Markdown tables of a measurement."""
+    summary, variants = found["summary"], found["settings"]["variants"]
+    rivals = [name for name in ("trl", "tutorial") if name in variants]
+    lines = [
+        f"| variant | {' | '.join(PHASES)} | total (range), s | {''.join(f'x {name} | ' for name in rivals)}peak RSS, MB |",
+        "|" + "---|" * (len(PHASES) + len(rivals) + 3),
+    ]
+    for name in variants:
+        row = summary[name]
+        cells = [f"{row['seconds'][phase]:.2f}" for phase in PHASES]
+        cells.append(f"{row['seconds']['total']:.2f} ({row['range'][0]:.1f} to {row['range'][1]:.1f})")
+        cells += [f"{row[f'times_as_fast_as_{rival}']:.2f}" for rival in rivals]
+        cells.append(f"{row['peak_rss_mb']:,.0f}" + (f", device {row['peak_device_mb']:,.0f}" if row["peak_device_mb"] else ""))
+        lines.append(f"| {name} ({row['dtype']}) | " + " | ".join(cells) + " |")
+    lines += ["", f"| useful GFLOP; share of the peak | {' | '.join(PHASES)} | total |", "|" + "---|" * (len(PHASES) + 2)]
+    for name in variants:
+        row = summary[name]
+        cells = [
+            f"{row['gflop'][phase]:,.0f}; {row['share_of_peak'][phase]:.0%}" if phase in row["share_of_peak"] else "0"
+            for phase in (*PHASES, "total")
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    peak = ", ".join(f"{rate:,.0f} in {dtype}" for dtype, rate in summary["peak_gflops"].items())
+    return "\n".join([*lines, "", f"Peak of a matrix product, GFLOP a second: {peak}."])
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS))
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--minibatch-size", type=int, default=8)
+    parser.add_argument("--prompt-tokens", type=int, nargs=2, default=(60, 400), help="shortest and longest prompt")
+    parser.add_argument("--new-tokens", type=int, default=48, help="of every response; its end is never drawn")
+    parser.add_argument("--profile", action="store_true", help="also print where torch spends its time")
+    parser.add_argument("--output", type=Path, help="write everything that was measured to this JSON file")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    if arguments.child:
+        print(json.dumps(run_child(arguments.child, arguments)))
+        return
+    if arguments.variants is None:
+        import torch
+
+        arguments.variants = [*DEFAULT_VARIANTS, *(GPU_VARIANTS if torch.cuda.is_available() else ())]
+    found = measure(arguments)
+    print(tables(found))
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
