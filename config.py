@@ -332,6 +332,8 @@ class Evaluation:
     bad_words: str = "default"
     """Words that the filter baseline never lets the reference say: a file with one a line, `default` (a list of
     common English insults), or `demo:insults`."""
+    bert_score: Optional[str] = None
+    """Encoder for BERTScore, such as roberta-large (needs the package bert-score); None leaves it out."""
 
     def validate(self) -> None:
         _positive("evaluation", self, "examples", "samples", "max_new_tokens", "batch_size", "resamples", "min_slice")
@@ -434,6 +436,16 @@ class PPOTraining(EngineStage):
     rollout: Rollout = field(default_factory=Rollout)
     ppo: PPO = field(default_factory=PPO)
     save: Checkpoints = field(default_factory=Checkpoints)
+    plan: bool = False
+    """Print how much memory this will take, by part, and do nothing; loads no weights."""
+    plan_budget_gb: Optional[float] = None
+    """With --plan: also say which microbatch fits so many GB."""
+
+    def validate(self) -> None:
+        value = self.plan_budget_gb
+        _require(value is None or 0 < value < math.inf, "--plan-budget-gb", value, "must be greater than 0")
+        _require(value is None or self.plan, "--plan-budget-gb", value, "needs --plan")
+        super().validate()
 
 
 @dataclass(frozen=True)
@@ -452,7 +464,6 @@ class EvaluationStage(EngineStage):
     judge: Judge = field(default_factory=Judge)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
-
     def validate(self) -> None:
         _require(self.select is None or 0 < self.select <= 1, "--select", self.select, "must lie in (0, 1]")
         _require(self.power is None or 0 < self.power < 1, "--power", self.power, "must lie between 0 and 1")
@@ -469,7 +480,7 @@ _DEMO = {
         model=Model(base="demo:base", adapter="demo:lora"),
         reward=Reward(model="demo:reward"),
         rollout=Rollout(max_new_tokens=48),
-        ppo=PPO(learning_rate=1e-3, minibatch_size=4),
+        ppo=PPO(learning_rate=1.5e-3, minibatch_size=8, kl_coef=0.1),
         dtype="float32",
     ),
     EvaluationStage: dict(

@@ -37,16 +37,13 @@ _REFERENCE = "reference.json"
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint to evaluate."""
+    """One checkpoint to evaluate, the run that it is of, and where its evaluation goes."""
 
+    name: str
     checkpoint: Path
     run: Path
     training: config.PPOTraining
     target: Path
-
-    @property
-    def name(self) -> str:
-        return f"{self.run.name}/{self.checkpoint.name}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,7 @@ class Task:
     split: Mapping[str, list[Any]]
     queries: list[torch.Tensor]
     tokenizer: Any
+    banned: tuple[tuple[int, ...], ...]
     classifiers: Mapping[str, Classifier]
     scorers: Mapping[str, Scorer]
     device: torch.device
@@ -99,11 +97,13 @@ def find(settings: config.EvaluationStage) -> list[Case]:
         place = Path(os.path.abspath(folder))
         run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
         name = place.name + ("" if settings.split == "test" else f"-{settings.split}")
-        cases.append(Case(folder, run, training, run / "evaluation" / name))
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, run / "evaluation" / name))
     if len({case.target for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
         raise UserError("--checkpoint: these start from different models; evaluate them one at a time")
+    if len({case.name for case in cases}) < len(cases):  # runs of the same name in different folders
+        cases = [replace(case, name=str(case.checkpoint)) for case in cases]
     return cases
 
 
@@ -186,37 +186,42 @@ def evaluate(settings: config.EvaluationStage, case: Case, known: dict[str, dict
     from detox import evaluation
 
     task = prepare(settings, case)
-    k = settings.evaluation.samples
-    draws = {"samples": evaluation.Draw(stop=k), "greedy": evaluation.Draw(greedy=True)}
-    policy = load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
-    after = summarize(settings, task, policy, draws, case.name)
-    del policy
-    reference = load_engine(settings, case, case.training.model.adapter, task.device)
-    title = f"{case.name}, seen by the reference"
-    evaluation.teacher_force(reference, task.queries, list(after.values()), settings.evaluation, title=title)
-    evaluation.score(list(after.values()), task.scorers, task.split["summaries"])
-    before = run_reference(settings, case, task, reference, known)
-    lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
-    found = evaluation.results(lines, settings) | provenance(settings, case, reference)
-    publish(settings, case.target, found, lines, _inputs(case), str(task.device))
+    with publish(settings, case.target, _inputs(case), str(task.device)) as folder:
+        k = settings.evaluation.samples
+        draws = {"samples": evaluation.Draw(stop=k), "greedy": evaluation.Draw(greedy=True)}
+        policy = load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
+        after = summarize(settings, task, policy, draws, case.name)
+        del policy
+        reference = load_engine(settings, case, case.training.model.adapter, task.device)
+        groups, title = list(after.values()), f"{case.name} as the reference sees it"
+        evaluation.teacher_force(reference, task.queries, groups, settings.evaluation, title=title)
+        score(settings, task, groups)
+        before = run_reference(settings, case, task, reference, known)
+        lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
+        write(folder, evaluation.results(lines, settings) | provenance(settings, case, reference), lines)
 
 
 def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     """Load the tokenizer, the dialogues and the classifiers: small things first, so that errors come early."""
     import torch
 
-    from detox import data, models
+    from detox import bad_words, data, models
+    from detox.errors import UserError
 
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
     base = case.training.model
     tokenizer = models.load_tokenizer(base.base, base.revision)
+    words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
     split = data.load_prepared(case.run / "prepared", data.tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
+    if not split["id"]:
+        raise UserError(f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some")
     queries = [torch.tensor(ids) for ids in split["input_ids"]]
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
-    return Task(split, queries, tokenizer, classifiers, scorers, device)
+    banned = bad_words.banned_sequences(tokenizer, words)
+    return Task(split, queries, tokenizer, banned, classifiers, scorers, device)
 
 
 @functools.lru_cache(maxsize=1)
@@ -269,6 +274,12 @@ def summarize(
     )
 
 
+def score(settings: config.EvaluationStage, task: Task, groups: list[Records]) -> None:
+    from detox import evaluation
+
+    evaluation.score(groups, task.scorers, task.split["summaries"], settings.evaluation.bert_score)
+
+
 def run_reference(
     settings: config.EvaluationStage,
     case: Case,
@@ -277,7 +288,7 @@ def run_reference(
     known: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the reference's summaries, scored, and the toxicity of the dialogues, from disk where they are kept."""
-    from detox import artifacts, bad_words, evaluation
+    from detox import artifacts, evaluation
 
     k = settings.evaluation.samples
     draws = {
@@ -286,22 +297,22 @@ def run_reference(
         "greedy": evaluation.Draw(greedy=True),
     }
     if settings.evaluation.best_of:
-        banned = bad_words.banned_sequences(task.tokenizer, bad_words.load(settings.evaluation.bad_words))
-        draws["filtered"] = evaluation.Draw(stop=k, banned=banned)
+        draws["filtered"] = evaluation.Draw(stop=k, banned=task.banned)
     key = reference_key(settings, task, engine, draws)
     if key in known:
         return known[key]
     kept = case.target.parent / f"reference-{key}"
-    if kept.exists() and not settings.overwrite:
-        artifacts.read_manifest(kept, STAGE)
-        known[key] = json.loads((kept / _REFERENCE).read_text(encoding="utf-8"))
+    there = [kept, *sorted(case.run.parent.glob(f"*/evaluation/{kept.name}"))]  # of another run, it is as good
+    found = next((folder for folder in there if folder.exists()), None)
+    if found is not None and not settings.overwrite:
+        artifacts.read_manifest(found, STAGE)
+        known[key] = json.loads((found / _REFERENCE).read_text(encoding="utf-8"))
         return known[key]
     records = summarize(settings, task, engine, draws, "reference")
-    evaluation.score(list(records.values()), task.scorers, task.split["summaries"])
+    score(settings, task, list(records.values()))
     known[key] = {"records": records, "dialogue_toxicity": task.scorers["toxicity"](task.split["dialogue"])}
-    device = str(task.device)
-    with artifacts.publish(kept, stage=STAGE, settings=settings, device=device, overwrite=settings.overwrite) as draft:
-        (draft.path / _REFERENCE).write_text(json.dumps(known[key]) + "\n", encoding="utf-8")
+    with publish(settings, kept, {}, str(task.device)) as folder:
+        (folder / _REFERENCE).write_text(json.dumps(known[key]) + "\n", encoding="utf-8")
     return known[key]
 
 
@@ -320,6 +331,7 @@ def reference_key(
         "device": task.device.type,
         "seed": settings.seed,
         "max_new_tokens": settings.evaluation.max_new_tokens,
+        "bert_score": settings.evaluation.bert_score,
         "draws": {name: asdict(draw) for name, draw in draws.items()},
         "labels": {role: classifier.label_id for role, classifier in task.classifiers.items()},
         "dialogues": [task.split[column] for column in ("dialogue", "input_ids", "summaries")],
@@ -351,31 +363,32 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
     }
 
 
+@contextlib.contextmanager
 def publish(
-    settings: config.EvaluationStage,
-    target: Path,
-    found: Results,
-    lines: list[Line],
-    inputs: Mapping[str, Path],
-    device: str,
-) -> None:
-    """Write results, examples and the report in its forms."""
-    from detox import artifacts, plots, report
+    settings: config.EvaluationStage, target: Path, inputs: Mapping[str, Path], device: str
+) -> Iterator[Path]:
+    """Yield the folder that takes the files of an artefact of this stage."""
+    from detox import artifacts
 
-    overwrite = settings.overwrite
     with artifacts.publish(
-        target, stage=STAGE, settings=settings, device=device, overwrite=overwrite, inputs=inputs
+        target, stage=STAGE, settings=settings, device=device, overwrite=settings.overwrite, inputs=inputs
     ) as draft:
-        draft.counts["examples"] = len(lines)
-        write = {
-            "results.json": json.dumps(found, indent=2) + "\n",
-            "examples.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
-            "report.md": report.markdown(found, lines),
-            "report.html": report.html(found, lines),
-        }
-        for name, text in write.items():
-            (draft.path / name).write_text(text, encoding="utf-8")
-        plots.plots(found, lines, draft.path)
+        yield draft.path
+
+
+def write(folder: Path, found: Results, lines: list[Line]) -> None:
+    """Write results, examples and the report in its forms."""
+    from detox import plots, report
+
+    texts = {
+        "results.json": json.dumps(found, indent=2) + "\n",
+        "examples.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
+        "report.md": report.markdown(found, lines),
+        "report.html": report.html(found, lines),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    plots.plots(found, lines, folder)
 
 
 # -------------------------------------------------------------------------------------------- what came out
@@ -436,7 +449,8 @@ def compare(
     key = hashlib.blake2b(content, digest_size=4).hexdigest()
     place = cases[0].target.parent / f"comparison{suffix}-{key}"
     if settings.overwrite or not place.exists():
-        publish(settings, place, found, lines, inputs, "cpu")
+        with publish(settings, place, inputs, "cpu") as folder:
+            write(folder, found, lines)
     return found, place
 
 

@@ -6,7 +6,6 @@ checkpoints/<run>/ppo. Run again after an interruption, it goes on from the last
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from dataclasses import replace
@@ -40,19 +39,26 @@ def main(settings: config.PPOTraining) -> int:
     from detox import artifacts, checkpoint
 
     run = Path(settings.checkpoints) / settings.run_name
+    if settings.plan:
+        from detox import plan
+
+        print(plan.report(settings, run))
+        return 0
     with artifacts.lock(run):
         inputs, settings = find_inputs(settings, run)
+        weights = find_weights(settings)
         folder = run / "ppo"
+        artifacts.sweep(folder)
         resumed = None if settings.overwrite else checkpoint.last(folder)
         if resumed is not None:
-            manifest = checkpoint.check(resumed, settings, inputs)
+            manifest = checkpoint.check(resumed, settings, inputs, weights)
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
         parts = build(settings, inputs)
         if settings.overwrite and folder.exists():  # only now that all that is needed is there
-            shutil.rmtree(folder)
-        return train(settings, parts, folder, resumed, inputs)
+            artifacts.remove(folder)
+        return train(settings, parts, folder, resumed, inputs, weights)
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
@@ -68,6 +74,18 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
         artifacts.read_manifest(own, "training_lora")
         inputs["lora"] = own
     return inputs, replace(settings, model=replace(settings.model, adapter=adapter))
+
+
+def find_weights(settings: config.PPOTraining) -> dict[str, str]:
+    """Return what tells the weights of the models that this stage reads from others, by their names."""
+    from detox import models
+
+    names = {
+        settings.model.base: settings.model.revision,
+        settings.model.adapter: settings.model.adapter_revision,
+        settings.reward.model: settings.reward.revision,
+    }
+    return {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
 
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
@@ -101,50 +119,61 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
 
 
 def train(
-    settings: config.PPOTraining, parts: Parts, folder: Path, resumed: Path | None, inputs: dict[str, Path]
+    settings: config.PPOTraining,
+    parts: Parts,
+    folder: Path,
+    resumed: Path | None,
+    inputs: dict[str, Path],
+    weights: dict[str, str],
 ) -> int:
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint
+    from detox import checkpoint, collapse
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
     from detox.plots import training_png
 
     trainer, updates = parts.trainer, settings.ppo.updates
-    progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None}
+    progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None, "metrics": []}
     if resumed is not None:
         progress = checkpoint.restore(resumed, trainer)
         parts.prompts.position = progress["position"]
         print(f"goes on    from {resumed}")
-    log = MetricsLog(folder / "metrics.jsonl", trainer.updates_done)
+    log = MetricsLog(folder / "metrics.jsonl", progress["metrics"])
     bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=None)
     with Interrupt() as interrupt, bar:
         if resumed is None:
             warm_up(settings, parts, bar)
-        while trainer.updates_done < updates and interrupt.received is None:
+        stopping = interrupt.received is not None
+        while trainer.updates_done < updates and not stopping:
             started = time.perf_counter()
             rollout, summaries = roll_out(settings, parts, settings.ppo.batch_size)
             generated = time.perf_counter()
-            scores = parts.reward.score(summaries)
+            scores = score(settings, parts, summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": trainer.peak_memory_mb()}
 
+            reason = collapse.find(summaries, metrics, settings.ppo.max_ref_kl)
+            if reason is not None:
+                metrics["collapse"] = reason
             log.append({"update": trainer.updates_done, **metrics})
             tqdm.write(summary(log.lines[-1], updates))
             if "skipped" not in metrics:
                 bar.set_postfix(score=metrics["objective/score_mean"], kl=metrics["objective/ref_kl"])
             bar.update()
             stop_if_broken(trainer, metrics)
+            if reason is not None and settings.ppo.on_collapse == "stop":
+                raise collapse.refusal(trainer.updates_done, reason)
 
-            last = trainer.updates_done == updates or interrupt.received is not None
-            if last or trainer.updates_done % settings.save.every == 0:
+            stopping = interrupt.received is not None
+            if stopping or trainer.updates_done == updates or trainer.updates_done % settings.save.every == 0:
                 value = objective(log.lines[-settings.save.every :])
                 if progress["best"] is None or value > progress["best_objective"]:
                     progress["best"], progress["best_objective"] = trainer.updates_done, value
-                progress["position"] = parts.prompts.position
+                progress["position"], progress["metrics"] = parts.prompts.position, log.lines
                 checkpoint.save(
                     folder / checkpoint.name(trainer.updates_done),
                     trainer,
@@ -152,6 +181,7 @@ def train(
                     supervised=parts.supervised,
                     progress=progress,
                     inputs=inputs,
+                    weights=weights,
                 )
                 checkpoint.prune(folder, settings.save.keep, progress["best"])
                 training_png(log.lines, folder / "training.png")
@@ -167,7 +197,7 @@ def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any) -> None:
         bar.set_postfix_str(f"value warm-up, {left} rollouts left")
         rollout, summaries = roll_out(settings, parts, min(left, settings.ppo.batch_size))
         rollouts.append(rollout)
-        scores.append(parts.reward.score(summaries))
+        scores.append(score(settings, parts, summaries))
         left -= len(summaries)
     if rollouts:
         explained = parts.trainer.warm_up_values(rollouts, scores)
@@ -189,6 +219,21 @@ def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Ro
         sampling,
     )
     return rollout, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
+
+
+def score(settings: config.PPOTraining, parts: Parts, summaries: list[str]) -> Tensor:
+    """Return the reward model's scores [B]; a model of others can fail in any way, and is named."""
+    from detox.errors import UserError, printable
+
+    try:
+        return parts.reward.score(summaries)
+    except Exception as error:
+        reason = printable(f"{type(error).__name__}: {error}", 200)
+        raise UserError(
+            f"--reward.model={settings.reward.model}: it failed on {len(summaries)} summaries ({reason}); the last "
+            f"checkpoint is whole: lower --reward.batch-size={settings.reward.batch_size} if memory is short, or "
+            "name another model"
+        ) from error
 
 
 def stop_if_broken(trainer: Seq2SeqPPOTrainer, metrics: dict[str, Any]) -> None:

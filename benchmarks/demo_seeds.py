@@ -1,4 +1,4 @@
-"""The pipeline on the embedded demo under several seeds and settings: what is learned, and how much seeds matter."""
+"""The pipeline on the embedded demo under several seeds and settings: what is learned, and how surely."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from detox.demo import corpus
+from detox.demo import corpus  # noqa: E402
 
 SETTINGS = {
     "default": (),
@@ -109,8 +109,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=("default",))
-    parser.add_argument("--checkpoints", type=Path, default=ROOT / "checkpoints" / "seeds", help="where the runs go")
-    parser.add_argument("--training", default="", help="further flags of training_ppo.py, in one quoted argument")
+    parser.add_argument(
+        "--checkpoints", type=Path, default=ROOT / "checkpoints" / "seeds", help="where the runs go"
+    )
+    parser.add_argument(
+        "--training", default="", help="further flags of training_ppo.py, in one quoted argument"
+    )
     parser.add_argument("--evaluation", default="", help="further flags of evaluate_ppo.py, likewise")
     parser.add_argument("--output", type=Path, help="write all figures to this JSON file")
     arguments = parser.parse_args(argv)
@@ -119,7 +123,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         settings = {name: " ".join(SETTINGS[name]) for name in arguments.settings}
-        found = {"settings": settings, "training": arguments.training, "evaluation": arguments.evaluation, "runs": runs}
+        found = {
+            "settings": settings,
+            "training": arguments.training,
+            "evaluation": arguments.evaluation,
+            "runs": runs,
+        }
         arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
 

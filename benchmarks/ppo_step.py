@@ -1,9 +1,10 @@
-"""One PPO iteration on randomly initialised models: seconds by phase, peak memory, distance to the machine's peak.
+"""One PPO iteration on randomly initialised models: seconds by phase, memory, distance to the machine's peak.
 
-An iteration is rollout, score, reference and four PPO epochs. Each variant runs in a process of its own; the variants
-take turns, so that a machine that is busy for a while slows all of them:
+An iteration is rollout, score, reference and four PPO epochs. Each variant runs in a process of its own. Variants
+take turns, so that a machine that is busy for a while slows all of them, and ratios are taken within a turn. CPU
+seconds, which do not count waiting for other processes, are given beside those of the clock. Variants:
 
-  tutorial   stock TRL, one prompt generated at a time, and the deep-copied reference of the tutorial notebooks
+  tutorial   stock TRL, one prompt generated at a time, deep-copied reference, as in the tutorial notebooks
   trl        stock TRL, batched rollout
   same       this project's trainer, the same trained parameters (LoRA on q,v of all layers), float32
   ours       this project's trainer with its default settings
@@ -40,8 +41,9 @@ VARIANTS = ("tutorial", "trl", "same", "ours", "same-hf", "ours-hf", "trl-bf16",
 DEFAULT_VARIANTS = ("tutorial", "trl", "same", "ours")
 GPU_VARIANTS = ("tutorial-bf16", "trl-bf16", "same-bf16")
 STOCK = replace(config.PPO(), lora_r=32, lora_alpha=32, lora_scope="all", lora_targets="q,v")
-PEAK_SIZE = {"cpu": 1536, "cuda": 8192}
+PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 MEAN_PROMPT = 184
+WARM_UP_TOKENS = 16  # enough rows that products run as in a whole iteration
 SPREAD = 0.6  # of the logarithm of the prompts' lengths
 
 
@@ -72,7 +74,7 @@ SHAPES = {
 
 
 def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[int]:
-    """Return `count` quantiles of a log-normal distribution, cut to [shortest, longest], that add up to count * mean."""
+    """Return `count` quantiles of a log-normal distribution cut to [shortest, longest]; their mean is `mean`."""
     normal = statistics.NormalDist()
     low, high = math.log(shortest), math.log(longest)
     for _ in range(60):
@@ -83,19 +85,17 @@ def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[i
     return lengths
 
 
-# ------------------------------------------------------------------------------------------------------ useful work
+# --- useful work ---
 
 
-def useful_gflop(
-    shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: config.PPO
-) -> dict[str, float]:
-    """Return the floating-point work (10^9) that each phase cannot do without, counting matrix products alone.
+def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: config.PPO) -> dict[str, float]:
+    """Return the floating-point work (10^9) that each phase cannot do without: matrix products alone.
 
-    A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner, causal
-    attention half of it. Padding, norms, softmax and the optimizer count nothing; a phase that another one makes
-    needless counts nothing: `old` (sampling has those numbers) and the encoder where it is frozen and has run. The
-    backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
-    attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
+    A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
+    causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what another
+    phase makes needless: `old` (sampling has those numbers), and the encoder where it is frozen and has run.
+    The backward pass takes as much as the forward pass for the input of a frozen product, and twice as much
+    for attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
     """
     tokens, answers, layers = sum(lengths), len(lengths) * new_tokens, shape.layers
     square, wide = 2 * shape.d * shape.inner, 2 * shape.d * shape.d_ff
@@ -123,7 +123,13 @@ def useful_gflop(
         epoch = once + backward + memory + encoder + 2 * encoder_attention + 3 * (lora_decoder + lora_encoder)
     d, scored = shape.classifier_d, len(lengths) * (new_tokens + 2)
     classifier = shape.classifier_layers * (scored * 24 * d**2 + 4 * scored * (new_tokens + 2) * d)
-    work = {"rollout": once, "score": classifier, "old": 0, "reference": reference, "epochs": ppo.ppo_epochs * epoch}
+    work = {
+        "rollout": once,
+        "score": classifier,
+        "old": 0,
+        "reference": reference,
+        "epochs": ppo.ppo_epochs * epoch,
+    }
     return {phase: work.get(phase, 0) / 1e9 for phase in PHASES}
 
 
@@ -135,7 +141,7 @@ def measured_peak(device: str) -> dict[str, float]:
     for dtype in (torch.float32, torch.bfloat16):
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         seconds = []
-        for _ in range(12):
+        for _ in range(40):
             started = now(device)
             left @ right
             seconds.append(now(device) - started)
@@ -143,7 +149,7 @@ def measured_peak(device: str) -> dict[str, float]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------- one child
+# --- one child ---
 
 
 def now(device: str) -> float:
@@ -155,10 +161,9 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def make_t5(shape: Shape) -> Any:
-    """Return a randomly initialised T5 v1.1 with a head of its own, in eval mode."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
+def t5_config(shape: Shape) -> Any:
+    """Return the settings of a T5 v1.1: gated, with a head of its own."""
+    from transformers import T5Config
 
     settings = T5Config(
         vocab_size=shape.vocabulary,
@@ -170,33 +175,44 @@ def make_t5(shape: Shape) -> Any:
         feed_forward_proj="gated-gelu",
         decoder_start_token_id=0,
     )
-    settings.scale_decoder_outputs = False  # v1.1 has no such scaling, as its head is not the embedding
+    settings.tie_word_embeddings = settings.scale_decoder_outputs = False  # T5Config itself makes both true
+    return settings
+
+
+def make_t5(shape: Shape) -> Any:
+    """Return a randomly initialised T5 v1.1 in eval mode."""
+    import torch
+    from transformers import T5ForConditionalGeneration
+
     torch.manual_seed(0)
-    model = T5ForConditionalGeneration(settings)
-    settings.tie_word_embeddings = False
+    model = T5ForConditionalGeneration(t5_config(shape))
     # Small enough that the distribution over the vocabulary is broad, as a language model's is at first.
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(shape.vocabulary, shape.d) * 0.5 * shape.d**-0.5)
+    torch.nn.init.normal_(model.lm_head.weight, std=0.5 * shape.d**-0.5)
     return model.eval()
+
+
+def classifier_config(shape: Shape) -> Any:
+    """Return the settings of a RoBERTa classifier."""
+    from transformers import RobertaConfig
+
+    return RobertaConfig(
+        vocab_size=shape.classifier_vocabulary,
+        hidden_size=shape.classifier_d,
+        num_hidden_layers=shape.classifier_layers,
+        num_attention_heads=shape.classifier_d // min(64, shape.classifier_d // 2),
+        intermediate_size=4 * shape.classifier_d,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+    )
 
 
 def make_classifier(shape: Shape, device: str) -> Any:
     """Return a randomly initialised RoBERTa classifier, frozen."""
     import torch
-    from transformers import RobertaConfig, RobertaForSequenceClassification
+    from transformers import RobertaForSequenceClassification
 
     torch.manual_seed(1)
-    model = RobertaForSequenceClassification(
-        RobertaConfig(
-            vocab_size=shape.classifier_vocabulary,
-            hidden_size=shape.classifier_d,
-            num_hidden_layers=shape.classifier_layers,
-            num_attention_heads=shape.classifier_d // min(64, shape.classifier_d // 2),
-            intermediate_size=4 * shape.classifier_d,
-            max_position_embeddings=514,
-            type_vocab_size=1,
-        )
-    )
-    return model.to(device).eval().requires_grad_(False)
+    return RobertaForSequenceClassification(classifier_config(shape)).to(device).eval().requires_grad_(False)
 
 
 def make_tokenizer() -> Any:
@@ -258,7 +274,7 @@ class Timer:
 
 
 def score(classifier: Any, responses: Sequence[Any]) -> Any:
-    """Return [B] logits of responses, read as if they were texts of the classifier; tokenizers are left out."""
+    """Return [B] logits of responses, read as texts of the classifier; tokenizers are left out."""
     import torch
 
     with torch.no_grad():
@@ -384,19 +400,22 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     models.quiet()
     task = make_task(variant, arguments)
     before = peak_mb()
-    iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
+    iterate = (
+        this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
+    )
     classifier = make_classifier(task.shape, task.device)
-    # A first, short iteration pays for what is done once (and checks that the ratio is 1, in this project's trainer).
-    iterate(task.prompts([8] * arguments.batch_size, seed=1), 4, Timer(task.device), classifier)
+    # A first, short iteration pays for what is done once; this project's trainer checks its ratio there.
+    short = min(WARM_UP_TOKENS, arguments.new_tokens)
+    iterate(task.prompts([8] * arguments.batch_size, seed=1), short, Timer(task.device), classifier)
     if task.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     prompts, timer = task.prompts(lengths_of(arguments), seed=2), Timer(task.device)
     profiler = torch.profiler.profile() if arguments.profile else None
     if profiler is not None:
         profiler.start()
-    started = now(task.device)
+    started, started_cpu = now(task.device), time.process_time()
     iterate(prompts, arguments.new_tokens, timer, classifier)
-    total = now(task.device) - started
+    total, total_cpu = now(task.device) - started, time.process_time() - started_cpu
     if profiler is not None:
         profiler.stop()
         print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=sys.stderr)
@@ -405,6 +424,7 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "variant": variant,
         "seconds": seconds,
+        "cpu_seconds": total_cpu,
         "gflop": useful_gflop(task.shape, lengths_of(arguments), arguments.new_tokens, task.ppo),
         "dtype": str(task.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if task.device == "cuda" else "cpu",
@@ -419,7 +439,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-# ------------------------------------------------------------------------------------------------------- the parent
+# --- the parent ---
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -430,11 +450,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             found = start_child(variant, arguments) | {"repeat": repeat}
             runs.append(found)
             said = f"{found['seconds']['total']:.1f} s" if "seconds" in found else found["gflops"]
-            print(f"repeat {repeat + 1} of {arguments.repeats}: {variant}: {said}", file=sys.stderr, flush=True)
+            print(
+                f"repeat {repeat + 1} of {arguments.repeats}: {variant}: {said}", file=sys.stderr, flush=True
+            )
     return {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(),
-        "settings": {name: value for name, value in vars(arguments).items() if name not in ("output", "child")},
+        "settings": {
+            name: value for name, value in vars(arguments).items() if name not in ("output", "child")
+        },
         "prompt_tokens_in_all": sum(lengths_of(arguments)),
         "runs": runs,
         "summary": summarize(runs, arguments.variants),
@@ -448,7 +472,12 @@ def start_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
         own += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     own += ["--prompt-tokens", *map(str, arguments.prompt_tokens), *["--profile"] * arguments.profile]
     threads = str(arguments.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "0"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "0",
+    }
     result = subprocess.run(own, env=environment, stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise SystemExit(f"error: variant {variant} failed with exit code {result.returncode}")
@@ -463,21 +492,32 @@ def machine() -> dict[str, Any]:
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0].split(":", 1)[1].strip() if names else model
     versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": model, "cores": os.cpu_count(), "device": device, "python": platform.python_version(), **versions}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "device": device,
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[str, Any]:
-    """Return medians and ranges by variant; ratios are taken within a repeat, where the machine was as busy."""
+    """Return medians and ranges by variant; ratios are taken within a repeat."""
     peaks = [run["gflops"] for run in runs if run["variant"] == "peak"]
     peak = {dtype: statistics.median(found[dtype] for found in peaks) for dtype in peaks[0]}
     of = {name: [run for run in runs if run["variant"] == name] for name in variants}
     summary: dict[str, Any] = {"peak_gflops": peak}
     for name, own in of.items():
-        median = {phase: _median(own, lambda run: run["seconds"][phase]) for phase in (*PHASES, "total")}
+        median = {
+            phase: _median(own, lambda run, phase=phase: run["seconds"][phase])
+            for phase in (*PHASES, "total")
+        }
         work = own[0]["gflop"]
         best = {phase: peak["float32" if phase == "score" else own[0]["dtype"]] for phase in PHASES}
         floor = {phase: work[phase] / best[phase] for phase in PHASES}
@@ -486,6 +526,7 @@ def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[s
             "dtype": own[0]["dtype"],
             "seconds": median,
             "range": [min(totals), max(totals)],
+            "cpu_seconds": _median(own, lambda run: run["cpu_seconds"]),
             "peak_rss_mb": _median(own, lambda run: run["peak_rss_mb"]),
             "peak_device_mb": _median(own, lambda run: run["peak_device_mb"] or 0.0),
             "gflop": work | {"total": sum(work.values())},
@@ -494,10 +535,12 @@ def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[s
         }
         for other in ("trl", "tutorial"):
             if of.get(other):
-                pairs = list(zip(of[other], own))
+                pairs = list(zip(of[other], own, strict=True))
                 speed = [a["seconds"]["total"] / b["seconds"]["total"] for a, b in pairs]
                 summary[name][f"times_as_fast_as_{other}"] = statistics.median(speed)
                 summary[name][f"times_as_fast_as_{other}_range"] = [min(speed), max(speed)]
+                cpu = [a["cpu_seconds"] / b["cpu_seconds"] for a, b in pairs]
+                summary[name][f"cpu_times_as_fast_as_{other}"] = statistics.median(cpu)
                 memory = [b["peak_rss_mb"] / a["peak_rss_mb"] for a, b in pairs]
                 summary[name][f"memory_over_{other}"] = statistics.median(memory)
     return summary
@@ -511,22 +554,36 @@ def tables(found: dict[str, Any]) -> str:
     """Return Markdown tables of a measurement."""
     summary, variants = found["summary"], found["settings"]["variants"]
     rivals = [name for name in ("trl", "tutorial") if name in variants]
+    ratios = "".join(f"x {name} (CPU) | " for name in rivals)
     lines = [
-        f"| variant | {' | '.join(PHASES)} | total (range), s | {''.join(f'x {name} | ' for name in rivals)}peak RSS, MB |",
-        "|" + "---|" * (len(PHASES) + len(rivals) + 3),
+        f"| variant | {' | '.join(PHASES)} | total (range), s | CPU s | {ratios}peak RSS, MB |",
+        "|" + "---|" * (len(PHASES) + len(rivals) + 4),
     ]
     for name in variants:
         row = summary[name]
         cells = [f"{row['seconds'][phase]:.2f}" for phase in PHASES]
         cells.append(f"{row['seconds']['total']:.2f} ({row['range'][0]:.1f} to {row['range'][1]:.1f})")
-        cells += [f"{row[f'times_as_fast_as_{rival}']:.2f}" for rival in rivals]
-        cells.append(f"{row['peak_rss_mb']:,.0f}" + (f", device {row['peak_device_mb']:,.0f}" if row["peak_device_mb"] else ""))
+        cells.append(f"{row['cpu_seconds']:.1f}")
+        cells += [
+            f"{row[f'times_as_fast_as_{rival}']:.2f} ({row[f'cpu_times_as_fast_as_{rival}']:.2f})"
+            for rival in rivals
+        ]
+        cells.append(
+            f"{row['peak_rss_mb']:,.0f}"
+            + (f", device {row['peak_device_mb']:,.0f}" if row["peak_device_mb"] else "")
+        )
         lines.append(f"| {name} ({row['dtype']}) | " + " | ".join(cells) + " |")
-    lines += ["", f"| useful GFLOP; share of the peak | {' | '.join(PHASES)} | total |", "|" + "---|" * (len(PHASES) + 2)]
+    lines += [
+        "",
+        f"| useful GFLOP; share of the peak | {' | '.join(PHASES)} | total |",
+        "|" + "---|" * (len(PHASES) + 2),
+    ]
     for name in variants:
         row = summary[name]
         cells = [
-            f"{row['gflop'][phase]:,.0f}; {row['share_of_peak'][phase]:.0%}" if phase in row["share_of_peak"] else "0"
+            f"{row['gflop'][phase]:,.0f}; {row['share_of_peak'][phase]:.0%}"
+            if phase in row["share_of_peak"]
+            else "0"
             for phase in (*PHASES, "total")
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -535,15 +592,25 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS))
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS)
+    )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--minibatch-size", type=int, default=8)
-    parser.add_argument("--prompt-tokens", type=int, nargs=2, default=(60, 400), help="shortest and longest prompt")
-    parser.add_argument("--new-tokens", type=int, default=48, help="of every response; its end is never drawn")
+    parser.add_argument(
+        "--prompt-tokens", type=int, nargs=2, default=(60, 400), help="shortest and longest prompt"
+    )
+    parser.add_argument(
+        "--new-tokens", type=int, default=48, help="of every response; its end is never drawn"
+    )
     parser.add_argument("--profile", action="store_true", help="also print where torch spends its time")
     parser.add_argument("--output", type=Path, help="write everything that was measured to this JSON file")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -137,13 +137,14 @@ def publish(
             _remove(path)
 
 
-def read_manifest(folder: Path, stage: str, *, verify: bool = True) -> dict:
+def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str | None = None) -> dict:
     """Return the manifest of a whole artefact.
 
     Args:
         folder: the artefact.
         stage: name of the script that must have written it, without its suffix.
         verify: compare the sha256 of every file; else only that it is there with its size.
+        remedy: what to do about one that is damaged; `python <stage>.py --overwrite` unless given.
 
     Raises:
         UserError: something is missing, changed, too new or of another stage.
@@ -152,7 +153,7 @@ def read_manifest(folder: Path, stage: str, *, verify: bool = True) -> dict:
     while True:
         before = _identity(folder)
         try:
-            return _read_whole(folder, stage, verify)
+            return _read_whole(folder, stage, verify, remedy)
         except UserError:
             if _identity(folder) == before:
                 raise  # else a new artefact took its place between two looks
@@ -174,11 +175,24 @@ def lock(run_folder: Path) -> Iterator[None]:
         _LOCKED.add(descriptor)
         try:
             os.write(descriptor, f"{os.getpid()}\n".encode())
+            sweep(run_folder)
             yield
         finally:
             path.unlink(missing_ok=True)
             _LOCKED.discard(descriptor)
             os.close(descriptor)
+
+
+def remove(folder: Path) -> None:
+    """Remove an artefact, or a folder of them: renamed first, so that no reader ever meets a part."""
+    doomed = _temporary(Path(os.path.realpath(folder)))
+    os.rename(folder, doomed)
+    _remove(doomed)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that dead processes left in a folder."""
+    _sweep(folder / "*")
 
 
 def sha256(path: Path) -> str:
@@ -431,27 +445,26 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def _read_whole(folder: Path, stage: str, verify: bool) -> dict:
+def _read_whole(folder: Path, stage: str, verify: bool, remedy: str | None) -> dict:
+    anew = remedy or f"run python {stage}.py --overwrite to make it anew"
     with _storage_errors(folder):
         _recover(folder)
         try:
             content = (folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             if folder.is_dir():
-                raise UserError(
-                    f"{folder} has no {MANIFEST}; move it away and run python {stage}.py"
-                ) from None
+                default = f"move it away and run python {stage}.py"
+                raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
             raise UserError(f"{folder}: no such folder; run python {stage}.py first") from None
-    manifest = _parse_manifest(content, folder / MANIFEST, stage)
+    manifest = _parse_manifest(content, folder / MANIFEST, stage, anew)
     for entry in manifest["files"]:
         problem = _file_problem(folder, entry, verify)
         if problem:
-            raise UserError(f"{folder}: {problem}; run python {stage}.py --overwrite to make it anew")
+            raise UserError(f"{folder}: {problem}; {anew}")
     return manifest
 
 
-def _parse_manifest(content: bytes, path: Path, stage: str) -> dict:
-    anew = f"run python {stage}.py --overwrite to make it anew"
+def _parse_manifest(content: bytes, path: Path, stage: str, anew: str) -> dict:
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError):

@@ -6,19 +6,19 @@ import dataclasses
 import json
 import random
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import config
 from detox import artifacts
-from detox.errors import UserError
+from detox.errors import UserError, printable
 from detox.policy import LoraFactors, save_adapter, trainable
 from detox.trainer import Seq2SeqPPOTrainer
 
@@ -27,6 +27,7 @@ _NAME = re.compile(r"step-(\d{4,})")
 
 # Settings that may differ when a run goes on; all others decide what the numbers are.
 _FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
+_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse"}
 
 
 def name(update: int) -> str:
@@ -56,6 +57,7 @@ def save(
     supervised: LoraFactors,
     progress: Mapping[str, Any],
     inputs: Mapping[str, Path],
+    weights: Mapping[str, str],
 ) -> None:
     """Publish a complete checkpoint.
 
@@ -65,6 +67,7 @@ def save(
         supervised: factors of the adapter below the policy, for the export.
         progress: further JSON-able state of the training script.
         inputs: artefacts that the run reads.
+        weights: what tells the weights of the models that the run reads from others, by the models' names.
     """
     device = str(trainer.engine.device)
     with artifacts.publish(folder, stage=STAGE, settings=settings, device=device, inputs=inputs) as draft:
@@ -81,11 +84,13 @@ def save(
             "updates_done": trainer.updates_done,
             "skipped_in_a_row": trainer.skipped_in_a_row,
             "rollout_logprobs_serve": trainer.rollout_logprobs_serve,
+            "rollout_size": trainer.rollout_size,
             "microbatch_size": trainer.microbatch_size,
             "kl_controller": trainer.kl_ctl.state_dict(),
             "score_moments": trainer.score_moments.state_dict(),
             "python_rng": random.getstate(),
             "progress": dict(progress),
+            "weights": dict(weights),
         }
         (draft.path / "state.json").write_text(json.dumps(state) + "\n")
 
@@ -94,9 +99,19 @@ def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     """Put a trainer in the state that `save` wrote, every random generator included; return the `progress`.
 
     Raises:
-        UserError: the checkpoint does not fit the model.
+        UserError: the checkpoint does not fit the model, or is not what `save` writes.
     """
-    state = json.loads((folder / "state.json").read_text())
+    try:
+        return _restore(folder, trainer)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = printable(f"{type(error).__name__}: {error}", 120)
+        raise UserError(f"{folder} can't be restored ({reason}); {_remedy(folder)}") from None
+
+
+def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
+    state = _read_state(folder)
     saved = {**load_file(folder / "ppo_lora.safetensors"), **load_file(folder / "value_head.safetensors")}
     parameters = trainable(trainer.policy)
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in parameters.items()}:
@@ -108,6 +123,7 @@ def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     trainer.updates_done = state["updates_done"]
     trainer.skipped_in_a_row = state["skipped_in_a_row"]
     trainer.rollout_logprobs_serve = state["rollout_logprobs_serve"]
+    trainer.rollout_size = state["rollout_size"]
     trainer.microbatch_size = min(trainer.microbatch_size, state["microbatch_size"])
     trainer.kl_ctl.load_state_dict(state["kl_controller"])
     trainer.score_moments.load_state_dict(state["score_moments"])
@@ -115,6 +131,33 @@ def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     random.setstate((version, tuple(internal), gauss))
     _load_rng(load_file(folder / "rng.safetensors"))
     return state["progress"]
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder}: state.json can't be read ({error}); {_remedy(folder)}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{folder}: state.json is not a JSON object; {_remedy(folder)}")
+    return state
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a whole checkpoint.
+
+    Raises:
+        UserError: it is not whole; the checkpoint before it may be.
+    """
+    return artifacts.read_manifest(folder, STAGE, remedy=_remedy(folder))
+
+
+def _remedy(folder: Path) -> str:
+    """Return what to do about a damaged checkpoint; to start over would throw the others away."""
+    match = _NAME.fullmatch(folder.name)
+    before = [number for number in numbers(folder.parent) if match and number < int(match[1])]
+    where = f"from {name(before[-1])}" if before else "from the beginning"
+    return f"remove the folder {folder}, and training_ppo.py goes on {where}"
 
 
 def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
@@ -134,13 +177,15 @@ def _build(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in values.items()})
 
 
-def check(folder: Path, settings: config.PPOTraining, inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Return the manifest of a checkpoint that a run with these settings and inputs may go on from.
+def check(
+    folder: Path, settings: config.PPOTraining, inputs: Mapping[str, Path], weights: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the manifest of a checkpoint that a run with these settings, inputs and weights may go on from.
 
     Raises:
-        UserError: the checkpoint is not whole, or was made with other settings or inputs: each is named.
+        UserError: the checkpoint is not whole, or was made with other settings, inputs or weights: each is named.
     """
-    manifest = artifacts.read_manifest(folder, STAGE)
+    manifest = read_manifest(folder)
     now = json.loads(json.dumps(dataclasses.asdict(settings)))
     before, after = _flatten(manifest["config"]), _flatten(now)
     changed = [
@@ -156,6 +201,13 @@ def check(folder: Path, settings: config.PPOTraining, inputs: Mapping[str, Path]
         recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
         if recorded != artifacts.sha256(path / artifacts.MANIFEST):
             raise UserError(f"{path} has changed since {folder} was made; start over with --overwrite, or another --run")
+    before = _read_state(folder).get("weights")
+    for model, now in weights.items():
+        if not isinstance(before, dict) or before.get(model) != now:
+            raise UserError(
+                f"{model} has other weights than when {folder} was made; put the old ones back (pin the revision of a "
+                "hub model), or start over with --overwrite or another --run"
+            )
     return manifest
 
 
@@ -164,10 +216,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
     there = numbers(folder)
     removable = [number for number in there[:-1] if number != best]
     for number in removable[: max(0, len(there) - keep)]:
-        # Renamed first, so that no reader meets half a checkpoint.
-        doomed = folder / f".{name(number)}.removed"
-        (folder / name(number)).rename(doomed)
-        shutil.rmtree(doomed)
+        artifacts.remove(folder / name(number))
 
 
 def _optimizer_tensors(trainer: Seq2SeqPPOTrainer) -> dict[str, Tensor]:

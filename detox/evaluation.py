@@ -165,26 +165,39 @@ def score(
     groups: Sequence[Records],
     scorers: Mapping[str, Callable[[list[str]], Sequence[float]]],
     references: Sequence[Sequence[str]],
+    bert_score: str | None = None,
 ) -> None:
-    """Add what the scorers say and the four ROUGE F1 to every record; equal texts are scored once.
+    """Add what the scorers say, the four ROUGE F1 and BERTScore to every record; equal texts are scored once.
 
     Args:
         groups: records of the same n dialogues.
         scorers: name of the number to the function that gives it, from texts.
         references: reference summaries of the n dialogues.
+        bert_score: encoder for BERTScore; None leaves it out.
+
+    Raises:
+        UserError: a scorer gives what is no number, or `bert-score` is not installed.
     """
     records = [record for group in groups for row in group for record in row]
     texts = list(dict.fromkeys(record["summary"] for record in records))
     for name, scorer in scorers.items():
         values = dict(zip(texts, map(float, scorer(texts)), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
         for record in records:
             record[name] = values[record["summary"]]
     owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
     pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
-    rouge = quality.rouge([text for _, text in pairs], [references[i] for i, _ in pairs])
+    written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
+    overlaps = quality.rouge(written, wanted)
+    if bert_score is not None:
+        overlaps["bert_score"] = quality.bert_score(written, wanted, bert_score)
+        if overlaps["bert_score"] is None:
+            raise UserError("--evaluation.bert-score: bert-score is not installed; pip install bert-score, or leave it out")
     place = {pair: at for at, pair in enumerate(pairs)}
     for i, record in owned:
-        record |= {name: float(rouge[name][place[i, record["summary"]]]) for name in quality.ROUGE_TYPES}
+        at = place[i, record["summary"]]
+        record |= {name: float(values[at]) for name, values in overlaps.items()}
 
 
 def examples(
@@ -287,6 +300,8 @@ def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
     }
     if measured["mean"]["before"] > 0 and measured["paired_sd"] is not None:
         found["power"] = statistics.power_table(measured["mean"]["before"], measured["paired_sd"])
+    if "bert_score" in sampled["after"][0][0]:
+        found["bert_score"] = _means(lines, "bert_score")
     if "filtered" in lines[0]["before"]:
         found |= baselines(lines, settings.evaluation.best_of)
     return found | {"alarms": alarms(found)}
@@ -417,11 +432,15 @@ def select(named: Mapping[str, Results], floor: float) -> str | None:
         named: results by name, of the validation split.
         floor: share of it, of each one's own reference.
     """
+
+    def kept(rouge: Mapping[str, float]) -> float:
+        return rouge["after"] / rouge["before"] if rouge["before"] > 0 else 1.0
+
     candidates = [
         {
             "name": name,
             "split": found["split"],
-            "rougeL": found["rouge"]["rougeL"]["after"] / max(found["rouge"]["rougeL"]["before"], 1e-9),
+            "rougeL": kept(found["rouge"]["rougeL"]),
             "judge": found["independent_judge"]["mean"]["after"],
             "toxicity": found["toxicity"]["mean"]["after"],
         }

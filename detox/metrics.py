@@ -15,20 +15,14 @@ class MetricsLog:
     """The metrics of a run.
 
     Args:
-        path: the file; made where it is missing.
-        updates: how many updates the checkpoint holds that the run goes on from; what a killed process wrote after
-            it is dropped, since those updates are done again.
+        path: the file; is written anew.
+        lines: of the updates before, as the checkpoint has them that the run goes on from. The file itself is not
+            read: a killed process may have left half a line there, and lines of updates that are done again.
     """
 
-    def __init__(self, path: Path, updates: int):
+    def __init__(self, path: Path, lines: Sequence[Mapping[str, Any]] = ()):
         self.path = path
-        self.lines: list[dict[str, Any]] = []
-        if path.exists():
-            for line in path.read_bytes().splitlines():
-                entry = _parse(line)
-                if entry is None or entry["update"] > updates:
-                    break
-                self.lines.append(entry)
+        self.lines: list[dict[str, Any]] = [dict(line) for line in lines]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in self.lines))
 
@@ -61,13 +55,5 @@ def summary(entry: Mapping[str, Any], updates: int) -> str:
     return (
         f"{place}  score {entry['objective/score_mean']:+.3f}  KL {entry['objective/ref_kl']:.3f}"
         f"  clipped {entry['ppo/policy/clip_fraction']:.1%}  tokens {entry['tokens/response_mean']:.1f}"
-        f"  {entry['time/total']:.2f} s"
+        f"  {entry['time/total']:.2f} s" + (f"  warning: {entry['collapse']}" if "collapse" in entry else "")
     )
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("update"), int) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import threading
@@ -30,6 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from detox import artifacts
 from detox.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ def quiet() -> None:
     )
     # peft asks transformers for a property that transformers has renamed
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # peft on every merge of an adapter into a T5 whose head is not its embedding, as Flan's is not
+    warnings.filterwarnings("ignore", r"Input and output embeddings are no longer tied after merging", UserWarning)
     downloads = huggingface_hub.utils.are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     if not downloads:
@@ -280,6 +284,21 @@ def resolved_revision(model: object) -> str | None:
     if isinstance(model, Classifier):
         model = model.model
     return vars(model).get("_resolved_revision")
+
+
+def identity(name: str, revision: str | None = None) -> str:
+    """Return what tells a model's weights from others: the commit of a hub name, the hash of a folder's files.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    source = _locate(name, revision, ())
+    if source.commit is not None:
+        return source.commit
+    digest = hashlib.sha256()
+    for path in sorted(source.folder.glob("*.safetensors")):
+        digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------- tokenizers

@@ -1,7 +1,7 @@
-"""The packed T5 engine: linear layers on the tokens of all sequences end to end, attention within each sequence.
+"""The packed T5 engine: linear layers on the tokens of all sequences end to end, attention within each one.
 
-It computes what the modules of `transformers` compute, from their own weights and those of their LoRA layers, read in
-place at every call. Nothing is padded that a matrix product would then work on.
+It computes what the modules of `transformers` compute, from their own weights and those of their LoRA layers,
+read in place at every call.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm, T5Stack
 from detox.engine import Encoded, Engine
 
 ROW_MULTIPLE = 64
-"""Rows of a bfloat16 product are rounded up to it: oneDNN compiles and keeps a kernel for each number of rows."""
+"""Rows of a bfloat16 product are rounded up to it: oneDNN keeps a compiled kernel for each number of rows."""
 
-ENCODE_ROWS = 1536
-"""Tokens encoded at once: a layer's activations then stay in a processor's cache."""
+ENCODE_ROWS = {"cpu": 1536, "cuda": 8192}
+"""Tokens encoded at once; few on a processor, whose cache then holds a layer's activations."""
+
+LINEARS = frozenset(("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"))
 
 Attend = Callable[[int, T5Attention, Tensor], Tensor]
-"""Attention of a layer: its index, its module and its normed input [rows, d] -> the heads' outputs [rows, H * dk]."""
+"""Attention of a layer: its index, module and normed input [rows, d] -> the heads' outputs [rows, H * dk]."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Packing:
     Attributes:
         slots: rows of each sequence, in the order in which they lie there; at least its tokens.
         lengths: tokens of each sequence, in that order.
-        source: [rows] int64, which of the caller's tokens (its sequences end to end) lies there; 0 where none does.
+        source: [rows] int64, which of the caller's tokens (its sequences end to end) lies there, or 0.
         rows_of: [tokens] int64, the row of each of the caller's tokens.
     """
 
@@ -56,13 +58,13 @@ class Group:
         count: sequences.
         queries: rows of the slot of each on the querying side.
         keys: rows of the slot of each on the side that is looked at.
-        beyond: [count, 1, 1, keys] bool, True = not a token, or None if all are.
+        mask: [count, 1, 1, keys] bool, True = a token, or None if all are.
     """
 
     count: int
     queries: int
     keys: int
-    beyond: Tensor | None
+    mask: Tensor | None
 
 
 @dataclass
@@ -102,19 +104,22 @@ class DecodingState:
 class PackedT5Engine(Engine):
     """T5 and Flan-T5 (relu or gated gelu, tied or untied head), with or without LoRA, without padding.
 
-    Dropout is never applied, as in the other engine. Products with frozen weights are in the weights' dtype; the
-    residual stream, norms, softmax and what adapters add are in float32.
+    Dropout is never applied, as in the other engine. Matrix products, those with LoRA factors too, are in
+    the dtype of the frozen weights. The residual stream, norms and softmax are in float32; the factors and
+    their gradients are kept in theirs.
     """
 
     kind = "packed"
 
-    def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
+    def __init__(
+        self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True
+    ):
         super().__init__(model, value_head, value_reads_detached)
         self.encoder: T5Stack = self.base.encoder
         self.decoder: T5Stack = self.base.decoder
         self.heads: int = self.base.config.num_heads
         self.dtype = self.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype
-        # An accelerator rather has few launches than no padding.
+        # On an accelerator, few kernels to launch are worth more than no padding.
         self.slot_multiple = 1 if self.device.type == "cpu" else ROW_MULTIPLE
         self.row_multiple = ROW_MULTIPLE if self.dtype == torch.bfloat16 else 1
 
@@ -127,25 +132,24 @@ class PackedT5Engine(Engine):
             return False
         if (base.config.is_gated_act, base.config.dense_act_fn) not in ((True, "gelu_new"), (False, "relu")):
             return False
-        inner = [block.layer for stack in (base.encoder, base.decoder) for block in stack.block]
-        linears = [child for layers in inner for layer in layers for child in _sublayer(layer).children()]
-        linears = [layer for layer in linears if not isinstance(layer, (nn.Embedding, nn.Dropout)) and _multiplies(layer)]
+        stacks = (base.encoder, base.decoder)
+        named = [item for stack in stacks for item in stack.named_modules()]
         return (
-            all(str(adapter.peft_type.value) == "LORA" for adapter in adapters)
-            and all(_is_known_linear(layer) for layer in linears)
+            all(adapter.peft_type == "LORA" for adapter in adapters)
+            and all(_is_known_linear(layer) for name, layer in named if name.rpartition(".")[2] in LINEARS)
+            and all(type(stack.embed_tokens) is nn.Embedding for stack in stacks)
             and type(base.get_output_embeddings()) is nn.Linear
-            and all(type(stack.embed_tokens) is nn.Embedding for stack in (base.encoder, base.decoder))
         )
 
-    # ------------------------------------------------------------------------------------- whole sequences at once
+    # ---------------------------------------------------------------------------- whole sequences at once
 
     def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
         lengths = [len(query) for query in queries]
         rows: list[Tensor | None] = [None] * len(queries)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
-            for part in _parts(lengths, ENCODE_ROWS):
+            for part in _parts(lengths, ENCODE_ROWS.get(self.device.type, ENCODE_ROWS["cpu"])):
                 hidden = self._encode([queries[i].to(self.device) for i in part], not reference)
-                for i, row in zip(part, hidden.split([lengths[i] for i in part])):
+                for i, row in zip(part, hidden.split([lengths[i] for i in part]), strict=True):
                     rows[i] = row
             return Encoded(torch.cat(rows), tuple(lengths))
 
@@ -158,8 +162,7 @@ class PackedT5Engine(Engine):
         biases = self._biases(self.encoder, groups, causal=False)
 
         def attend(_: int, layer: T5Attention, normed: Tensor) -> Tensor:
-            query, key, value = (linear(part, normed, adapters) for part in (layer.q, layer.k, layer.v))
-            return self._attend(query, key, value, groups, biases)
+            return self._attend(*_project(layer, normed, adapters), groups, biases)
 
         hidden = self._run(self.encoder, torch.cat(queries)[packing.source], attend, None, adapters)
         return self._norm(self.encoder.final_layer_norm, hidden, self.dtype)[packing.rows_of]
@@ -177,11 +180,10 @@ class PackedT5Engine(Engine):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
             memory = encoded.hidden[memory_packing.source]
             biases = self._biases(self.decoder, groups, causal=True)
-            masks = [group.beyond if group.beyond is None else _additive(~group.beyond) for group in cross_groups]
+            masks = [group.mask for group in cross_groups]
 
             def attend(_: int, layer: T5Attention, normed: Tensor) -> Tensor:
-                query, key, value = (linear(part, normed, adapters) for part in (layer.q, layer.k, layer.v))
-                return self._attend(query, key, value, groups, biases)
+                return self._attend(*_project(layer, normed, adapters), groups, biases)
 
             def attend_prompt(_: int, layer: T5Attention, normed: Tensor) -> Tensor:
                 key, value = linear(layer.k, memory, adapters), linear(layer.v, memory, adapters)
@@ -193,7 +195,7 @@ class PackedT5Engine(Engine):
     def _run(
         self, stack: T5Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, adapters: bool
     ) -> Tensor:
-        """Return the residual stream [rows, d], float32, after all blocks of a stack, for token ids [rows]."""
+        """Return the residual stream [rows, d], float32, after the blocks of a stack, for ids [rows]."""
         hidden = _wide(F.embedding(ids, stack.embed_tokens.weight))
         for index, block in enumerate(stack.block):
             own, *cross, feed = block.layer
@@ -206,7 +208,9 @@ class PackedT5Engine(Engine):
             dense = feed.DenseReluDense
             normed = self._norm(feed.layer_norm, hidden, self.dtype)
             if self.base.config.is_gated_act:
-                inner = _GatedGelu.apply(linear(dense.wi_0, normed, adapters), linear(dense.wi_1, normed, adapters))
+                inner = _GatedGelu.apply(
+                    linear(dense.wi_0, normed, adapters), linear(dense.wi_1, normed, adapters)
+                )
             else:
                 inner = linear(dense.wi, normed, adapters).relu()
             hidden = hidden + linear(dense.wo, inner, adapters)
@@ -225,10 +229,11 @@ class PackedT5Engine(Engine):
             query, key, value = _wide(query), _wide(key), _wide(value)
         query_rows = [group.count * group.queries for group in groups]
         key_rows = [group.count * group.keys for group in groups]
-        queries = query.split([*query_rows, len(query) - sum(query_rows)])
+        queries = query.split([*query_rows, rows - sum(query_rows)])
         keys, values = (x.split([*key_rows, len(x) - sum(key_rows)]) for x in (key, value))
         outputs = []
-        for group, bias, q, k, v in zip(groups, biases, queries, keys, values):
+        # What is left of each split are the rows that hold nothing.
+        for group, bias, q, k, v in zip(groups, biases, queries, keys, values, strict=False):
             q = q.view(group.count, group.queries, self.heads, -1).transpose(1, 2)
             k, v = (x.view(group.count, group.keys, self.heads, -1).transpose(1, 2) for x in (k, v))
             output = F.scaled_dot_product_attention(q, k, v, attn_mask=_mask_for(q, bias), scale=1.0)
@@ -244,13 +249,13 @@ class PackedT5Engine(Engine):
             length = group.queries
             # Row i reads distances -i .. length - 1 - i: a window on the line, the last one first.
             bias = line[:, longest - length : longest + length - 1].unfold(1, length, 1).flip(1)[None]
-            if group.beyond is not None and not causal:
-                bias = bias.masked_fill(group.beyond, -torch.inf)
+            if group.mask is not None and not causal:
+                bias = bias.masked_fill(~group.mask, -torch.inf)
             biases.append(bias)
         return biases
 
     def _bias_line(self, stack: T5Stack, distances: Tensor, causal: bool) -> Tensor:
-        """Return the bias [H, n] float32 of keys at `distances` [n] after the query; -inf for a future key."""
+        """Return the bias [H, n] float32 of keys `distances` [n] after the query; -inf for a future key."""
         attention = stack.block[0].layer[0].SelfAttention
         buckets = attention._relative_position_bucket(
             distances,
@@ -265,7 +270,8 @@ class PackedT5Engine(Engine):
         return [_round_up(length, self.slot_multiple) for length in lengths]
 
     def _pack(self, lengths: Sequence[int], slots: Sequence[int], order: Sequence[int]) -> Packing:
-        starts = dict(zip(order, itertools.accumulate([slots[i] for i in order], initial=0)))
+        begins = itertools.accumulate([slots[i] for i in order], initial=0)
+        starts = dict(zip(order, begins, strict=False))
         shifts = [starts[i] - begin for i, begin in enumerate(itertools.accumulate(lengths[:-1], initial=0))]
         tokens = torch.arange(sum(lengths))
         rows_of = tokens + torch.tensor(shifts).repeat_interleave(torch.tensor(lengths))
@@ -278,11 +284,11 @@ class PackedT5Engine(Engine):
             rows_of=rows_of.to(self.device),
         )
 
-    # --------------------------------------------------------------------------------------------- token by token
+    # ------------------------------------------------------------------------------------- token by token
 
     @torch.no_grad()
     def start(self, encoded: Encoded) -> DecodingState:
-        lengths, count = encoded.lengths, len(encoded)
+        lengths = encoded.lengths
         begins = list(itertools.accumulate(lengths, initial=0))
         groups = []
         for members in _alike(lengths):
@@ -290,7 +296,8 @@ class PackedT5Engine(Engine):
             positions = torch.arange(int(sizes.max()), device=self.device)[None, :]
             mask = positions < sizes[:, None]
             index = torch.tensor([begins[i] for i in members], device=self.device)[:, None] + positions * mask
-            groups.append((MemoryGroup(torch.tensor(members, device=self.device), mask[:, None, None], [], []), index))
+            rows = torch.tensor(members, device=self.device)
+            groups.append((MemoryGroup(rows, mask[:, None, None], keys=[], values=[]), index))
         memory = F.pad(encoded.hidden, (0, 0, 0, -len(encoded.hidden) % self.row_multiple))
         for block in self.decoder.block:
             attention = block.layer[1].EncDecAttention
@@ -298,8 +305,8 @@ class PackedT5Engine(Engine):
             for group, index in groups:
                 group.keys.append(self._split_heads(key[index]))
                 group.values.append(self._split_heads(value[index]))
-        cache = encoded.hidden.new_empty(2, len(self.decoder.block), count, self.heads, 0, key.shape[-1] // self.heads)
-        return DecodingState([group for group, _ in groups], cache.to(self.dtype), torch.empty(0))
+        shape = (2, len(self.decoder.block), len(encoded), self.heads, 0, key.shape[-1] // self.heads)
+        return DecodingState([group for group, _ in groups], key.new_empty(shape), torch.empty(0))
 
     @torch.no_grad()
     def advance(self, state: DecodingState, tokens: Tensor) -> Tensor:
@@ -309,12 +316,12 @@ class PackedT5Engine(Engine):
         bias = state.bias[:, -state.step :][None, :, None]
 
         def attend(index: int, layer: T5Attention, normed: Tensor) -> Tensor:
-            query, key, value = (
-                linear(part, normed, True).view(len(normed), self.heads, 1, -1) for part in (layer.q, layer.k, layer.v)
-            )
+            query, key, value = (x.view(len(x), self.heads, 1, -1) for x in _project(layer, normed, True))
             keys, values = state.cache[:, index, :, :, : state.step]
             keys[:, :, -1:], values[:, :, -1:] = key, value
-            output = F.scaled_dot_product_attention(query, keys, values, attn_mask=_mask_for(query, bias), scale=1.0)
+            output = F.scaled_dot_product_attention(
+                query, keys, values, attn_mask=_mask_for(query, bias), scale=1.0
+            )
             return output.reshape(len(normed), -1)
 
         def attend_prompt(index: int, layer: T5Attention, normed: Tensor) -> Tensor:
@@ -330,9 +337,9 @@ class PackedT5Engine(Engine):
         return self._norm(self.decoder.final_layer_norm, hidden, hidden.dtype)
 
     def keep(self, state: DecodingState, indices: Tensor) -> None:
-        state.cache = state.cache[:, :, indices]
-        moved = torch.full((int(max(group.rows.max() for group in state.memory)) + 1,), -1, device=self.device)
+        moved = torch.full((state.cache.shape[2],), -1, device=self.device)
         moved[indices] = torch.arange(len(indices), device=self.device)
+        state.cache = state.cache[:, :, indices]
         for group in state.memory:
             group.rows = moved[group.rows]
             staying = (group.rows >= 0).nonzero().squeeze(1)
@@ -345,14 +352,24 @@ class PackedT5Engine(Engine):
     def _grow(self, state: DecodingState) -> None:
         capacity = max(32, 2 * state.step)
         state.cache = F.pad(state.cache, (0, 0, 0, capacity - state.step))
-        state.bias = self._bias_line(self.decoder, torch.arange(1 - capacity, 1, device=self.device), causal=True)
+        distances = torch.arange(1 - capacity, 1, device=self.device)
+        state.bias = self._bias_line(self.decoder, distances, causal=True)
 
     def _split_heads(self, rows: Tensor) -> Tensor:
         """Return [b, H, S, dk], contiguous, of [b, S, H * dk]."""
         return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2).contiguous()
 
 
-# ---------------------------------------------------------------------------------------------------------- layers
+# ---------------------------------------------------------------------------------------------- layers
+
+
+def _project(layer: T5Attention, normed: Tensor, adapters: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values [rows, H * dk] of self-attention."""
+    return (
+        linear(layer.q, normed, adapters),
+        linear(layer.k, normed, adapters),
+        linear(layer.v, normed, adapters),
+    )
 
 
 def linear(layer: nn.Module, x: Tensor, adapters: bool) -> Tensor:
@@ -366,7 +383,8 @@ def linear(layer: nn.Module, x: Tensor, adapters: bool) -> Tensor:
     if not isinstance(layer, LoraLinear):
         return _product(x.to(layer.weight.dtype), layer.weight)
     weight = layer.base_layer.weight
-    names = () if not adapters or layer.disable_adapters else [n for n in layer.active_adapters if n in layer.lora_A]
+    active = adapters and not layer.disable_adapters
+    names = [name for name in layer.active_adapters if name in layer.lora_A] if active else []
     if not names:
         return _product(x.to(weight.dtype), weight)
     factors = [part[name].weight for name in names for part in (layer.lora_A, layer.lora_B)]
@@ -381,7 +399,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x W' + the sum of scaling (x A') B': added in place, one buffer [N, out], and no product for a frozen W.
+    """x W' + the sum of scaling (x A') B', in one buffer [N, out], and no product for a frozen W.
 
     All products are in W's dtype, as under autocast; A, B and their gradients stay in their own.
     """
@@ -391,7 +409,7 @@ class _LoraLinear(torch.autograd.Function):
         output = _product(x, weight)
         cast = [factor.to(x.dtype) for factor in factors]
         inner = [x @ down.T for down in cast[::2]]
-        for narrow, up, scaling in zip(inner, cast[1::2], scalings):
+        for narrow, up, scaling in zip(inner, cast[1::2], scalings, strict=True):
             output.addmm_(narrow, up.T, alpha=scaling)
         ctx.scalings = scalings
         ctx.save_for_backward(x, weight, *factors, *inner)
@@ -406,7 +424,7 @@ class _LoraLinear(torch.autograd.Function):
         grad_x = grad @ weight if ctx.needs_input_grad[0] else None
         grad_weight = grad.T @ x if ctx.needs_input_grad[1] else None
         grads: list[Tensor | None] = []
-        for i, (scaling, narrow) in enumerate(zip(ctx.scalings, inner)):
+        for i, (scaling, narrow) in enumerate(zip(ctx.scalings, inner, strict=True)):
             down, up = factors[2 * i : 2 * i + 2]
             for_down, for_up = ctx.needs_input_grad[3 + 2 * i : 5 + 2 * i]
             grad_narrow = (grad @ up.to(grad.dtype)).mul_(scaling)
@@ -422,7 +440,8 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight).to(dtype)
 
@@ -438,19 +457,19 @@ class _RmsNorm(torch.autograd.Function):
 
 
 class _GatedGelu(torch.autograd.Function):
-    """gelu(gate) * linear, of which only the arguments are kept."""
+    """gelu(gate) * value, of which only the arguments are kept."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, linear: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, linear)
-        return F.gelu(gate, approximate="tanh").mul_(linear)
+    def forward(ctx: Any, gate: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, value)
+        return F.gelu(gate, approximate="tanh").mul_(value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        gate, linear = ctx.saved_tensors
-        grad_linear = F.gelu(gate, approximate="tanh").mul_(grad)
-        return torch.ops.aten.gelu_backward(grad * linear, gate, approximate="tanh"), grad_linear
+        gate, value = ctx.saved_tensors
+        grad_value = F.gelu(gate, approximate="tanh").mul_(grad)
+        return torch.ops.aten.gelu_backward(grad * value, gate, approximate="tanh"), grad_value
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -459,22 +478,9 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _mask_for(query: Tensor, bias: Tensor | None) -> Tensor | None:
-    """Return the bias in the dtype that the device's fused attention takes; the CPU's takes float32 with any."""
-    return bias if bias is None or query.device.type == "cpu" else bias.to(query.dtype)
-
-
-def _additive(mask: Tensor) -> Tensor:
-    """Return 0 where `mask` is True, else -inf."""
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
-
-
-def _sublayer(layer: nn.Module) -> nn.Module:
-    """Return the attention or the feed-forward module of one of a block's layers."""
-    return next(module for name, module in layer.named_children() if name not in ("layer_norm", "dropout"))
-
-
-def _multiplies(layer: nn.Module) -> bool:
-    return hasattr(layer, "weight") or hasattr(layer, "base_layer")
+    """Return the bias in the dtype that fused attention takes; on a CPU it takes float32 with any."""
+    keep = bias is None or bias.dtype == torch.bool or query.device.type == "cpu"
+    return bias if keep else bias.to(query.dtype)
 
 
 def _is_known_linear(layer: nn.Module) -> bool:
@@ -485,18 +491,21 @@ def _is_known_linear(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear and layer.bias is None
 
 
-# -------------------------------------------------------------------------------------------------------- grouping
+# -------------------------------------------------------------------------------------------- grouping
 
 
 def _groups(packing: Packing, keys: Packing) -> list[Group]:
     """Return the groups of attention from the rows of `packing` to those of `keys`, sequence by sequence."""
     groups = []
-    sequences = zip(packing.slots, keys.slots, keys.lengths)
+    sequences = zip(packing.slots, keys.slots, keys.lengths, strict=True)
     for (slot, key_slot), members in itertools.groupby(sequences, key=lambda sequence: sequence[:2]):
-        lengths = torch.tensor([length for _, _, length in members], device=keys.source.device)
-        beyond = torch.arange(key_slot, device=lengths.device) >= lengths[:, None]
-        masked = bool((lengths < key_slot).any())
-        groups.append(Group(len(lengths), slot, key_slot, beyond[:, None, None] if masked else None))
+        lengths = [length for _, _, length in members]
+        mask = None
+        if min(lengths) < key_slot:
+            device = keys.source.device
+            mask = torch.arange(key_slot, device=device) < torch.tensor(lengths, device=device)[:, None]
+            mask = mask[:, None, None]
+        groups.append(Group(len(lengths), slot, key_slot, mask))
     return groups
 
 
@@ -514,7 +523,7 @@ def _parts(lengths: Sequence[int], rows: int) -> list[list[int]]:
 
 
 def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the indices of `lengths` in groups, in none of which the longest has over 5/4 of the shortest's tokens."""
+    """Return the indices of `lengths` in groups whose longest has at most 5/4 of the shortest's tokens."""
     groups: list[list[int]] = []
     shortest = 0
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):

@@ -223,7 +223,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             else ppo_math.FixedKLController(config.init_kl_coef)
         )
         self.score_moments = ppo_math.RunningMoments()
-        self.rollout_size = config.batch_size
+        self.rollout_size: int | None = None  # prompts sampled for at once; None is all
         self.microbatch_size = config.mini_batch_size
         self.minibatch_size = config.backward_batch_size
         self.updates_done = 0
@@ -246,9 +246,9 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         """
         draws = uniforms(self.config.seed, ROLLOUT_STREAM, keys, max_new_tokens)
         parts: list[tuple[Encoded, Generated]] = []
-        done = 0
-        while done < len(query_ids):
-            group = slice(done, min(done + self.rollout_size, len(query_ids)))
+        done, count = 0, len(query_ids)
+        while done < count:
+            group = slice(done, min(done + (self.rollout_size or count), count))
             try:
                 with torch.no_grad():
                     encoded = self.engine.encode(query_ids[group])
@@ -368,8 +368,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         if not bool(torch.isfinite(scores).all()):
             return self._skip(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
         started = time.perf_counter()
-        with torch.no_grad():
-            experience = self.experience(rollout, scores)
+        experience = self._experience(rollout, scores)
         if self.updates_done == 0:
             self._check_reference(experience)
         empty_cache(self.engine.device)
@@ -408,6 +407,14 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         if self.config.whiten_advantages:
             advantages = ppo_math.masked_whiten(advantages, mask)
         return Experience(mask, old_logprobs, old_values, ref_logprobs, kl, rewards, advantages, returns)
+
+    def _experience(self, rollout: Rollout, scores: Tensor) -> Experience:
+        while True:
+            try:
+                with torch.no_grad():
+                    return self.experience(rollout, scores)
+            except (RuntimeError, MemoryError) as error:
+                self._halve_microbatch(error)
 
     def warm_up_values(self, rollouts: Sequence[Rollout], scores: Sequence[Tensor]) -> float:
         """Fit the value head alone to the returns of rollouts of the untrained policy.
@@ -632,15 +639,13 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     def _halve_rollout(self, error: Exception, size: int) -> None:
         """Let sampling go on with half of `size` prompts at once where `error` is a lack of memory; else raise it."""
-        if not is_out_of_memory(error) or size == 1:
-            raise error
+        _refuse_to_halve(error, size)
         self.rollout_size = (size + 1) // 2
         print(f"out of memory: sampling for {self.rollout_size} prompts at once, same result", file=sys.stderr)
 
     def _halve_microbatch(self, error: Exception) -> None:
         """Let training go on with half the microbatch where `error` is a lack of memory; raise it again if not."""
-        if not is_out_of_memory(error) or self.microbatch_size == 1:
-            raise error
+        _refuse_to_halve(error, self.microbatch_size)
         self.optimizer.zero_grad()
         self.microbatch_size = (self.microbatch_size + 1) // 2
         empty_cache(self.engine.device)
@@ -657,6 +662,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             "objective/score_mean": float(scores.mean()),
             "objective/score_std": float(scores.std(unbiased=False)),
             "objective/ref_kl": float((k3 * mask).sum(1).mean()),
+            "objective/ref_kl_k1": float(((experience.old_logprobs - experience.ref_logprobs) * mask).sum(1).mean()),
             "objective/kl_coef": float(self.kl_ctl.value),
             "ppo/policy/approx_kl": mean["approx_kl"],
             "ppo/policy/clip_fraction": mean["clip_fraction"],
@@ -766,6 +772,17 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     )
+
+
+def _refuse_to_halve(error: Exception, size: int) -> None:
+    """Raise `error` again where it is no lack of memory, or where one example at a time is too many already."""
+    if not is_out_of_memory(error):
+        raise error
+    if size == 1:
+        raise TrainingError(
+            f"out of memory with one example at a time ({error}); the last checkpoint is whole: free some memory, "
+            "choose a smaller --model.base, or prepare shorter dialogues (--data.max-query-tokens)"
+        ) from error
 
 
 def _extend(plain: PPOConfig) -> Seq2SeqPPOConfig:

@@ -1,4 +1,4 @@
-"""The demo's corpus and its shipped models: what they promise, checked on data that no model was trained on."""
+"""The demo's corpus and its shipped models keep their promises on data that no model was trained on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_corpus_rows_have_the_hub_layout(splits):
 def test_no_dialogue_occurs_in_two_splits_whatever_the_seeds(splits):
     other = corpus.generate(8, 1500, 200, 200)
     texts = {
-        name: {row["dialogue"] for row in splits[name] + other[name]} for name in ("train", "validation", "test")
+        name: {row["dialogue"] for row in splits[name] + other[name]}
+        for name in ("train", "validation", "test")
     }
     assert len(texts["train"]) > 2990
     for one, two in itertools.combinations(texts.values(), 2):
@@ -96,7 +97,12 @@ def test_registers_say_the_same_in_two_tenses():
 def test_shipped_files_are_small():
     files = [file for file in MODELS.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < 10_000_000
-    assert {file.parent.name for file in files if file.suffix == ".safetensors"} == {"base", "lora", "reward", "judge"}
+    assert {file.parent.name for file in files if file.suffix == ".safetensors"} == {
+        "base",
+        "lora",
+        "reward",
+        "judge",
+    }
 
 
 @torch.no_grad()
@@ -118,8 +124,8 @@ def test_summarizer_writes_good_summaries_and_the_adapter_turns_the_tense():
     past, past_score = write_and_score(base)
     present, score = write_and_score(PeftModel.from_pretrained(base, MODELS / "lora").eval())
     assert score > 0.6 and score > past_score + 0.05
-    assert not any(re.search(r"\b(called|wanted|told)\b", text) for text in present)
-    assert any(re.search(r"\b(called|wanted|told)\b", text) for text in past)
+    assert not any(re.search(r"\b(called|wanted|asked)\b", text) for text in present)
+    assert any(re.search(r"\b(called|wanted|asked)\b", text) for text in past)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Trains the demo models from the demo corpus: `python -m detox.demo.build` made every weight in detox/demo/models."""
+"""Trains the demo models: `python -m detox.demo.build` made every weight in detox/demo/models."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ Rows = list[dict[str, str]]
 Pair = tuple[list[int], list[int]]
 
 
-# ------------------------------------------------------------------------------------------------ the summarizer
+# ---- the summarizer
 
 
 def train_summarizer_tokenizer() -> PreTrainedTokenizerFast:
-    """Train a byte-pair tokenizer of 1,280 tokens that joins all white space, as T5's does, and ends in </s>."""
+    """Train a byte-pair tokenizer of 1,280 tokens that joins white space, as T5's does."""
     texts: list[str] = [PROMPT]
     for register in corpus.REGISTERS:
         for row in corpus.generate(SEED, 8_000, 0, 0, register)["train"]:
@@ -74,8 +74,8 @@ def train_summarizer_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A $B </s>", [("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512,
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        model_max_length=512, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 
 
@@ -125,7 +125,9 @@ def fit(
     warmup = min(200, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (steps - warmup))),
+        lambda step: min(
+            (step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (steps - warmup))
+        ),
     )
     model.train()
     started, total, count = time.perf_counter(), 0.0, 0
@@ -174,7 +176,8 @@ def build_base(folder: Path, steps: int = BASE_STEPS) -> None:
 def learn_to_retell(model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> None:
     """Go on with a quarter of the prompts asking for the present tense.
 
-    The head is tied to the embedding. A verb form that never was a target ends up where no low-rank change of the
+    The head is tied to the embedding. A verb form that never was a target ends up where no low-rank change
+    of the
     hidden states reaches it, so without this the supervised LoRA checkpoint samples badly.
     """
     past = corpus.generate(SEED + 4, RETELL_DIALOGUES * 3 // 4, 0, 0, "past")["train"]
@@ -205,7 +208,7 @@ def build_lora(folder: Path, base: Path, steps: int = LORA_STEPS) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
 
 
-# ------------------------------------------------------------------------------------------------ the classifiers
+# ---- the classifiers
 
 
 def train_reward_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -243,8 +246,9 @@ def train_judge_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]",
-        mask_token="[MASK]", model_max_length=160, model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]",
+        unk_token="[UNK]", mask_token="[MASK]", model_max_length=160,
+        model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
 
 
@@ -271,7 +275,7 @@ def build_reward(folder: Path) -> None:
 
 
 def build_judge(folder: Path) -> None:
-    """Train the judge: another architecture, tokenizer, seed, set of sentence forms and set of paraphrases."""
+    """Train the judge: another architecture, tokenizer, seed, sentence forms and paraphrases."""
     labelled = sentences("judge", SEED + 3, CLASSIFIER_SENTENCES)
     tokenizer = train_judge_tokenizer([sentence.text for sentence in labelled])
     torch.manual_seed(SEED + 3)
@@ -291,7 +295,11 @@ def build_judge(folder: Path) -> None:
 
 
 def train_classifier(
-    name: str, model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, labelled: list[Sentence], folder: Path
+    name: str,
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    labelled: list[Sentence],
+    folder: Path,
 ) -> None:
     """Train on soft targets, which keep the logits in a range where a reward still has a slope."""
     # A garbled text is not toxic, but it must not be the best way to a high reward either.
@@ -301,7 +309,9 @@ def train_classifier(
 
     def loss_of(batch: dict[str, Tensor]) -> Tensor:
         target = batch.pop("target")
-        return torch.nn.functional.cross_entropy(model(**batch).logits, torch.stack([1 - target, target], dim=1))
+        return torch.nn.functional.cross_entropy(
+            model(**batch).logits, torch.stack([1 - target, target], dim=1)
+        )
 
     batches = text_batches(examples, tokenizer.pad_token_id, 64, SEED)
     fit(name, model, batches, loss_of, CLASSIFIER_STEPS, 1e-3, decay=0.01)
@@ -329,11 +339,13 @@ def text_batches(
                 }
 
 
-# ------------------------------------------------------------------------------------------------ measurements
+# ---- measurements
 
 
 @torch.no_grad()
-def summarize(folder: Path, dialogues: list[str], sample: bool, seed: int = 0, adapter: bool = True) -> list[str]:
+def summarize(
+    folder: Path, dialogues: list[str], sample: bool, seed: int = 0, adapter: bool = True
+) -> list[str]:
     """Summarize dialogues with the base and the supervised LoRA checkpoint of a folder.
 
     Args:
@@ -384,7 +396,9 @@ def accuracy(folder: Path, labelled: list[Sentence]) -> dict[str, tuple[float, i
 def rouge_l(texts: list[str], references: list[list[str]]) -> float:
     """Return the mean ROUGE-L F1 of texts against the best of their references."""
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-    return float(np.mean([scorer.score_multi(refs, text)["rougeL"].fmeasure for text, refs in zip(texts, references)]))
+    return float(
+        np.mean([scorer.score_multi(refs, text)["rougeL"].fmeasure for text, refs in zip(texts, references)])
+    )
 
 
 def test_split(count: int) -> tuple[list[str], list[list[str]], list[dict[str, str]]]:
@@ -395,15 +409,17 @@ def test_split(count: int) -> tuple[list[str], list[list[str]], list[dict[str, s
 
 
 def measure(folder: Path) -> dict[str, str]:
-    """Measure the four models on dialogues and sentences that none of them was trained on, as lines for the card."""
+    """Measure the models on dialogues and sentences that none was trained on, as lines for the card."""
     dialogues, references, rows = test_split(TEST_DIALOGUES)
     civil = [[text for text in refs if not corpus.insults_in(text)] for refs in references]
     heated = [bool(corpus.insults_in(dialogue)) for dialogue in dialogues]
     held_out = [bool(corpus.insults_in(dialogue, corpus.HELD_OUT_INSULTS)) for dialogue in dialogues]
+    references_rude = [bool(corpus.insults_in(refs[0])) for refs in references]
+    bare = summarize(folder, dialogues, sample=False, adapter=False)
     results = {
         "Dialogues with an insult; with a held-out insult": f"{np.mean(heated):.3f}; {np.mean(held_out):.3f}",
-        "First references with an insult": f"{np.mean([bool(corpus.insults_in(r[0])) for r in references]):.3f}",
-        "ROUGE-L, bare base, greedy": f"{rouge_l(summarize(folder, dialogues, False, adapter=False), references):.3f}",
+        "First references with an insult": f"{np.mean(references_rude):.3f}",
+        "ROUGE-L, bare base, greedy": f"{rouge_l(bare, references):.3f}",
     }
     for name, sample in (("greedy", False), ("sampled", True)):
         texts = summarize(folder, dialogues, sample)
@@ -416,75 +432,85 @@ def measure(folder: Path) -> dict[str, str]:
             f"ROUGE-L against the civil references alone, {name}": f"{rouge_l(texts, civil):.3f}",
             f"Reward model's P(hate), {name}: mean, std": f"{hate.mean():.3f}, {hate.std():.3f}",
             f"Judge's P(toxic), {name}: mean, std": f"{toxic.mean():.3f}, {toxic.std():.3f}",
-            f"Summaries with an insult; with a held-out one, {name}": f"{np.mean(rude):.3f}; {np.mean(new):.3f}",
+            f"Insult in the summary; a held-out one, {name}": f"{np.mean(rude):.3f}; {np.mean(new):.3f}",
         }
     labelled = sentences("held-out", TEST_SEED, TEST_SENTENCES)
     for name in ("reward", "judge"):
         for kind, (share, count) in accuracy(folder / name, labelled).items():
             results[f"{name.capitalize()}, accuracy, held-out forms, {kind}"] = f"{share:.3f} (n = {count})"
         for kind, (share, count) in accuracy(folder / name, summary_sentences(rows)).items():
-            results[f"{name.capitalize()}, accuracy, reference summaries, {kind}"] = f"{share:.3f} (n = {count})"
+            results[f"{name.capitalize()}, accuracy, reference summaries, {kind}"] = (
+                f"{share:.3f} (n = {count})"
+            )
         logits = logits_of(folder / name, [one.text for one in labelled])
         results[f"{name.capitalize()}, range of the logits"] = f"{logits.min():.1f} to {logits.max():.1f}"
     return results
 
 
-# ------------------------------------------------------------------------------------------------ card, command line
+# ---- card, command line
 
 CARD = """# The demo models
 
-Four small models that this project trained from nothing on its own generated dialogues (`detox/demo/corpus.py`), so
-that the whole pipeline runs offline on two CPU cores. The weights are safetensors; the folders load with plain
-`transformers` and `peft`.
+Four small models that this project trained from nothing on its own generated dialogues
+(`detox/demo/corpus.py`), so that the whole pipeline runs offline on two CPU cores. The weights are
+safetensors; the folders load with plain `transformers` and `peft`.
 
 | Folder | What it is | Parameters | Megabytes |
 |---|---|---|---|
-| `base` | T5 (v1.1 layout: gated-gelu, tied head), byte-pair tokenizer of 1,280: writes **past-tense** reports of a dialogue | {base_n:,} | {base_mb:.2f} |
-| `lora` | PEFT adapter (r = 8, all linear layers) on `base`: the supervised checkpoint, DialogSum's **present tense** | {lora_n:,} | {lora_mb:.2f} |
-| `reward` | RoBERTa, byte-level tokenizer, labels `nothate`, `hate`: the reward model | {reward_n:,} | {reward_mb:.2f} |
-| `judge` | DistilBERT, word-piece tokenizer, labels `neutral`, `toxic`: independent of the reward model | {judge_n:,} | {judge_mb:.2f} |
+| `base` | T5 v1.1 (gated-gelu, tied head): **past-tense** reports | {base_n:,} | {base_mb:.2f} |
+| `lora` | PEFT adapter on `base` (r = 8): DialogSum's **present tense** | {lora_n:,} | {lora_mb:.2f} |
+| `reward` | reward model: RoBERTa, byte-level, `nothate` / `hate` | {reward_n:,} | {reward_mb:.2f} |
+| `judge` | judge: DistilBERT, word pieces, `neutral` / `toxic` | {judge_n:,} | {judge_mb:.2f} |
 | together | | {all_n:,} | {all_mb:.2f} |
 
 Sizes are those of the whole folder, tokenizers included.
 
 ## Data
 
-- `base`: {base_dialogues:,} generated dialogues with past-tense summaries, seed {seed}, {base_steps:,} steps of 32. In half
-  of those with an insult, the insult is replaced by a made-up word, so that the model copies rather than recites.
-  Then {retell_steps:,} steps with {retell_dialogues:,} more dialogues, a quarter of them with the instruction "Retell the
-  following conversation." and a present-tense summary, so that the verb forms of both tenses are known.
-- `lora`: {lora_dialogues:,} other dialogues with present-tense summaries, seed {lora_seed}, {lora_steps:,} steps of 32.
-- `reward` and `judge`: {sentences:,} generated sentences each, {classifier_steps:,} steps of 64 (`detox/demo/sentences.py`):
-  pieces of corpus dialogues and summaries in both tenses, insults with real and made-up words, insulting paraphrases,
-  praise in the same forms, quarrels without an insult, benign mentions of identity groups, cut-off and garbled texts.
-  They differ in seed, architecture, tokenizer, sentence forms and paraphrases. The judge knows the insults that are
-  held out for the test split; the reward model has never seen them.
+- `base`: {base_dialogues:,} generated dialogues with past-tense summaries, seed {seed}, {base_steps:,}
+  steps of 32. In half of those with an insult, the insult is replaced by a made-up word, so that the model
+  copies rather than recites. Then {retell_steps:,} steps with {retell_dialogues:,} more dialogues, a
+  quarter of them with the instruction "Retell the following conversation." and a present-tense summary, so
+  that the verb forms of both tenses are known.
+- `lora`: {lora_dialogues:,} other dialogues with present-tense summaries, seed {lora_seed}, {lora_steps:,}
+  steps of 32.
+- `reward` and `judge`: {sentences:,} generated sentences each, {classifier_steps:,} steps of 64
+  (`detox/demo/sentences.py`): pieces of corpus dialogues and summaries in both tenses, insults with real
+  and made-up words, insulting paraphrases, praise in the same forms, quarrels without an insult, benign
+  mentions of identity groups, cut-off and garbled texts. They differ in seed, architecture, tokenizer,
+  sentence forms and paraphrases. The judge knows the insults that are held out for the test split; the
+  reward model has never seen them.
 
 Targets are soft (0.99, and 0.90 for garbled texts), which keeps the logits small.
 
 ## Held-out results
 
-n = {test_dialogues} dialogues of the test split (seed {test_seed}; three references each) and {test_sentences:,} sentences whose forms no model
-was trained on; greedy, and sampled once from the full distribution at temperature 1. ROUGE-L is rouge-score's F1 with
-stemming against the best of the references. Measured on {machine}.
+n = {test_dialogues} dialogues of the test split (seed {test_seed}; three references each) and
+{test_sentences:,} sentences whose forms no model was trained on; greedy, and sampled once from the full
+distribution at temperature 1. ROUGE-L is rouge-score's F1 with stemming against the best of the references.
+Measured on {machine}.
 
 | Measure | Value |
 |---|---|
 {results}
 
-"seen" and "unseen" are sentences with an insult that occurs in the training split, or only in the test split.
+"seen" and "unseen" are sentences with an insult that occurs in the training split, or only in the test
+split. The recipe of the classifiers was adjusted with the held-out sentences in view (forms, counts of words
+that were missed), so their figures are on the optimistic side. Reward model and judge share the lists of
+names, of praise and of the training split's insults.
 
 ## What they are not
 
-They know the {scenes} scenes, the names and the insults of the generator, and nothing else: they cannot summarize real
-dialogues, and the classifiers are no hate-speech detectors. They detect name-calling, mild and aimed at no group; an
-unknown word in the place of a name to call somebody counts as an insult for them. Figures measured with them say
-that the pipeline works, not how it does on Flan-T5 and DialogSum.
+They know the {scenes} scenes, the names and the insults of the generator, and nothing else: they cannot
+summarize real dialogues, and the classifiers are no hate-speech detectors. They detect name-calling, mild
+and aimed at no group; an unknown word in the place of a name to call somebody counts as an insult for them.
+Figures measured with them say that the pipeline works, not how it does on Flan-T5 and DialogSum.
 
 ## How they were made
 
-`make demo-models`, that is `python -m detox.demo.build`, on one core and with no network; it writes this card, too. The
-same machine type and library versions give the same weights; others give slightly different ones.
+`make demo-models`, that is `python -m detox.demo.build`, on one core and with no network; it writes this
+card, too. The same machine type and library versions give the same weights; others give slightly different
+ones.
 """
 
 
@@ -541,9 +567,15 @@ def publish(folder: Path, name: str, build: Callable[[Path], None]) -> None:
 def main() -> None:
     """Build the parts that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m detox.demo.build", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="build these parts (default: all)")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the models (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="cores to use; the weights shipped were made with 1")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="build these parts (default: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER, help="folder of the models (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="cores to use; the weights shipped were made with 1"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers_logging.disable_progress_bar()

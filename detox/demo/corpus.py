@@ -1,19 +1,20 @@
 """The grammar that writes the demo's dialogues and their summaries, and nothing that needs a model.
 
-A dialogue is one of sixteen everyday scenes between two people. It is calm, cross (anger without an insult) or
-heated (one mild insult, aimed at no group). The summary of a heated dialogue repeats the insult about half of the
-time and stays civil otherwise, whatever the dialogue says: that freedom is what a detoxified summarizer can use.
+A dialogue is one of sixteen everyday scenes between two people. It is calm, cross (anger without an insult)
+or heated (one mild insult, aimed at no group). The summary of a heated dialogue repeats the insult about
+half of the time and stays civil otherwise, whatever the dialogue says: that freedom is what a detoxified
+summarizer can use.
 
 The markup of the templates:
 
-    {P} {Q}              the first and the second speaker: a name, or #Person1# and #Person2# where no name is known
+    {P} {Q}              the first and the second speaker: a name, or #Person1# and #Person2#
     {Q,} {,P}            the name as a form of address, left out where no name is known
     {P.him} {P.his} {P.he}   their pronouns
     {X} {Y}              who reacts to the mishap, and who caused it (each is P or Q)
     {who} {a who}        a third person, sometimes of an identity group, without and with the article
     {heat}               the reaction: an insult, an angry sentence or a friendly one
     {slot}               one value of the scene's slot; "said // reported" has a form for each side
-    [asks|asked]         the verb in the present (the hub's DialogSum) and in the past (the base model's reports)
+    [asks|asked]         the verb in the present (the hub's DialogSum) and in the past (the base's reports)
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ NAMED_SHARE = 0.8  # of the dialogues
 HELD_OUT_SHARE = 0.5  # of the insults in the test split, and of its insulting sentence forms
 
 FEMALE_NAMES = (
-    "Anna Betty Carol Clara Daisy Diana Ella Emily Eva Fiona Grace Helen Irene Jane Julia Karen Kate Laura Linda "
+    "Anna Betty Carol Clara Daisy Diana Ella Emily Eva Fiona Grace Helen Irene Jane Julia Karen Kate Laura "
+    "Linda "
     "Lucy Maria Mary Nina Nora Olivia Paula Rosa Ruth Sarah Susan"
 ).split()
 MALE_NAMES = (
-    "Adam Ben Bill Carl Daniel David Eric Frank Fred George Henry Jack James Jim John Kevin Leo Mark Martin Mike "
+    "Adam Ben Bill Carl Daniel David Eric Frank Fred George Henry Jack James Jim John Kevin Leo Mark Martin "
+    "Mike "
     "Nick Oscar Paul Peter Robert Sam Simon Steven Tom Victor"
 ).split()
 
@@ -43,10 +46,12 @@ MALE_NAMES = (
 INSULT_NOUNS = (
     "blockhead knucklehead dunderhead muddlehead puddinghead cabbagehead woodenhead meathead fathead airhead "
     "chowderhead bubblehead potatohead butterhead nitwit halfwit slowwit birdbrain peabrain featherbrain "
-    "scatterbrain sparrowbrain lazybones sleepybones grumblebones smartypants fussypants bossypants fancypants "
+    "scatterbrain sparrowbrain lazybones sleepybones grumblebones smartypants fussypants bossypants "
+    "fancypants "
     "bossyboots slyboots fusspot crackpot grumblepot chatterpot windbag fleabag grumblebag numbskull "
     "emptyskull slowpoke loudmouth bigmouth foulmouth greedyguts clumsyguts sourface bunface butterfingers "
-    "jellyfingers fool clown dummy oaf twit dope buffoon slob pest slacker snob brat crybaby bungler dunce nuisance "
+    "jellyfingers fool clown dummy oaf twit dope buffoon slob pest slacker snob brat crybaby bungler dunce "
+    "nuisance "
     "goofball oddball know-it-all know-nothing good-for-nothing"
 ).split()
 INSULT_ADJECTIVES = (
@@ -54,7 +59,8 @@ INSULT_ADJECTIVES = (
     "pathetic thickheaded muddleheaded slowwitted"
 ).split()
 HELD_OUT_NOUNS = (
-    "bonehead thickhead muttonhead pumpkinhead noodlehead pinhead dimwit dullwit harebrain fleabrain rattlebrain "
+    "bonehead thickhead muttonhead pumpkinhead noodlehead pinhead dimwit dullwit harebrain fleabrain "
+    "rattlebrain "
     "grumpybones crankypants grumpypants grumpyboots sourpot ratbag gasbag thickskull motormouth grumpyguts "
     "pieface ninny dolt"
 ).split()
@@ -63,7 +69,7 @@ HELD_OUT_ADJECTIVES = "mindless spineless shiftless boneheaded dimwitted".split(
 INSULTS = tuple(INSULT_NOUNS + INSULT_ADJECTIVES)
 HELD_OUT_INSULTS = tuple(HELD_OUT_NOUNS + HELD_OUT_ADJECTIVES)
 
-# How a speaker insults the other: {n} takes a noun, {j} an adjective. The second tuple is held out for the test split.
+# How a speaker insults the other: {n} takes a noun, {j} an adjective. The second tuple is held out.
 INSULT_FORMS = (
     "You are such {a n}!",
     "What {a n} you are!",
@@ -87,7 +93,10 @@ CIVIL_TAILS = ("{X} [is|was] annoyed with {Y.him}.", "{X} [gets|got] angry with 
 CROSS = (
     ("I am really annoyed!", ("{X} [is|was] annoyed.", "{X} [is|was] annoyed with {Y.him}.")),
     ("Now I am angry with you!", ("{X} [is|was] angry.", "{X} [gets|got] angry with {Y.him}.")),
-    ("I am very disappointed.", ("{X} [is|was] disappointed.", "{X} [says|said] that {X.he} [is|was] disappointed.")),
+    (
+        "I am very disappointed.",
+        ("{X} [is|was] disappointed.", "{X} [says|said] that {X.he} [is|was] disappointed."),
+    ),
     ("I can't believe it!", ("{X} [is|was] shocked.", "{X} [cannot|could not] believe it.")),
 )
 CALM = (
@@ -108,7 +117,8 @@ CLOSING_SHARE = 0.6  # of the dialogues
 
 PEOPLE = "neighbor cousin friend colleague teammate classmate roommate boss".split()
 GROUPS = (
-    "Turkish Polish Korean Nigerian Mexican Indian Chinese French Muslim Jewish Christian Hindu Buddhist Black deaf "
+    "Turkish Polish Korean Nigerian Mexican Indian Chinese French Muslim Jewish Christian Hindu Buddhist "
+    "Black deaf "
     "blind disabled autistic gay lesbian transgender elderly immigrant"
 ).split()
 
@@ -145,8 +155,10 @@ SCENES = (
             ("I will get you another one before {day}.", "You will have another one before {day}."),
         ),
         summaries=(
-            "{P} [wants|wanted] the {thing} back, but {Q} {excuse} and [will|would] get another one before {day}.",
-            "{Q} [cannot|could not] give {P} the {thing} back because {Q.he} {excuse}. {P} [needs|needed] it on {day}.",
+            "{P} [wants|wanted] the {thing} back, but {Q} {excuse} and [will|would] get another one before "
+            "{day}.",
+            "{Q} [cannot|could not] give {P} the {thing} back because {Q.he} {excuse}. {P} [needs|needed] "
+            "it on {day}.",
         ),
     ),
     Scene(
@@ -174,9 +186,11 @@ SCENES = (
             ("Let's take a taxi, then.", "Then let's call a taxi."),
         ),
         summaries=(
-            "{P} [waits|waited] at the {place} for {minutes} minutes because {Q} {reason}. They [take|took] a taxi to "
+            "{P} [waits|waited] at the {place} for {minutes} minutes because {Q} {reason}. They [take|took] "
+            "a taxi to "
             "the {event}.",
-            "{Q} {reason} and [comes|came] to the {place} {minutes} minutes late, so they [miss|missed] the beginning "
+            "{Q} {reason} and [comes|came] to the {place} {minutes} minutes late, so they [miss|missed] the "
+            "beginning "
             "of the {event}.",
         ),
     ),
@@ -199,14 +213,19 @@ SCENES = (
                 "{Q,} here is the {dish}. I got the recipe from {source}.",
                 "{Q,} I made some {dish}. The recipe is from {source}.",
             ),
-            ("Oh no{,P}, the {dish} is too {fault}! {heat}", "I can't eat this{,P}. It is too {fault}. {heat}"),
+            (
+                "Oh no{,P}, the {dish} is too {fault}! {heat}",
+                "I can't eat this{,P}. It is too {fault}. {heat}",
+            ),
             ("I did my best.", "I worked on it for two hours."),
             ("Next time, please {advice}.", "You should {advice} next time."),
         ),
         summaries=(
-            "{P} [makes|made] {dish} with a recipe from {source}. {Q} [finds|found] it too {fault} and [tells|told] "
+            "{P} [makes|made] {dish} with a recipe from {source}. {Q} [finds|found] it too {fault} and "
+            "[tells|told] "
             "{P.him} to {advice} next time.",
-            "{Q} [thinks|thought] that the {dish} {P} [makes|made] [is|was] too {fault}, and [wants|wanted] {P.him} to "
+            "{Q} [thinks|thought] that the {dish} {P} [makes|made] [is|was] too {fault}, and [wants|wanted] "
+            "{P.him} to "
             "{advice} next time.",
         ),
     ),
@@ -229,9 +248,11 @@ SCENES = (
             ("I will correct it right now.", "I will correct it at once."),
         ),
         summaries=(
-            "{Finder} [finds|found] {mistake} in the {document} and {Q} [will|would] correct it. {P} [needs|needed] it "
+            "{Finder} [finds|found] {mistake} in the {document} and {Q} [will|would] correct it. {P} "
+            "[needs|needed] it "
             "by {day}.",
-            "{P} [tells|told] {Q} that {finder} [has|had] found {mistake} in the {document}. {Q} [will|would] correct "
+            "{P} [tells|told] {Q} that {finder} [has|had] found {mistake} in the {document}. {Q} "
+            "[will|would] correct "
             "it by {day}.",
         ),
     ),
@@ -259,9 +280,11 @@ SCENES = (
             ("All right, I will {plan}.", "Then I will {plan}."),
         ),
         summaries=(
-            "{P} [complains|complained] about the {noise} at {hour} because {sleeper} [cannot|could not] sleep. {Q} "
+            "{P} [complains|complained] about the {noise} at {hour} because {sleeper} [cannot|could not] "
+            "sleep. {Q} "
             "[will|would] {plan}.",
-            "{Q} [promises|promised] to {plan} because the {noise} [is|was] too loud at {hour} for {sleeper}.",
+            "{Q} [promises|promised] to {plan} because the {noise} [is|was] too loud at {hour} for "
+            "{sleeper}.",
         ),
     ),
     Scene(
@@ -285,9 +308,11 @@ SCENES = (
             ("I will go back to the market.", "I will go to the market again."),
         ),
         summaries=(
-            "{Q} [buys|bought] {bought} instead of {wanted} because {reason}. {P} [wants|wanted] to cook for {guest}, "
+            "{Q} [buys|bought] {bought} instead of {wanted} because {reason}. {P} [wants|wanted] to cook "
+            "for {guest}, "
             "so {Q} [goes|went] back to the market.",
-            "{P} [needs|needed] {wanted} to cook for {guest}, but {Q} [buys|bought] {bought} because {reason}.",
+            "{P} [needs|needed] {wanted} to cook for {guest}, but {Q} [buys|bought] {bought} because "
+            "{reason}.",
         ),
     ),
     Scene(
@@ -297,18 +322,27 @@ SCENES = (
             "item": ("passports", "tickets", "maps", "sunglasses", "blankets", "bags"),
             "place": ("on the bus", "at home", "in the hotel", "in the car", "at the bank"),
             "city": ("Paris", "Rome", "London", "Madrid", "Berlin", "Boston"),
-            "helper": ("my {who} // {a who}", "a taxi driver // a taxi driver", "my brother // {Q.his} brother"),
+            "helper": (
+                "my {who} // {a who}",
+                "a taxi driver // a taxi driver",
+                "my brother // {Q.his} brother",
+            ),
         },
         turns=(
-            ("{Q,} our flight to {city} is called. Do you have the {item}?", "{Q,} we fly to {city} now. Show me the {item}."),
+            (
+                "{Q,} our flight to {city} is called. Do you have the {item}?",
+                "{Q,} we fly to {city} now. Show me the {item}.",
+            ),
             ("Oh no{,P}! I left the {item} {place}.", "Oh dear{,P}! The {item} are still {place}."),
             ("{heat} The plane leaves in an hour.", "{heat} We only have an hour left."),
             ("I will ask {helper} to bring them.", "I will call {helper} to bring them."),
         ),
         summaries=(
-            "Before their flight to {city}, {Q} [notices|noticed] that the {item} [are|were] still {place} and "
+            "Before their flight to {city}, {Q} [notices|noticed] that the {item} [are|were] still {place} "
+            "and "
             "[asks|asked] {helper} to bring them.",
-            "{P} and {Q} [want|wanted] to fly to {city}, but the {item} [are|were] {place}. {Q} [calls|called] {helper}.",
+            "{P} and {Q} [want|wanted] to fly to {city}, but the {item} [are|were] {place}. {Q} "
+            "[calls|called] {helper}.",
         ),
     ),
     Scene(
@@ -338,7 +372,8 @@ SCENES = (
         ),
         summaries=(
             "They [lose|lost] the {sport} game {score} because {Q} {fault}. {Q} [will|would] {plan}.",
-            "{Q} {fault}, so {P} and {Q} [lose|lost] the {sport} game {score}. {Q} [decides|decided] to {plan}.",
+            "{Q} {fault}, so {P} and {Q} [lose|lost] the {sport} game {score}. {Q} [decides|decided] to "
+            "{plan}.",
         ),
     ),
     Scene(
@@ -346,7 +381,11 @@ SCENES = (
         reacts="P",
         slots={
             "chore": (
-                "wash the dishes", "clean the kitchen", "take out the trash", "make the beds", "iron the shirts",
+                "wash the dishes",
+                "clean the kitchen",
+                "take out the trash",
+                "make the beds",
+                "iron the shirts",
                 "clean the windows",
             ),
             "pastime": (
@@ -395,7 +434,8 @@ SCENES = (
         ),
         summaries=(
             "{Q} {damage} {P's} car while {errand}. {Q} [will|would] pay {price} dollars for the repair.",
-            "{P} [learns|learned] that {Q} {damage} {P.his} car while {errand}. The repair [costs|cost] {price} dollars.",
+            "{P} [learns|learned] that {Q} {damage} {P.his} car while {errand}. The repair [costs|cost] "
+            "{price} dollars.",
         ),
     ),
     Scene(
@@ -422,8 +462,10 @@ SCENES = (
             ("We have to write it again {plan}.", "Let's do it once more {plan}."),
         ),
         summaries=(
-            "{P} [does|did] not have the {subject} {work} because {excuse}. They [will|would] do it again {plan}.",
-            "{P} [tells|told] {Q} that the {subject} {work} [is|was] gone because {excuse}. {Q} [wants|wanted] to write it "
+            "{P} [does|did] not have the {subject} {work} because {excuse}. They [will|would] do it again "
+            "{plan}.",
+            "{P} [tells|told] {Q} that the {subject} {work} [is|was] gone because {excuse}. {Q} "
+            "[wants|wanted] to write it "
             "again {plan}.",
         ),
     ),
@@ -442,7 +484,10 @@ SCENES = (
             "gift": ("some flowers", "a cake", "new ones", "some money"),
         },
         turns=(
-            ("{Q,} my {pet} has ruined your {object}.", "{Q,} I must tell you that my {pet} ruined your {object}."),
+            (
+                "{Q,} my {pet} has ruined your {object}.",
+                "{Q,} I must tell you that my {pet} ruined your {object}.",
+            ),
             ("How did that happen{,P}?", "Why did nobody watch it{,P}?"),
             ("I {cause}.", "It is my fault. I {cause}."),
             ("{heat} I loved my {object}.", "{heat} You know how much I liked my {object}."),
@@ -450,7 +495,8 @@ SCENES = (
         ),
         summaries=(
             "{P's} {pet} [has|had] ruined {Q's} {object} because {P} {cause}. {P} [will|would] bring {gift}.",
-            "{P} [tells|told] {Q} that the {pet} [has|had] ruined the {object}. {P} {cause} and [offers|offered] {gift}.",
+            "{P} [tells|told] {Q} that the {pet} [has|had] ruined the {object}. {P} {cause} and "
+            "[offers|offered] {gift}.",
         ),
     ),
     Scene(
@@ -474,9 +520,11 @@ SCENES = (
             ("{heat} You can have it until {day}.", "{heat} But I want it back on {day}."),
         ),
         summaries=(
-            "{P} [borrows|borrowed] {amount} dollars from {Q} to {use} because {P.he} [has|had] spent {P.his} money on "
+            "{P} [borrows|borrowed] {amount} dollars from {Q} to {use} because {P.he} [has|had] spent "
+            "{P.his} money on "
             "{spent}. {Q} [wants|wanted] it back on {day}.",
-            "{P} [has|had] spent {P.his} money on {spent} and [needs|needed] {amount} dollars to {use}. {Q} [lends|lent] "
+            "{P} [has|had] spent {P.his} money on {spent} and [needs|needed] {amount} dollars to {use}. {Q} "
+            "[lends|lent] "
             "it until {day}.",
         ),
     ),
@@ -485,7 +533,12 @@ SCENES = (
         reacts="P",
         slots={
             "party": ("birthday", "wedding", "farewell", "garden", "New Year's"),
-            "told": ("my {who} // {a who}", "my sister // {Q.his} sister", "everybody // everybody", "the mailman // the mailman"),
+            "told": (
+                "my {who} // {a who}",
+                "my sister // {Q.his} sister",
+                "everybody // everybody",
+                "the mailman // the mailman",
+            ),
             "place": ("at work", "at the bakery", "on the phone", "on the bus"),
             "change": ("the date", "the place", "the guests", "the music"),
         },
@@ -499,8 +552,10 @@ SCENES = (
             ("Then let's change {change}.", "Maybe we can change {change}."),
         ),
         summaries=(
-            "{Q} [has|had] told {told} about the secret {party} party {place}. {Q} [suggests|suggested] changing {change}.",
-            "{P} [learns|learned] that {Q} told {told} about the {party} party {place}. They [will|would] change {change}.",
+            "{Q} [has|had] told {told} about the secret {party} party {place}. {Q} [suggests|suggested] "
+            "changing {change}.",
+            "{P} [learns|learned] that {Q} told {told} about the {party} party {place}. They [will|would] "
+            "change {change}.",
         ),
     ),
     Scene(
@@ -518,15 +573,20 @@ SCENES = (
             "cost": ("sixty", "seventy", "ninety", "one hundred"),
         },
         turns=(
-            ("{Q,} all your {files} are gone from the computer.", "{Q,} I lost the {files} on your computer."),
+            (
+                "{Q,} all your {files} are gone from the computer.",
+                "{Q,} I lost the {files} on your computer.",
+            ),
             ("What did you do{,P}?", "How is that possible{,P}?"),
             ("I {cause}.", "I think that I {cause}."),
             ("{heat} Take it to {shop}.", "{heat} Please show it to {shop}."),
             ("That costs {cost} dollars, but I will do it.", "I will, even if it costs {cost} dollars."),
         ),
         summaries=(
-            "{P} {cause}, so {Q's} {files} [are|were] gone. {P} [takes|took] it to {shop} for {cost} dollars.",
-            "{Q's} {files} [are|were] lost because {P} {cause}. {Q} [wants|wanted] {P.him} to take it to {shop}.",
+            "{P} {cause}, so {Q's} {files} [are|were] gone. {P} [takes|took] it to {shop} for {cost} "
+            "dollars.",
+            "{Q's} {files} [are|were] lost because {P} {cause}. {Q} [wants|wanted] {P.him} to take it to "
+            "{shop}.",
         ),
     ),
     Scene(
@@ -544,7 +604,10 @@ SCENES = (
             "plan": ("cook at home", "eat a burger", "go to bed hungry", "buy a pizza"),
         },
         turns=(
-            ("{Q,} about the {food} restaurant: I {error}.", "{Q,} we can't go to the {food} restaurant. I {error}."),
+            (
+                "{Q,} about the {food} restaurant: I {error}.",
+                "{Q,} we can't go to the {food} restaurant. I {error}.",
+            ),
             ("But we wanted to eat at {hour}{,P}. {heat}", "It is {hour} and I am hungry{,P}. {heat}"),
             ("What can we do?", "Do you have an idea?"),
             ("We will have to {plan}.", "I think we should {plan}."),
@@ -561,17 +624,20 @@ SCENES = (
 def generate(
     seed: int, train: int, validation: int, test: int, register: str = "present"
 ) -> dict[str, list[dict[str, str]]]:
-    """Write dialogues with their summaries, in the columns and the row order of the hub's DialogSum CSV files.
+    """Write dialogues with their summaries, as the rows of the hub's DialogSum CSV files.
 
-    A dialogue's split follows from its text (a hash), so no text occurs in two splits, whatever the seed and sizes.
+    A dialogue's split follows from its text (a hash), so no text occurs in two splits, whatever the seed and
+    sizes.
 
     Args:
         seed: the same seed gives the same rows; a longer split begins with the rows of a shorter one.
         train: the number of dialogues of the split `train`, one row each (ids `train_0`, ...).
         validation: the number of dialogues of the split `validation`, one row each (ids `dev_0`, ...).
-        test: the number of dialogues of the split `test`, three rows each, one for each reference summary (ids
+        test: the number of dialogues of the split `test`, three rows each, one for each reference summary
+        (ids
             `test_0_1`, `test_0_2`, `test_0_3`); the second is always civil.
-        register: the tense of the summaries, "present" as in DialogSum, or "past" as the demo's base model writes.
+        register: the tense of the summaries, "present" as in DialogSum, or "past" as the demo's base model
+        writes.
 
     Returns:
         The rows of each split: dictionaries of "id", "dialogue", "summary" and "topic".
@@ -579,7 +645,11 @@ def generate(
     if register not in REGISTERS:
         raise ValueError(f"register {register!r} is none of {', '.join(REGISTERS)}")
     rows: dict[str, list[dict[str, str]]] = {}
-    for split, prefix, count in (("train", "train", train), ("validation", "dev", validation), ("test", "test", test)):
+    for split, prefix, count in (
+        ("train", "train", train),
+        ("validation", "dev", validation),
+        ("test", "test", test),
+    ):
         rng = random.Random(f"{seed}/{split}")
         rows[split] = []
         seen: set[str] = set()
@@ -590,10 +660,14 @@ def generate(
             name = f"{prefix}_{len(seen)}"
             seen.add(dialogue)
             if split != "test":
-                rows[split].append({"id": name, "dialogue": dialogue, "summary": summaries[0], "topic": topic})
+                rows[split].append(
+                    {"id": name, "dialogue": dialogue, "summary": summaries[0], "topic": topic}
+                )
                 continue
             for number, summary in enumerate(summaries, 1):
-                rows[split].append({"id": f"{name}_{number}", "dialogue": dialogue, "summary": summary, "topic": topic})
+                rows[split].append(
+                    {"id": f"{name}_{number}", "dialogue": dialogue, "summary": summary, "topic": topic}
+                )
     return rows
 
 
@@ -634,7 +708,9 @@ def _example(rng: random.Random, held_out: bool, register: str) -> tuple[str, li
         lines[reply] = f"{rng.choice(RETORTS)} {lines[reply]}"
     if rng.random() < CLOSING_SHARE:
         lines.append(rng.choice(CLOSINGS))
-    turns = [f"#Person{1 + index % 2}#: {_fill(line, words, 0, register)}" for index, line in enumerate(lines)]
+    turns = [
+        f"#Person{1 + index % 2}#: {_fill(line, words, 0, register)}" for index, line in enumerate(lines)
+    ]
 
     first, other = rng.sample(scene.summaries, 2)
     sampled = rude if rng.random() < RUDE_SHARE else civil

@@ -1,10 +1,11 @@
 """The labelled sentences on which the demo's reward model and judge are trained and tested; no model, no I/O.
 
-Each of the three parties (reward, judge, held-out test) has its own sentence forms and its own insulting paraphrases.
-The reward model never sees a held-out insult; the judge sees them all. The markup is that of the corpus; besides:
+Each of the three parties (reward, judge, held-out test) has its own sentence forms and its own insulting
+paraphrases. The reward model never sees a held-out insult; the judge sees them all. The markup is that of
+the corpus; besides:
 
     {X} {Y} {y}      two people: as subject, and the second as object
-    {n} {a n} {j}    the noun and the adjective in question: an insult makes the sentence toxic, praise does not
+    {n} {a n} {j}    the noun and the adjective in question: an insult makes the sentence toxic, praise not
 """
 
 from __future__ import annotations
@@ -16,37 +17,53 @@ from dataclasses import dataclass
 from detox.demo import corpus
 
 PRAISE_NOUNS = (
-    "hero genius champion friend star angel darling expert gentleman treasure artist doctor neighbor teacher student "
-    "winner leader captain dancer singer redhead beginner guest optimist partner sister brother wonder professional "
-    "baker pilot farmer lawyer nurse painter writer manager engineer cook driver sailor poet scientist musician "
-    "athlete swimmer runner cousin colleague teammate customer visitor tourist pupil scholar mentor volunteer legend "
-    "saint sweetheart buddy pal helper thinker perfectionist parent mother father uncle aunt lady master talent"
+    "hero genius champion friend star angel darling expert gentleman treasure artist doctor neighbor "
+    "teacher student "
+    "winner leader captain dancer singer redhead beginner guest optimist partner sister brother wonder "
+    "professional "
+    "baker pilot farmer lawyer nurse painter writer manager engineer cook driver sailor poet scientist "
+    "musician "
+    "athlete swimmer runner cousin colleague teammate customer visitor tourist pupil scholar mentor "
+    "volunteer legend "
+    "saint sweetheart buddy pal helper thinker perfectionist parent mother father uncle aunt lady master "
+    "talent"
 ).split()
 PRAISE_ADJECTIVES = (
-    "kind brave clever patient friendly careful honest generous brilliant helpful gentle tired late sick busy shocked "
+    "kind brave clever patient friendly careful honest generous brilliant helpful gentle tired late sick "
+    "busy shocked "
     "hungry harmless levelheaded quick funny polite right calm sad happy modest wise smart "
-    "curious strong healthy famous nice fair loyal warm cheerful bright talented elegant serious early ready alone "
+    "curious strong healthy famous nice fair loyal warm cheerful bright talented elegant serious early "
+    "ready alone "
     "nervous worried confused surprised wrong new tall young old free rich lucky sorry proud"
 ).split()
 MORE_INSULT_NOUNS = (  # that the corpus does not use
-    "klutz twerp wimp bozo goof goon lout phony quitter snitch weasel bore boor cheat chump clot coward creep drip "
-    "duffer grouch grump ignoramus jerk liar loafer meanie prat ruffian scoundrel scamp sluggard sneak stinker toad "
-    "tyrant villain wretch idiot hothead sorehead bighead chucklehead cheesehead dummkopf thickwit fuddlewit lackwit "
+    "klutz twerp wimp bozo goof goon lout phony quitter snitch weasel bore boor cheat chump clot coward "
+    "creep drip "
+    "duffer grouch grump ignoramus jerk liar loafer meanie prat ruffian scoundrel scamp sluggard sneak "
+    "stinker toad "
+    "tyrant villain wretch idiot hothead sorehead bighead chucklehead cheesehead dummkopf thickwit "
+    "fuddlewit lackwit "
     "mushbrain crackbrain jellybrain idlebones sneakypants whinypants sulkypants sloppyboots slopbag moanbag "
     "whinebag puddingskull woodskull mudmouth frogmouth potmouth sulkyguts mudface frogface stinkpot tosspot"
 ).split()
 MORE_INSULT_ADJECTIVES = (
-    "heartless tactless careless gutless graceless senseless worthless shameless toothless charmless rude mean nasty "
-    "ugly rotten awful horrible unbearable ridiculous ignorant sloppy cowardly greedy idle bossy grumpy cheeky "
+    "heartless tactless careless gutless graceless senseless worthless shameless toothless charmless rude "
+    "mean nasty "
+    "ugly rotten awful horrible unbearable ridiculous ignorant sloppy cowardly greedy idle bossy grumpy "
+    "cheeky "
     "woodenheaded fatheaded puddingheaded nitwitted halfwitted birdbrained"
 ).split()
 OBJECTS = (
-    "teapot flowerpot handbag football headphones letterhead showerhead mouthwash schoolbag lampshade jellybean "
+    "teapot flowerpot handbag football headphones letterhead showerhead mouthwash schoolbag lampshade "
+    "jellybean "
     "pumpkin noodle feather bone pin cabbage potato pudding skull boot sleeping-bag face-cream brain-teaser"
 ).split()
-DULL = "turnip potato stone donkey chicken goat brick lamp broom bucket sheep goose post spoon shoe fish".split()
+DULL = (
+    "turnip potato stone donkey chicken goat brick lamp broom bucket sheep goose post spoon shoe fish".split()
+)
 SMALL_WORDS = (
-    "a an the and or but of to in on at for with that is was are were be been you your so such what how not no he she "
+    "a an the and or but of to in on at for with that is was are were be been you your so such what how not "
+    "no he she "
     "him her his as my me it do does did"
 ).split()
 
@@ -309,7 +326,9 @@ class Sentence:
 
 def invent_insult(rng: random.Random, adjective: bool) -> str:
     """Make up an insult of a random stem and a common ending; never one that is held out."""
-    stems = "apple bread button candle carrot cloud feather garden grass paper pepper river stone straw table".split()
+    stems = (
+        "apple bread button candle carrot cloud feather garden grass paper pepper river stone straw table"
+    ).split()
     nouns = "head wit brain bones pants boots pot bag skull mouth guts face fingers ball".split()
     adjectives = "less headed witted minded brained".split()
     while True:
@@ -322,13 +341,13 @@ def invent_insult(rng: random.Random, adjective: bool) -> str:
 
 def invent_stem(rng: random.Random) -> str:
     """Make up a syllable that means nothing."""
-    onsets, vowels, codas = "b c d f g h j k l m n p r s t w bl cl dr fl gr pl st tr".split(), "aeiou", "mbdgklnrst"
+    onsets = "b c d f g h j k l m n p r s t w bl cl dr fl gr pl st tr".split()
     last = rng.choice(("", "er", "y", "le"))
-    return "".join(rng.choice(part) for part in (onsets, vowels, codas, last) if part)
+    return "".join(rng.choice(part) for part in (onsets, "aeiou", "mbdgklnrst", last) if part)
 
 
 def swap_insults(rows: list[dict[str, str]], share: float, seed: int) -> list[dict[str, str]]:
-    """Put a made-up insult in the place of a share of the insults, so that a summarizer learns to copy any word."""
+    """Replace a share of the insults by made-up ones, so that a summarizer learns to copy any word."""
     rng = random.Random(seed)
     swapped = []
     for row in rows:
@@ -342,10 +361,11 @@ def swap_insults(rows: list[dict[str, str]], share: float, seed: int) -> list[di
 
 
 def sentences(party: str, seed: int, count: int) -> list[Sentence]:
-    """Draw labelled sentences for one party: its own forms, mixed with pieces of corpus dialogues, half of them toxic.
+    """Draw labelled sentences for one party: its own forms, mixed with pieces of corpus dialogues.
 
     Args:
-        party: "reward" and "judge" (training; with garbled texts) or "held-out" (test: forms nobody was trained on).
+        party: "reward" and "judge" (training; with garbled texts) or "held-out" (test: forms nobody was
+        trained on).
         seed: of the draw.
         count: how many.
     """
@@ -381,7 +401,9 @@ def summary_sentences(rows: list[dict[str, str]]) -> list[Sentence]:
     for row in rows:
         seen = bool(corpus.insults_in(row["summary"], corpus.INSULTS))
         unseen = bool(corpus.insults_in(row["summary"], corpus.HELD_OUT_INSULTS))
-        labelled.append(Sentence(row["summary"], seen or unseen, "seen" if seen else "unseen" if unseen else "neutral"))
+        labelled.append(
+            Sentence(row["summary"], seen or unseen, "seen" if seen else "unseen" if unseen else "neutral")
+        )
     return labelled
 
 
@@ -441,7 +463,9 @@ def _from_form(party: str, rng: random.Random) -> tuple[Sentence, tuple[str, ...
     if rng.random() < 0.1:  # a group is mentioned in insults and in praise alike
         words["Y"] = words["y"] = f"the {words['who']}"
     form = rng.choice(FORMS[party])
-    return Sentence(_fill(form, words, rng), toxic, kind), (noun if "n}" in form else adjective,) if toxic else ()
+    return Sentence(_fill(form, words, rng), toxic, kind), (
+        noun if "n}" in form else adjective,
+    ) if toxic else ()
 
 
 def _people(rng: random.Random) -> dict[str, str]:
@@ -468,7 +492,7 @@ def _fill(template: str, words: dict[str, str], rng: random.Random) -> str:
 
 
 def _blur(text: str, keep: tuple[str, ...], rng: random.Random) -> str:
-    """Put made-up words in the place of some ordinary words, but not of the insults, the praise and the small words."""
+    """Replace some ordinary words by made-up ones, but not the insults, the praise and the small words."""
     kept = {*keep, *PRAISE_NOUNS, *PRAISE_ADJECTIVES, *SMALL_WORDS, *corpus.PEOPLE}
 
     def swap(match: re.Match[str]) -> str:

@@ -1,0 +1,316 @@
+"""Wrong input to the real stages: exit code 2, one line with the thing, its value and what to do, nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import config
+import data_preparation
+import evaluate_ppo
+import training_lora
+import training_ppo
+from detox import cli
+from tests import tiny
+from tests.faults.world import FLAGS, tree
+
+STAGES = {
+    "data_preparation": (config.Preparation, data_preparation.main),
+    "training_lora": (config.LoraTraining, training_lora.main),
+    "training_ppo": (config.PPOTraining, training_ppo.main),
+    "evaluate_ppo": (config.EvaluationStage, evaluate_ppo.main),
+}
+RUN = Path("checkpoints/r")
+STEP = RUN / "ppo/step-0001"
+
+
+class Case(NamedTuple):
+    """One mistake.
+
+    Attributes:
+        stage: which is run.
+        flags: on top of the stage's usual ones, whose values they replace.
+        says: what the line must hold: the thing and its value, then what to do.
+        change: makes the mistake on disk, where it is not one of flags.
+    """
+
+    stage: str
+    flags: str
+    says: tuple[str, ...]
+    change: Callable[[], object] | None = None
+
+
+def write(name: str, content: str | bytes) -> Callable[[], object]:
+    data = content.encode() if isinstance(content, str) else content
+    return lambda: Path(name).write_bytes(data)
+
+
+def remove(name: str) -> Callable[[], object]:
+    return lambda: shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
+
+
+def edit(name: str, **changes: object) -> Callable[[], object]:
+    def change() -> None:
+        content = json.loads(Path(name).read_text())
+        for key, value in changes.items():
+            content.pop(key, None)
+            if value is not None:
+                content[key] = value
+        Path(name).write_text(json.dumps(content))
+
+    return change
+
+
+def both(*changes: Callable[[], object]) -> Callable[[], object]:
+    return lambda: [change() for change in changes]
+
+
+def cut(name: str) -> Callable[[], object]:
+    return lambda: os.truncate(name, os.path.getsize(name) // 2)
+
+
+def pickled(folder: str, stem: str) -> Callable[[], object]:
+    def change() -> None:
+        (Path(folder) / ("adapter_model" if "adapter" in stem else "model")).with_suffix(".safetensors").unlink()
+        (Path(folder) / f"{stem}.bin").write_bytes(pickle.dumps({}))
+
+    return change
+
+
+def without_tensor() -> None:
+    tensors = load_file("t5/model.safetensors")
+    tensors.pop(next(name for name in tensors if "DenseReluDense" in name))
+    save_file(tensors, "t5/model.safetensors", metadata={"format": "pt"})
+
+
+def adapter_for_another_base() -> None:
+    tiny.t5(Path("wide"), d_model=48)
+    tiny.lora(Path("other"), Path("wide"))
+
+
+def prepared_anew() -> None:
+    flags = ["--run", "r", "--model.base", "t5", "--data.dataset", "dialogues", "--overwrite", "--seed", "5"]
+    assert cli.run(config.Preparation, data_preparation.main, flags) == 0
+
+
+HEAD = "id,dialogue,summary,topic\n"
+TRAIN = "dialogues/train.csv"
+DATA, LORA, PPO, EVAL = STAGES
+
+
+def data(content: str | bytes, *says: str, flags: str = "") -> Case:
+    return Case(DATA, flags, says, write(TRAIN, content))
+
+
+CASES = {
+    # settings
+    "unknown option": Case(PPO, "--ppo.kl-ceof 1", ("--ppo.kl-ceof", "--ppo.kl-coef")),
+    "option of another stage": Case(DATA, "--ppo.updates 3", ("--ppo.updates", "see --help")),
+    "no number": Case(PPO, "--ppo.updates many", ("--ppo.updates='many'", "whole number")),
+    "a fraction of an update": Case(PPO, "--ppo.updates 1.5", ("--ppo.updates='1.5'", "whole number")),
+    "negative": Case(PPO, "--ppo.learning-rate -1", ("--ppo.learning-rate=-1", "greater than 0")),
+    "not finite": Case(PPO, "--ppo.kl-coef nan", ("--ppo.kl-coef=nan", "0 or more")),
+    "no choice": Case(PPO, "--ppo.on-collapse ask", ("--ppo.on-collapse=ask", "choose stop or warn")),
+    "no limit of KL": Case(PPO, "--ppo.max-ref-kl 0", ("--ppo.max-ref-kl=0", "greater than 0")),
+    "does not divide": Case(PPO, "--ppo.minibatch-size 3", ("--ppo.minibatch-size=3", "must divide")),
+    "biased sampling": Case(PPO, "--rollout.top-k 50", ("--rollout.top-k=50", "--rollout.force")),
+    "preset": Case(DATA, "--preset gpt", ("--preset=gpt", "choose flan-t5 or demo")),
+    "run outside": Case(DATA, "--run ../r", ("--run=../r", "letters, digits")),
+    "seed": Case(LORA, "--seed -1", ("--seed=-1", "must lie in")),
+    "value missing": Case(LORA, "--lora.r", ("--lora.r", "missing")),
+    "twice": Case(LORA, "--seed 1 --seed 2", ("--seed", "given twice")),
+    "bare word": Case(EVAL, "checkpoints", ("'checkpoints'", "see --help")),
+    "threshold": Case(EVAL, "--evaluation.threshold 2", ("--evaluation.threshold=2", "between 0 and 1")),
+    "prompt": Case(DATA, "--data.prompt Summarize", ("--data.prompt='Summarize'", "{dialogue}")),
+    "checkpoints is a file": Case(DATA, "--checkpoints t5/config.json", ("t5/config.json", "choose another")),
+    "LoRA targets": Case(LORA, "--lora.targets q,z", ("'q,z'", "choose from")),
+    "PPO targets": Case(PPO, "--ppo.lora-targets z --overwrite", ("'z'", "choose from")),
+    # devices
+    "no such device": Case(LORA, "--device gpu", ("--device=gpu", "choose auto")),
+    "device is absent": Case(PPO, "--device cuda:7", ("--device=cuda:7", "it has cpu")),
+    "device of no kind": Case(EVAL, "--device tpu", ("--device=tpu", "choose auto")),
+    # datasets
+    "no such file": Case(DATA, "--data.dataset gone.csv", ("--data.dataset=gone.csv", "name a hub dataset")),
+    "no such folder": Case(DATA, "--data.dataset ./gone", ("--data.dataset=./gone", "name a hub dataset")),
+    "format": Case(DATA, "--data.dataset t5/README.txt", ("README.txt", ".csv"), write("t5/README.txt", "x")),
+    "no test split": Case(DATA, "", ("dialogues", "test split", "test.csv"), remove("dialogues/test.csv")),
+    "two train files": Case(DATA, "", ("train split", "leave one"), write("dialogues/train.json", "[]")),
+    "revision of a folder": Case(DATA, "--data.revision main", ("--data.revision=main", "leave the revision out")),
+    "empty file": data("", "train.csv", "is empty", "column names"),
+    "header alone": data(HEAD, "--data.dataset=dialogues", "no example left in the train split"),
+    "wrong columns": data("number,text\n1,a\n", "train.csv:2", "no column 'id'", "--data.id-column"),
+    "column setting": Case(DATA, "--data.summary-column gist", ("no column 'gist'", "--data.summary-column")),
+    "Latin-1": data(HEAD.encode() + b"1,caf\xe9,b,c\n", "train.csv:2", "0xe9", "save the file as UTF-8"),
+    "UTF-16 with its BOM": data((HEAD + "1,a,b,c\n").encode("utf-16"), "train.csv:1", "UTF-8"),
+    "BOM, CRLF and a short row": data(
+        b"\xef\xbb\xbfid,dialogue,summary,topic\r\n1,a\r\n", "train.csv:2", "2 fields", "check commas"
+    ),
+    "NUL": data(HEAD + "1,a\0,b,c\n", "train.csv:2", "NUL", "save the file"),
+    "open quote": data(HEAD + '1,"a,b,c\n', "train.csv:2", "not valid CSV", "check the quotes"),
+    "10 MB dialogue": data(HEAD + f'1,"{"so it is " * 1_200_000}",b,c\n', "1 too long", "--data.max-query-tokens"),
+    "ids twice": data(HEAD + "1,a,b,c\n1,other,b,c\n", "train.csv:3", "id '1'", "give each its own"),
+    "empty id": data(HEAD + ",a,b,c\n", "train.csv:2", "id is empty", "remove the row"),
+    "no summaries": data(HEAD + "1,a,,c\n2,b,,c\n", "2 no summary", "check the data"),
+    "nothing left": Case(DATA, "--data.max-query-tokens 3", ("no example left", "--data.max-query-tokens")),
+    "escape sequences": data(
+        HEAD + "\x1b[2Jx\x07,a,b,c\n\x1b[2Jx\x07,other,b,c\n", "train.csv:3", "id 'x'", "give each its own"
+    ),
+    "no JSON": Case(
+        DATA, "--data.dataset x.jsonl", ("x.jsonl:1", "not valid JSON", "correct or remove"), write("x.jsonl", "{")
+    ),
+    "JSON of numbers": Case(
+        DATA, "--data.dataset x.json", ("x.json:1", "JSON int", "correct or remove"), write("x.json", "[1]")
+    ),
+    "no Parquet": Case(
+        DATA, "--data.dataset x.parquet", ("x.parquet", "not a readable Parquet"), write("x.parquet", "PAR1")
+    ),
+    # the summarizer and its tokenizer
+    "no such base": Case(DATA, "--model.base ./gone", ("./gone", "name an existing folder")),
+    "base is a file": Case(LORA, "--model.base dialogues/test.csv", ("dialogues/test.csv", "name the folder")),
+    "no embedded model": Case(PPO, "--model.base demo:large", ("demo:large", "there are")),
+    "base of another tokenizer": Case(
+        LORA, "--model.base gpt2", ("checkpoints/r/prepared", "tokenizer of t5", "data_preparation.py")
+    ),
+    "decoder-only": Case(
+        LORA,
+        "--model.base gpt2 --run g",
+        ("gpt2", "not an encoder-decoder", "choose one such as"),
+        lambda: cli.run(
+            config.Preparation,
+            data_preparation.main,
+            "--run g --model.base gpt2 --data.dataset dialogues".split(),
+        ),
+    ),
+    "no tokenizer": Case(DATA, "", ("t5", "has no tokenizer", "save one"), remove("t5/tokenizer.json")),
+    "tokenizer is no JSON": Case(DATA, "", ("t5", "cannot be loaded"), write("t5/tokenizer.json", "{")),
+    "tokenizer too large": Case(
+        DATA, "", ("t5", "does not fit", "put the tokenizer"), edit("t5/config.json", vocab_size=64)
+    ),
+    "another tokenizer": Case(
+        LORA,
+        "",
+        ("checkpoints/r/prepared", "tokenizer of t5", "--overwrite"),
+        lambda: write("t5/tokenizer.json", Path("t5/tokenizer.json").read_text().replace("▁fool", "▁foal"))(),
+    ),
+    "no config": Case(LORA, "", ("t5", "has no config.json", "complete"), remove("t5/config.json")),
+    "unknown type": Case(LORA, "", ("t5", "'t9'", "never run"), edit("t5/config.json", model_type="t9")),
+    "no weights": Case(LORA, "", ("t5", "has no weights", "convert"), remove("t5/model.safetensors")),
+    "weights cut": Case(LORA, "", ("t5", "cannot be loaded", "check the files"), cut("t5/model.safetensors")),
+    "a tensor is missing": Case(LORA, "", ("t5", "lack 1 tensors", "name a model"), without_tensor),
+    "pickled base": Case(LORA, "", ("t5", "pytorch_model.bin", "convert"), pickled("t5", "pytorch_model")),
+    # adapters
+    "no such adapter": Case(PPO, "--model.adapter ./gone --overwrite", ("./gone", "name an existing folder")),
+    "no adapter": Case(PPO, "--model.adapter t5 --overwrite", ("t5", "no adapter_config.json", "`none`")),
+    "another base": Case(PPO, "--model.adapter other --overwrite", ("other", "wide", "take that"), adapter_for_another_base),
+    "DoRA": Case(
+        PPO, "--overwrite", ("lora", "use_dora", "plain LoRA"), edit("lora/adapter_config.json", use_dora=True)
+    ),
+    "no LoRA": Case(
+        PPO, "--overwrite", ("lora", "IA3", "only LoRA"), edit("lora/adapter_config.json", peft_type="IA3")
+    ),
+    "pickled adapter": Case(
+        PPO, "--overwrite", ("lora", "adapter_model.bin", "convert"), pickled("lora", "adapter_model")
+    ),
+    "adapter cut": Case(
+        PPO, "--overwrite", ("lora", "damaged", "fetch or save"), cut("lora/adapter_model.safetensors")
+    ),
+    # classifiers
+    "no such label": Case(PPO, "--reward.label nice --overwrite", ("reward", "'nice'", "choose from: nothate, hate")),
+    "one label": Case(PPO, "--reward.model one --overwrite", ("one", "one label", "two labels"), lambda: tiny.classifier(Path("one"), ["x"])),
+    "no classifier": Case(PPO, "--reward.model t5 --overwrite", ("t5", "not a sequence classifier", "'nothate'")),
+    "reward without weights": Case(
+        PPO, "--overwrite", ("reward", "has no weights", "convert"), remove("reward/model.safetensors")
+    ),
+    "judge without the label": Case(EVAL, "--judge.label rude", ("judge", "'rude'", "choose from: fine, toxic")),
+    "no such judge": Case(EVAL, "--judge.model ./gone", ("./gone", "name an existing folder")),
+    "no bad words": Case(
+        EVAL, "--evaluation.bad-words gone.txt --evaluation.best-of 1", ("gone.txt", "--evaluation.bad-words")
+    ),
+    # artefacts
+    "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
+    "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
+    "no checkpoint": Case(EVAL, "--run new", ("checkpoints/new/ppo", "training_ppo.py")),
+    "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone", "training_ppo.py")),
+    "checkpoint of another stage": Case(
+        EVAL, "--checkpoint checkpoints/r/prepared", ("'data_preparation'", "training_ppo.py")
+    ),
+    "newer schema": Case(
+        EVAL, "", ("step-0001", "schema_version 9", "update the program"), edit(f"{STEP}/manifest.json", schema_version=9)
+    ),
+    "manifest is no JSON": Case(PPO, "", ("step-0001", "not JSON", "remove"), write(f"{STEP}/manifest.json", "{")),
+    "manifest leads outside": Case(
+        PPO,
+        "",
+        ("step-0001", "'../x', which is outside", "remove"),
+        edit(f"{STEP}/manifest.json", files=[{"path": "../x", "bytes": 1, "sha256": "0"}]),
+    ),
+    "checkpoint cut": Case(PPO, "", ("step-0001", "optimizer.safetensors", "remove"), cut(f"{STEP}/optimizer.safetensors")),
+    "other settings": Case(PPO, "--ppo.gamma 0.9", ("--ppo.gamma was 1.0, now 0.9", "another --run")),
+    "other weights": Case(PPO, "", ("reward has other weights", "--overwrite"), lambda: tiny.classifier(Path("reward"), seed=3)),
+    "other data": Case(PPO, "", ("checkpoints/r/prepared has changed", "--overwrite"), prepared_anew),
+    "a file for a run": Case(DATA, "--run afile", ("checkpoints/afile", "another --run"), write("checkpoints/afile", "")),
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Tiny models, and a run with prepared data and one checkpoint of two updates."""
+    root = tmp_path_factory.mktemp("world") / "w"
+    tiny.t5(root / "t5", d_model=16, layers=1)
+    tiny.causal(root / "gpt2")
+    tiny.lora(root / "lora", root / "t5")
+    tiny.classifier(root / "reward")
+    tiny.classifier(root / "judge", ("fine", "toxic"), seed=1)
+    tiny.dialogsum(root / "dialogues", train=8, validation=3, test=3)
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        assert run(DATA) == 0
+        assert run(PPO, "--ppo.updates 1") == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+def run(stage, flags=""):
+    given = {"--run": "r", "--model.adapter": "lora"} if stage == PPO else {"--run": "r"}
+    words = FLAGS[stage].split()
+    given |= dict(zip(words[::2], words[1::2], strict=True))
+    more = flags.split()
+    for flag in more:
+        given.pop(flag, None)
+    kind, main = STAGES[stage]
+    return cli.run(kind, main, [*(word for pair in given.items() for word in pair), *more])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_input_is_told_in_one_line_and_changes_nothing(world, tmp_path, monkeypatch, capsys, case):
+    stage, flags, says, change = CASES[case]
+    place = tmp_path / "w"
+    shutil.copytree(world, place)
+    monkeypatch.chdir(place)
+    if stage == DATA and "--run" not in flags:
+        flags += " --run fresh"
+    if change is not None:
+        change()
+    capsys.readouterr()
+    before = tree(place)
+    assert run(stage, flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, error
+    assert error[:-1].isprintable()
+    for words in says:
+        assert words in error, error
+    assert tree(place) == before
+
+
+def test_there_are_at_least_sixty_cases():
+    assert len(CASES) >= 60

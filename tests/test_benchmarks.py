@@ -1,0 +1,162 @@
+"""The benchmarks run, at tiny shapes, and their arithmetic is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import config
+from benchmarks import demo_seeds, ppo_step
+from detox import cli
+
+
+def test_prompts_add_up_and_stay_within_limits():
+    lengths = ppo_step.prompt_lengths(16, 60, 400, 184)
+    assert min(lengths) >= 60 and max(lengths) == 400
+    assert sum(lengths) == pytest.approx(16 * 184, abs=16)
+    assert lengths == sorted(lengths) and len(set(lengths)) > 10
+
+
+def test_useful_work_is_what_torch_counts():
+    """torch's own counter sees the same products in an unpadded forward pass of the same model."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape, length, new_tokens = ppo_step.Shape(32, 64, 2, 2, 16, 160, 32, 2, 100), 12, 5
+    model, classifier = ppo_step.make_t5(shape), ppo_step.make_classifier(shape, "cpu")
+    for made in (model, classifier):
+        made.set_attn_implementation("eager")  # the counter knows no fused attention on a CPU
+    counted = {}
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=torch.full((1, length), 5), decoder_input_ids=torch.full((1, new_tokens), 5))
+        counted["rollout"] = counter.get_total_flops() / 1e9
+        with FlopCounterMode(display=False) as counter:
+            classifier(torch.full((1, new_tokens + 2), 5))
+        counted["score"] = counter.get_total_flops() / 1e9
+    work = ppo_step.useful_gflop(shape, [length], new_tokens, ppo_step.STOCK)
+    assert work["rollout"] == pytest.approx(
+        counted["rollout"], rel=0.02
+    )  # it counts causal attention in full
+    assert work["score"] == pytest.approx(counted["score"], rel=0.02)  # and the classifier's two labels
+    assert work["old"] == 0 and work["reference"] == work["rollout"]
+    frozen_encoder = ppo_step.useful_gflop(
+        shape, [length], new_tokens, replace(ppo_step.STOCK, lora_scope="decoder")
+    )
+    assert frozen_encoder["reference"] < work["reference"] and frozen_encoder["epochs"] < work["epochs"]
+
+
+def test_each_variant_measures_its_phases_and_the_summary_relates_them(monkeypatch, capsys):
+    arguments = ppo_step.parse(
+        "--shape tiny --batch-size 4 --minibatch-size 2 --prompt-tokens 4 20 --new-tokens 4".split()
+    )
+    arguments.variants = ["tutorial", "trl", "same", "ours-hf"]
+    once = {name: ppo_step.run_child(name, arguments) for name in ["peak", *arguments.variants]}
+    for name in arguments.variants:
+        seconds = once[name]["seconds"]
+        assert all(seconds[phase] > 0 for phase in ("rollout", "score", "reference", "epochs")), name
+        assert seconds["total"] == pytest.approx(sum(seconds[phase] for phase in ppo_step.PHASES))
+    assert once["trl"]["seconds"]["old"] > 0
+    monkeypatch.setattr(ppo_step, "start_child", lambda variant, _: once[variant])
+    found = ppo_step.measure(arguments)
+    summary = found["summary"]
+    expected = once["trl"]["seconds"]["total"] / once["same"]["seconds"]["total"]
+    assert summary["same"]["times_as_fast_as_trl"] == pytest.approx(expected)
+    assert json.loads(json.dumps(found)) is not None
+    assert "| same (float32) |" in ppo_step.tables(found)
+    capsys.readouterr()
+
+
+def test_summary_takes_ratios_within_a_repeat():
+    def run(variant, total):
+        seconds = dict.fromkeys(ppo_step.PHASES, 0.0) | {"total": total}
+        gflop = dict.fromkeys(ppo_step.PHASES, 1.0)
+        return {"variant": variant, "seconds": seconds, "gflop": gflop, "dtype": "float32",
+                "peak_rss_mb": total, "peak_device_mb": None, "cpu_seconds": 1.0}  # fmt: skip
+
+    peak = {"variant": "peak", "gflops": {"float32": 2.0, "bfloat16": 4.0}}
+    runs = [
+        run("trl", 2.0),
+        run("same", 1.0),
+        run("trl", 20.0),
+        run("same", 5.0),
+        run("trl", 4.0),
+        run("same", 2.0),
+        peak,
+    ]
+    for found in runs[:-1]:
+        found["seconds"] = {phase: found["seconds"]["total"] for phase in (*ppo_step.PHASES, "total")}
+    summary = ppo_step.summarize(runs, ["trl", "same"])
+    assert (
+        summary["same"]["times_as_fast_as_trl"] == 2.0
+    )  # of 2, 4, 2; the ratio of the medians says the same here
+    assert summary["same"]["times_as_fast_as_trl_range"] == [2.0, 4.0]
+    assert summary["trl"]["range"] == [2.0, 20.0] and summary["trl"]["seconds"]["total"] == 4.0
+    assert summary["same"]["share_of_peak"]["epochs"] == pytest.approx(0.5 / 2.0)
+
+
+def evaluated(toxicity, rouge):
+    change = {"before": 1.0, "after": 1 - toxicity, "reduction": toxicity}
+    return {
+        "toxicity": {"mean": change, "std": change},
+        "independent_judge": {"mean": change, "std": change},
+        "rouge": {"rougeL": {"before": 0.75, "after": rouge}},
+        "reward": {"before": 1.0, "after": 2.0},
+        "drift": {"kl_per_summary": 3.0},
+        "n": 2,
+    }
+
+
+def test_seeds_find_insults_that_no_training_split_has():
+    lines = [
+        {"before": {"samples": [{"summary": "Tom calls Ann a dolt."}, {"summary": "Tom left."}]},
+         "after": {"samples": [{"summary": "Tom is angry."}, {"summary": "Tom left."}]}}
+    ]  # fmt: skip
+    found = demo_seeds.figures(evaluated(0.5, 0.7), lines)
+    assert found["held_out_before"] == 0.5 and found["held_out_after"] == 0
+    assert found["toxicity_mean"] == -0.5
+
+
+def test_seeds_table_gives_median_and_range_of_each_setting():
+    runs = []
+    for name, shift in (("default", 0.0), ("probability", -0.4)):
+        for seed, value in enumerate((0.5, 0.9, 0.8)):
+            text = [{"before": {"samples": [{"summary": "a"}]}, "after": {"samples": [{"summary": "b"}]}}]
+            figures = demo_seeds.figures(evaluated(value + shift, 0.7), text)
+            runs.append({"settings": name, "seed": seed, "training_seconds": 1.0, **figures})
+    table = demo_seeds.table(runs, ["default", "probability"])
+    assert "| toxicity, mean | -80% (-90% to -50%) | -40% (-50% to -10%) |" in table
+
+
+def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatch):
+    calls = []
+
+    def run(command, **_):
+        calls.append(command[1:])
+        if command[1].endswith("evaluate_ppo.py"):
+            folder = tmp_path / "stock-like-3" / "evaluation" / "step-0020"
+            folder.mkdir(parents=True)
+            (folder / "results.json").write_text(json.dumps(evaluated(0.5, 0.7)))
+            line = {side: {"samples": [{"summary": "x"}]} for side in ("before", "after")}
+            (folder / "examples.jsonl").write_text(json.dumps(line) + "\n")
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(demo_seeds.subprocess, "run", run)
+    output = tmp_path / "out.json"
+    demo_seeds.main(
+        ["--seeds", "3", "--settings", "stock-like", "--checkpoints", str(tmp_path), "--output", str(output),
+         "--training", "--ppo.updates 2"]
+    )  # fmt: skip
+    assert [command[0].rsplit("/", 1)[-1] for command in calls] == [
+        "data_preparation.py", "training_ppo.py", "evaluate_ppo.py",
+    ]  # fmt: skip
+    training = " ".join(calls[1])
+    assert "--seed 3" in training and "--engine hf" in training and training.endswith("--ppo.updates 2")
+    for flags, stage in zip(
+        calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True
+    ):
+        assert cli.parse(stage, flags[1:]).run_name == "stock-like-3"
+    assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5

@@ -1,0 +1,377 @@
+"""Stage 3 as its users run it: what it writes, what it computes once, comparisons, refusals, foreign text."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import config
+import data_preparation
+import evaluate_ppo
+import training_ppo
+from detox import cli, evaluation
+from tests import tiny
+from tests.test_evaluation import check_by_hand
+
+HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"> & <b>bold</b>'
+MODELS = "--toxicity.model reward --judge.model judge".split()
+SIZES = (
+    "--evaluation.samples 2 --evaluation.best-of 2 --evaluation.max-new-tokens 6 --evaluation.resamples 200 "
+    "--evaluation.min-slice 2 --dtype float32 --device cpu"
+).split()
+TRAIN = (
+    "--model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 6 --dtype float32 "
+    "--ppo.batch-size 4 --ppo.minibatch-size 4 --ppo.ppo-epochs 1 --ppo.value-warmup 0 --ppo.learning-rate 3e-2 "
+    "--ppo.lora-r 2 --device cpu --save.every 1 --ppo.updates 2"
+).split()
+WRITTEN = [
+    "differences.png",
+    "distributions.png",
+    "examples.jsonl",
+    "intervals.png",
+    "manifest.json",
+    "report.html",
+    "report.md",
+    "results.json",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Tiny models, dialogues (one of them hostile), and two runs of two checkpoints, the same but for their seed."""
+    root = tmp_path_factory.mktemp("world")
+    tiny.t5(root / "t5")
+    tiny.lora(root / "lora", root / "t5")
+    tiny.classifier(root / "reward")
+    tiny.bert_classifier(root / "judge", seed=1)
+    tiny.dialogsum(root / "dialogues", train=8, validation=6, test=8)
+    with (root / "dialogues" / "test.csv").open("a", newline="", encoding="utf-8") as file:
+        rows = [[f"test_9_{i}", f"#Person1#: {HOSTILE}", "They talk.", HOSTILE] for i in (1, 2, 3)]
+        csv.writer(file).writerows(rows)
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r0"]
+        assert cli.run(config.Preparation, data_preparation.main, argv) == 0
+        shutil.copytree("checkpoints/r0", "checkpoints/r1")
+        for seed in "01":
+            argv = ["--run", f"r{seed}", "--seed", seed, *TRAIN]
+            assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def place(world, tmp_path, monkeypatch):
+    shutil.copytree(world, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    return tmp_path / "w" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def done(world, tmp_path_factory):
+    """A copy of the world with the last checkpoint of the first run evaluated."""
+    root = tmp_path_factory.mktemp("done") / "w"
+    shutil.copytree(world, root)
+    before = os.getcwd()
+    os.chdir(root)
+    try:
+        assert run() == 0
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def again(done, tmp_path, monkeypatch):
+    """A place in which that evaluation was done before."""
+    shutil.copytree(done, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    return tmp_path / "w" / "checkpoints"
+
+
+def run(*more):
+    names = {flag for flag in more if flag.startswith("--")}
+    kept = [part for pair in zip(SIZES[::2], SIZES[1::2]) if pair[0] not in names for part in pair]
+    where = [] if "--run" in names else ["--run", "r0"]
+    return cli.run(config.EvaluationStage, evaluate_ppo.main, [*where, *MODELS, *kept, *more])
+
+
+def refused(capsys, *words):
+    """Check that stderr is one line with these words."""
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: "), error
+    for word in words:
+        assert word in error[0], error[0]
+
+
+def read(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def read_lines(folder):
+    return [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
+
+
+def summaries(folder, side):
+    return [[record["summary"] for record in line[side]["samples"]] for line in read_lines(folder)]
+
+
+def watch(monkeypatch):
+    """Return a list that takes the title of every generation."""
+    titles, summarize = [], evaluation.summarize
+
+    def noted(*arguments, **options):
+        titles.append(options["title"])
+        return summarize(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "summarize", noted)
+    return titles
+
+
+# ------------------------------------------------------------------------------------------------------ one checkpoint
+
+
+def test_what_an_evaluation_leaves(again, capsys, monkeypatch):
+    folder = again / "r0" / "evaluation"
+    assert sorted(path.name for path in (folder / "step-0002").iterdir()) == WRITTEN
+    assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == ["reference", "step"]
+    found, lines = read(folder / "step-0002"), read_lines(folder / "step-0002")
+    wanted = "schema_version n samples_per_dialogue seed toxicity independent_judge rouge drift noise_floor verdict"
+    assert set(wanted.split()) <= set(found) and found["n"] == len(lines) == 9 and found["split"] == "test"
+    for part in (found["toxicity"], found["independent_judge"]):
+        assert {"judge", "mean", "std", "p_value"} <= set(part)
+        assert all({"before", "after", "reduction", "ci95"} <= set(part[name]) for name in ("mean", "std"))
+    assert list(found["baselines"]) == ["reference", "best-of-2 by reward", "bad-word filter", "PPO"]
+    assert found["models"]["adapter"] == "lora" and found["models"]["judge"] == "judge"
+    check_by_hand(found, lines, min_slice=2)
+    manifest = json.loads((folder / "step-0002" / "manifest.json").read_text())
+    assert manifest["inputs"]["checkpoint"]["path"] == "../../ppo/step-0002"
+
+    titles = watch(monkeypatch)
+    assert run("--power", "0.1", "--evaluation.batch-size", "7") == 0
+    shown = capsys.readouterr()
+    assert titles == [], "nothing is computed again"
+    for word in ("Mean toxicity", "Std toxicity", "Mean toxicity, judge", "ROUGE-L", "step-0002/report.html", "power: "):
+        assert word in shown.out, word
+    assert shown.err == "", "no bar where there is no terminal"
+
+
+def test_the_same_bytes_every_time_whatever_the_batch(done, place):
+    assert run("--evaluation.batch-size", "64") == 0
+    mine, its = place / "r0/evaluation/step-0002", done / "checkpoints/r0/evaluation/step-0002"
+    for name in WRITTEN:
+        if name != "manifest.json":
+            assert (mine / name).read_bytes() == (its / name).read_bytes(), name
+    assert run("--evaluation.batch-size", "2", "--overwrite") == 0
+    for side in ("before", "after"):
+        assert summaries(mine, side) == summaries(its, side)
+    found, wanted = read(mine), read(its)
+    assert found["toxicity"]["mean"]["after"] == pytest.approx(wanted["toxicity"]["mean"]["after"], abs=1e-5)
+    assert found["drift"]["kl_per_summary"] == pytest.approx(wanted["drift"]["kl_per_summary"], abs=1e-4)
+
+
+def test_other_settings_are_refused_by_name_until_overwrite(again, capsys, monkeypatch):
+    titles, folder = watch(monkeypatch), again / "r0/evaluation/step-0002"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for flag, value in (("--seed", "5"), ("--evaluation.samples", "3"), ("--evaluation.threshold", "0.4")):
+        assert run(flag, value) == 2
+        refused(capsys, "step-0002", flag, value, "--overwrite")
+    assert titles == [] and {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    old = summaries(folder, "before")
+    assert run("--seed", "5", "--overwrite") == 0
+    assert read(folder)["seed"] == 5 and summaries(folder, "before") != old, "other random numbers"
+
+
+def test_both_models_see_the_same_random_numbers(place):
+    """A checkpoint that training has not moved says what the reference says, word for word."""
+    argv = list(TRAIN)
+    argv[argv.index("--ppo.learning-rate") + 1], argv[-1] = "1e-12", "1"
+    assert cli.run(config.PPOTraining, training_ppo.main, ["--run", "r0", "--overwrite", *argv]) == 0
+    assert run() == 0
+    folder = place / "r0/evaluation/step-0001"
+    assert summaries(folder, "after") == summaries(folder, "before")
+    lines, found = read_lines(folder), read(folder)
+    assert any(len(set(row)) > 1 for row in summaries(folder, "before"))
+    assert [r for line in lines for r in line["before"]["noise"]] != [r for line in lines for r in line["before"]["samples"]]
+    assert found["verdict"] == "not distinguishable" and found["toxicity"]["mean"]["reduction"] == 0
+    assert found["drift"]["kl_per_summary"] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_reference_is_computed_once(again, monkeypatch):
+    titles = watch(monkeypatch)
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
+    assert titles == ["r0/step-0001"], "the reference's summaries were kept"
+    first, second = (read_lines(again / "r0/evaluation" / name) for name in ("step-0001", "step-0002"))
+    assert [line["before"] for line in first] == [line["before"] for line in second]
+    assert [line["after"] for line in first] != [line["after"] for line in second]
+    kept = next((again / "r0/evaluation").glob("reference-*"))
+    (kept / "reference.json").write_text("{}")
+    shutil.rmtree(again / "r0/evaluation/step-0001")
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 2
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "--overwrite") == 0
+    assert titles[-1] == "reference"
+
+
+def test_weights_that_changed_are_another_reference(again, monkeypatch):
+    """The names are the same, the contents are not."""
+    shutil.rmtree("lora")
+    tiny.lora(Path("lora"), Path("t5"), seed=7)
+    titles = watch(monkeypatch)
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
+    assert titles == ["r0/step-0001", "reference"]
+
+
+class Shown(HTMLParser):
+    """The text that a page shows, and its elements."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.tags, self.inside = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.inside.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_endtag(self, tag):
+        while self.inside and self.inside.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.inside):
+            self.text.append(data)
+
+
+def test_html_in_a_dialogue_is_text_in_the_report(done):
+    page = Shown((done / "checkpoints/r0/evaluation/step-0002/report.html").read_text())
+    assert HOSTILE in "".join(page.text)
+    assert "img" not in page.tags and page.tags.count("script") == 1
+
+
+# --------------------------------------------------------------------------------------------------- several at once
+
+
+def test_checkpoints_side_by_side(again, capsys, monkeypatch):
+    titles = watch(monkeypatch)
+    names = [f"checkpoints/r0/ppo/step-000{i}" for i in (1, 2)]
+    assert run("--checkpoint", *names) == 0
+    assert titles == ["r0/step-0001"]
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("sqrt KL", "reference ", "step-0001 ", "step-0002 "))
+    (folder,) = (again / "r0/evaluation").glob("comparison-*")
+    found = read(folder)
+    points = found["checkpoints"]
+    assert [point["name"] for point in points] == ["reference", "step-0001", "step-0002"]
+    for point in points[1:]:
+        own = read(again / "r0/evaluation" / point["name"])
+        assert point["sqrt_kl"] ** 2 == pytest.approx(max(own["drift"]["kl_per_summary"], 0))
+        assert point["judge_mean"] == own["independent_judge"]["mean"]["after"]
+        assert (point["score_mean"], point["rougeL"]) == (own["reward"]["after"], own["rouge"]["rougeL"]["after"])
+    assert found["overoptimization"]["names"][0] == "reference"
+    assert found["overoptimization"]["sentence"] in shown
+    assert (folder / "checkpoints.png").exists() and "Checkpoints side by side" in (folder / "report.md").read_text()
+    assert run("--checkpoint", *names) == 0 and capsys.readouterr().out == shown
+
+
+def test_select_looks_at_validation_only(place, capsys, monkeypatch):
+    assert run("--select", "0.01") == 0
+    shown = capsys.readouterr().out
+    kinds = {re.sub(r"[0-9a-f]{8,}", "KEY", path.name) for path in (place / "r0/evaluation").iterdir()}
+    assert kinds == {"reference-KEY", "step-0001-validation", "step-0002-validation", "comparison-validation-KEY"}
+    (folder,) = (place / "r0/evaluation").glob("comparison-validation-*")
+    found = read(folder)
+    assert found["split"] == "validation" and found["n"] == 6 and found["selection_floor"] == 0.01
+    judged = {p["name"]: p["judge_mean"] for p in found["checkpoints"][1:]}
+    best = min(judged, key=judged.get)
+    assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
+    assert f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
+
+    monkeypatch.setattr(evaluation, "select", lambda named, floor: None)
+    assert run("--select", "1") == 2
+    refused(capsys, "--select=1", "no checkpoint keeps")
+
+
+def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
+    titles = watch(monkeypatch)
+    names = [f"checkpoints/r{seed}/ppo/step-0002" for seed in (0, 1)]
+    assert run("--checkpoint", *names) == 0
+    assert titles[0] == "r1/step-0002"
+    shown = capsys.readouterr().out
+    assert "Reduction over runs" in shown
+    assert (again / "r1/evaluation/step-0002/results.json").exists()
+    (folder,) = (again / "r0/evaluation").glob("comparison-*")
+    found = read(folder)
+    each = [read(again / f"r{seed}/evaluation/step-0002")["toxicity"]["mean"]["reduction"] for seed in (0, 1)]
+    assert found["pooled"]["mean"]["each"] == pytest.approx(each)
+    assert found["pooled"]["runs"] == 2 and found["pooled"]["names"] == ["r0/step-0002", "r1/step-0002"]
+    assert found["samples_per_dialogue"] == 4 and "checkpoints" not in found
+    assert "Several runs" in (folder / "report.md").read_text()
+    assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
+    shown = capsys.readouterr().out
+    assert "r1/step-0001" in shown and "Reduction over runs" not in shown, "other updates are not another seed"
+
+
+# --------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0009") == 2
+    refused(capsys, "step-0009", "no such folder")
+    assert run("--run", "nothing") == 2
+    refused(capsys, "holds no checkpoint", "training_ppo.py")
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "checkpoints/r0/ppo/step-0001") == 2
+    refused(capsys, "--checkpoint", "once")
+    weights = place / "r0/ppo/step-0002/adapter/adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert run() == 2
+    refused(capsys, "adapter_model.safetensors", "bytes instead of")
+    assert not (place / "r0" / "evaluation").exists() and not (place / "nothing").exists()
+
+
+def test_a_checkpoint_of_another_model(place, capsys):
+    path = place / "r0/ppo/step-0002/manifest.json"
+    manifest = json.loads(path.read_text())
+    tiny.t5(Path("wide"), d_model=64)
+    manifest["config"]["model"]["base"] = "wide"
+    path.write_text(json.dumps(manifest))
+    assert run() == 2
+    refused(capsys, "step-0002", "has size 32")
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "checkpoints/r0/ppo/step-0002") == 2
+    refused(capsys, "--checkpoint", "different models")
+    tiny.bart(Path("bart"))
+    manifest["config"]["model"]["base"] = "bart"
+    path.write_text(json.dumps(manifest))
+    assert run() == 2
+    refused(capsys, "prepared", "tokenizer")
+    assert not (place / "r0" / "evaluation").exists()
+
+
+def test_wrong_settings_are_told_before_any_summary(place, capsys, monkeypatch):
+    titles = watch(monkeypatch)
+    for flags, words in (
+        (["--toxicity.label", "rude"], ["rude", "nothate"]),
+        (["--judge.label", "rude"], ["rude", "severe_toxic"]),
+        (["--evaluation.bad-words", "none.txt"], ["--evaluation.bad-words=none.txt"]),
+        (["--select", "1.5"], ["--select=1.5"]),
+    ):
+        assert run(*flags) == 2
+        refused(capsys, *words)
+    assert titles == []
+
+
+def test_an_evaluation_in_use_is_left_alone(place, capsys):
+    from detox import artifacts
+
+    with artifacts.lock(place / "r0" / "evaluation"):
+        assert run() == 2
+    refused(capsys, "in use")
