@@ -10,11 +10,13 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test demo-models clean
+.PHONY: help run test check faults demo-models clean
 
 help:
 	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
 	@echo "make test         all tests"
+	@echo "make check        formatting, lint and security rules, all tests"
+	@echo "make faults       kills, full disks and damaged files, tried on every stage; prints a table; minutes"
 	@echo "make demo-models  train the embedded demo models anew"
 	@echo "make clean        remove $(VENV) and caches; checkpoints stay"
 	@echo
@@ -30,6 +32,14 @@ run: $(STAMP)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest -q
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q
+
+faults: $(DEV_STAMP)
+	$(BIN)/python -m tests.faults
 
 demo-models: $(STAMP)
 	$(BIN)/python -m detox.demo.build

@@ -480,7 +480,7 @@ _DEMO = {
         model=Model(base="demo:base", adapter="demo:lora"),
         reward=Reward(model="demo:reward"),
         rollout=Rollout(max_new_tokens=48),
-        ppo=PPO(learning_rate=1.5e-3, minibatch_size=8, kl_coef=0.1),
+        ppo=PPO(learning_rate=1.2e-3, minibatch_size=8, kl_coef=0.05),
         dtype="float32",
     ),
     EvaluationStage: dict(

@@ -1,7 +1,7 @@
 """Stage 3: is the summarizer civil now, and is it still a summarizer?
 
-Compares PPO checkpoints with the reference they started from, on held-out dialogues under the same seeds; writes
-checkpoints/<run>/evaluation/<checkpoint>. The reference's part is computed once and kept beside it.
+Compares PPO checkpoints with the reference they started from, on held-out dialogues under the same seeds;
+writes checkpoints/<run>/evaluation/<checkpoint>. The reference's part is computed once and kept beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from detox import cli
 if TYPE_CHECKING:
     import torch
 
+    from detox.cases import Case
     from detox.engine import Engine
     from detox.evaluation import Line, Records, Results
     from detox.models import Classifier
@@ -31,19 +31,7 @@ if TYPE_CHECKING:
 Scorer = Callable[[list[str]], list[float]]
 
 STAGE = "evaluate_ppo"
-_DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluation")
 _REFERENCE = "reference.json"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One checkpoint to evaluate, the run that it is of, and where its evaluation goes."""
-
-    name: str
-    checkpoint: Path
-    run: Path
-    training: config.PPOTraining
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,9 @@ class Task:
     device: torch.device
 
 
-def main(settings: config.EvaluationStage) -> int:
+def main(settings: config.EvaluationStage) -> None:
+    from detox.cases import find, is_finished, locked
+
     if settings.select is not None:
         settings = replace(settings, split="validation")
     cases = find(settings)
@@ -68,111 +58,10 @@ def main(settings: config.EvaluationStage) -> int:
         known: dict[str, dict[str, Any]] = {}
         for case in todo:
             evaluate(settings, case, known)
-        return conclude(settings, cases)
+        conclude(settings, cases)
 
 
-# ------------------------------------------------------------------------------------------ before any work
-
-
-def find(settings: config.EvaluationStage) -> list[Case]:
-    """Find the checkpoints, whole and of one model.
-
-    Raises:
-        UserError: one is missing, damaged or of another model, or two would be written to the same place.
-    """
-    from detox import artifacts, checkpoint
-    from detox.errors import UserError
-
-    own = Path(settings.checkpoints) / settings.run_name
-    folders = [Path(name) for name in settings.checkpoint]
-    if not folders:
-        folders = [own / "ppo" / checkpoint.name(number) for number in checkpoint.numbers(own / "ppo")]
-        if not folders:
-            again = cli.command("training_ppo.py", settings)
-            raise UserError(f"{own / 'ppo'} holds no checkpoint; run {again} first, or pass --checkpoint")
-        folders = folders if settings.select is not None else folders[-1:]
-    cases = []
-    for folder in folders:
-        training = checkpoint.settings_of(artifacts.read_manifest(folder, checkpoint.STAGE))
-        place = Path(os.path.abspath(folder))
-        run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
-        name = place.name + ("" if settings.split == "test" else f"-{settings.split}")
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, run / "evaluation" / name))
-    if len({case.target for case in cases}) < len(cases):
-        raise UserError("--checkpoint: two of these have the same run and name; name each one once")
-    if len({_start(case) for case in cases}) > 1:
-        raise UserError("--checkpoint: these start from different models; evaluate them one at a time")
-    if len({case.name for case in cases}) < len(cases):  # runs of the same name in different folders
-        cases = [replace(case, name=str(case.checkpoint)) for case in cases]
-    return cases
-
-
-def _shown(path: Path) -> Path:
-    """Return a path as short as it can be shown."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _start(case: Case) -> config.Model:
-    """Return what training started from; a run's own supervised adapter counts as the same in every run."""
-    model = case.training.model
-    own = os.path.abspath(model.adapter) == os.path.abspath(case.run / "lora")
-    return replace(model, adapter="auto") if own else model
-
-
-@contextlib.contextmanager
-def locked(cases: list[Case]) -> Iterator[None]:
-    """Keep other processes from writing to the same evaluations; training may go on."""
-    from detox import artifacts
-
-    with contextlib.ExitStack() as stack:
-        for folder in sorted({case.target.parent for case in cases}):
-            stack.enter_context(artifacts.lock(folder))
-        yield
-
-
-def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
-    """Return whether this very checkpoint was evaluated with these very settings.
-
-    Raises:
-        UserError: it was evaluated with other settings, or was another one, and may not be replaced.
-    """
-    from detox import artifacts
-    from detox.errors import UserError
-
-    if settings.overwrite or not case.target.exists():
-        return False
-    manifest = artifacts.read_manifest(case.target, STAGE)
-    before, now = _deciding(manifest["config"]), _deciding(json.loads(json.dumps(asdict(settings))))
-    changed = [
-        f"--{key.replace('_', '-')} was {before.get(key)}, now {value}"
-        for key, value in now.items()
-        if before.get(key) != value
-    ]
-    for name, folder in _inputs(case).items():
-        recorded = manifest["inputs"].get(name, {}).get("manifest_sha256")
-        if (folder / artifacts.MANIFEST).exists() and recorded != artifacts.sha256(folder / artifacts.MANIFEST):
-            changed.append(f"{folder} has changed")
-    if changed:
-        raise UserError(f"{case.target} exists ({', '.join(changed)}); pass --overwrite to replace it")
-    return True
-
-
-def _inputs(case: Case) -> dict[str, Path]:
-    return {"checkpoint": case.checkpoint, "prepared": case.run / "prepared"}
-
-
-def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the figures, by flag; the batch size is none of them."""
-    flat: dict[str, Any] = {}
-    for key in _DECIDING:
-        value = values.get(key)
-        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-    flat.pop("evaluation.batch_size", None)
-    return flat
-
-
-# ---------------------------------------------------------------------------------------------- evaluation
+# ------------------------------------------------------------------------------------------------- evaluation
 
 
 def evaluate(settings: config.EvaluationStage, case: Case, known: dict[str, dict[str, Any]]) -> None:
@@ -184,9 +73,10 @@ def evaluate(settings: config.EvaluationStage, case: Case, known: dict[str, dict
         known: the reference's part by key, as this process has read or made it.
     """
     from detox import evaluation
+    from detox.cases import inputs
 
     task = prepare(settings, case)
-    with publish(settings, case.target, _inputs(case), str(task.device)) as folder:
+    with publish(settings, case.target, inputs(case), str(task.device)) as folder:
         k = settings.evaluation.samples
         draws = {"samples": evaluation.Draw(stop=k), "greedy": evaluation.Draw(greedy=True)}
         policy = load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
@@ -202,7 +92,7 @@ def evaluate(settings: config.EvaluationStage, case: Case, known: dict[str, dict
 
 
 def prepare(settings: config.EvaluationStage, case: Case) -> Task:
-    """Load the tokenizer, the dialogues and the classifiers: small things first, so that errors come early."""
+    """Load tokenizer, dialogues and classifiers: small things first, so that errors come early."""
     import torch
 
     from detox import bad_words, data, models
@@ -217,7 +107,9 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     split = data.load_prepared(case.run / "prepared", data.tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
     if not split["id"]:
-        raise UserError(f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some")
+        raise UserError(
+            f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some"
+        )
     queries = [torch.tensor(ids) for ids in split["input_ids"]]
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     banned = bad_words.banned_sequences(tokenizer, words)
@@ -228,7 +120,7 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
 def load_scorers(
     measured: config.Toxicity, judge: config.Judge, reward: config.Reward, device: torch.device
 ) -> tuple[dict[str, Classifier], dict[str, Scorer]]:
-    """Load the toxicity measurement, the judge and the reward model; a model that serves twice is loaded once."""
+    """Load toxicity measurement, judge and reward model; one that serves twice is loaded once."""
     from detox import models, toxicity
     from detox.reward import RewardModel
 
@@ -287,7 +179,7 @@ def run_reference(
     engine: Engine,
     known: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the reference's summaries, scored, and the toxicity of the dialogues, from disk where they are kept."""
+    """Return the reference's summaries, scored, and the toxicity of the dialogues, from disk if kept."""
     from detox import artifacts, evaluation
 
     k = settings.evaluation.samples
@@ -302,7 +194,10 @@ def run_reference(
     if key in known:
         return known[key]
     kept = case.target.parent / f"reference-{key}"
-    there = [kept, *sorted(case.run.parent.glob(f"*/evaluation/{kept.name}"))]  # of another run, it is as good
+    there = [
+        kept,
+        *sorted(case.run.parent.glob(f"*/evaluation/{kept.name}")),
+    ]  # of another run, it is as good
     found = next((folder for folder in there if folder.exists()), None)
     if found is not None and not settings.overwrite:
         artifacts.read_manifest(found, STAGE)
@@ -319,7 +214,7 @@ def run_reference(
 def reference_key(
     settings: config.EvaluationStage, task: Task, engine: Engine, draws: Mapping[str, Any]
 ) -> str:
-    """Return a digest of the contents that decide the reference's part: weights, classifiers, dialogues, draws."""
+    """Return a digest of what decides the reference's part: weights, classifiers, dialogues, draws."""
     import torch
 
     from detox import artifacts
@@ -337,7 +232,10 @@ def reference_key(
         "dialogues": [task.split[column] for column in ("dialogue", "input_ids", "summaries")],
     }
     digest.update(json.dumps(what, sort_keys=True).encode())
-    for model in (engine.peft or engine.base, *(classifier.model for classifier in task.classifiers.values())):
+    for model in (
+        engine.peft or engine.base,
+        *(classifier.model for classifier in task.classifiers.values()),
+    ):
         for name, tensor in model.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -359,7 +257,9 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
             "judge": settings.judge.model,
         },
         "engine": engine.describe(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")},
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")
+        },
     }
 
 
@@ -391,134 +291,31 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
     plots.plots(found, lines, folder)
 
 
-# -------------------------------------------------------------------------------------------- what came out
+# ---------------------------------------------------------------------------------------------- what came out
 
 
-def conclude(settings: config.EvaluationStage, cases: list[Case]) -> int:
-    """Print what the evaluations on disk say, and compare them where there are several; return the exit code."""
-    from detox import report
+def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
+    """Print what the evaluations on disk say, and compare them where there are several."""
+    from detox import comparison, report
 
-    results = {case.name: read_results(case.target) for case in cases}
-    shown, place = results[cases[-1].name], cases[-1].target
-    if len(cases) > 1 or settings.select is not None:
-        shown, place = compare(settings, cases, results)
-        print(comparison_table(shown))
-    print(f"\n{place.name}: {shown['checkpoint']} of {shown['run']}, {shown['n']} dialogues ({shown['split']})\n")
-    print(report.table(shown))
+    found, lines = comparison.compare(settings, cases)
+    place = cases[-1].target
+    if "compared" in found:
+        print(comparison.table(found))
+        content = hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=4).hexdigest()
+        place = cases[0].target.with_name(f"comparison{cases[0].suffix}-{content}")
+        if settings.overwrite or not place.exists():
+            with publish(settings, place, {case.name: case.target for case in cases}, "cpu") as folder:
+                write(folder, found, lines)
+    print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
+    print(report.table(found))
     if settings.power is not None:
-        print(power_sentence(shown, settings.power))
+        print(comparison.power_sentence(found, settings.power))
     print(f"report: {place / 'report.html'}")
-    return settle(settings, cases, shown)
-
-
-def read_results(folder: Path) -> Results:
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-
-
-def read_lines(folder: Path) -> list[Line]:
-    with open(folder / "examples.jsonl", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def compare(
-    settings: config.EvaluationStage, cases: list[Case], results: Mapping[str, Results]
-) -> tuple[Results, Path]:
-    """Pool runs that differ by seed alone, put other checkpoints side by side; write a report of its own."""
-    from detox import evaluation
-
-    inputs = {case.name: case.target for case in cases}
-    lines: list[Line]
-    if differ_by_seed(cases) and settings.select is None:
-        found, lines = evaluation.pool(results, [read_lines(case.target) for case in cases], settings)
-        found = results[cases[-1].name] | found
-        found |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(results)}
-        found |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
-    else:
-        chosen = cases[-1]
-        extra: dict[str, Any] = {"compared": ", ".join(results)}
-        if settings.select is not None:
-            name = evaluation.select(results, settings.select)
-            chosen = next((case for case in cases if case.name == name), chosen)
-            extra |= {"selected": name, "selection_floor": settings.select}
-        one_run = len({case.run for case in cases}) == 1
-        short = {case.checkpoint.name if one_run else case.name: results[case.name] for case in cases}
-        found = results[chosen.name] | evaluation.side_by_side(short, one_run) | extra
-        lines = read_lines(chosen.target)
-    content = json.dumps([found, *results.values()], sort_keys=True).encode()
-    suffix = "" if settings.split == "test" else f"-{settings.split}"
-    key = hashlib.blake2b(content, digest_size=4).hexdigest()
-    place = cases[0].target.parent / f"comparison{suffix}-{key}"
-    if settings.overwrite or not place.exists():
-        with publish(settings, place, inputs, "cpu") as folder:
-            write(folder, found, lines)
-    return found, place
-
-
-def differ_by_seed(cases: list[Case]) -> bool:
-    """Return whether these are runs of the same settings under different seeds, one checkpoint each."""
-    free = dict(run=None, checkpoints="", seed=0, overwrite=False, device="auto", threads=None)
-    same = {
-        (replace(case.training, **free, save=config.Checkpoints(), model=_start(case)), case.checkpoint.name)
-        for case in cases
-    }
-    seeds, runs = {case.training.seed for case in cases}, {case.run for case in cases}
-    return len(same) == 1 and len(seeds) == len(runs) == len(cases) > 1
-
-
-def comparison_table(found: Results) -> str:
-    """Return a line a checkpoint, or a line a run that was pooled."""
-    from detox.errors import printable
-
-    pooled = found.get("pooled")
-    if pooled is not None:
-        lines = [f"\n{'Reduction over runs':24}{'average':>9}{'lowest':>9}{'highest':>9}{'std':>8}"]
-        names = {"mean": "mean toxicity", "std": "std toxicity", "judge_mean": "mean, judge", "judge_std": "std, judge"}
-        for key, name in names.items():
-            cells = [pooled[key][part] for part in ("average", "low", "high", "sd")]
-            shown = ["n/a" if cell is None else f"{cell:+.1%}" for cell in cells]
-            lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{shown[3].lstrip('+'):>8}")
-        return "\n".join(lines)
-    width = max(10, *(len(point["name"]) for point in found["checkpoints"]))
-    lines = [f"\n{'Checkpoint':{width}}  sqrt KL   reward  toxicity    judge  ROUGE-L"]
-    for point in found["checkpoints"]:
-        alarms = f"   ALARM: {', '.join(point['alarms'])}" if point.get("alarms") else ""
-        lines.append(
-            f"{printable(point['name']):{width}}  {point['sqrt_kl']:7.3f}  {point['score_mean']:7.3f}"
-            f"  {point['toxicity_mean']:8.4f} {point['judge_mean']:8.4f}  {point['rougeL']:7.4f}{alarms}"
-        )
-    if "overoptimization" in found:
-        lines.append(printable(found["overoptimization"]["sentence"]))
-    return "\n".join(lines)
-
-
-def power_sentence(found: Results, reduction: float) -> str:
-    """Say how many dialogues show a reduction of that fraction, and what these dialogues show."""
-    from detox import statistics
-
-    mean, spread = found["toxicity"]["mean"]["before"], found["toxicity"]["paired_sd"]
-    if not mean or not spread:
-        return "power: unknown, since toxicity does not vary here"
-    needed = statistics.dialogues_needed(reduction * mean, spread)
-    text = f"power: {needed:,} dialogues show a reduction of {reduction:.1%} with a chance of 80%"
-    least = statistics.detectable_difference(found["n"], spread)
-    return text if least is None else f"{text}; these {found['n']:,} show one of {least / mean:.1%}"
-
-
-def settle(settings: config.EvaluationStage, cases: list[Case], shown: Results) -> int:
-    """With --select, say which checkpoint it is and what to type next; return the exit code."""
-    from detox.errors import UserError
-
-    if settings.select is None:
-        return 0
-    chosen = next((case for case in cases if case.name == shown["selected"]), None)
-    if chosen is None:
-        raise UserError(
-            f"--select={settings.select}: no checkpoint keeps that share of the reference's ROUGE-L; "
-            "lower it, or train with a higher --ppo.kl-coef"
-        )
-    print(f"selected: {chosen.checkpoint}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
-    print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen.checkpoint))}")
-    return 0
+    if settings.select is not None:
+        chosen = comparison.chosen(settings, cases, found)
+        print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
+        print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen))}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """One PPO iteration on randomly initialised models: seconds by phase, memory, distance to the machine's peak.
 
-An iteration is rollout, score, reference and four PPO epochs. Each variant runs in a process of its own. Variants
-take turns, so that a machine that is busy for a while slows all of them, and ratios are taken within a turn. CPU
-seconds, which do not count waiting for other processes, are given beside those of the clock. Variants:
+An iteration is rollout, score, reference and four PPO epochs. Each variant runs in a process of its own.
+Variants take turns, so that a machine that is busy for a while slows all of them, and ratios are taken
+within a turn. CPU seconds, which do not count waiting for other processes, are given beside those of the
+clock. Variants:
 
   tutorial   stock TRL, one prompt generated at a time, deep-copied reference, as in the tutorial notebooks
   trl        stock TRL, batched rollout
@@ -74,7 +75,7 @@ SHAPES = {
 
 
 def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[int]:
-    """Return `count` quantiles of a log-normal distribution cut to [shortest, longest]; their mean is `mean`."""
+    """Return `count` quantiles of a log-normal distribution, cut to [shortest, longest], of a given mean."""
     normal = statistics.NormalDist()
     low, high = math.log(shortest), math.log(longest)
     for _ in range(60):
@@ -92,10 +93,10 @@ def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: con
     """Return the floating-point work (10^9) that each phase cannot do without: matrix products alone.
 
     A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
-    causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what another
-    phase makes needless: `old` (sampling has those numbers), and the encoder where it is frozen and has run.
-    The backward pass takes as much as the forward pass for the input of a frozen product, and twice as much
-    for attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
+    causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what a
+    phase before has made needless: `old` (sampling has those numbers), and the encoder where it is frozen. The
+    backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
+    attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
     """
     tokens, answers, layers = sum(lengths), len(lengths) * new_tokens, shape.layers
     square, wide = 2 * shape.d * shape.inner, 2 * shape.d * shape.d_ff

@@ -45,6 +45,7 @@ _KEYS = {
     "counts": dict,
     "seconds": (int, float),
     "peak_memory_mb": (int, float),
+    "sha256": str,
 }
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "evaluate")
 _STORAGE = {
@@ -128,7 +129,8 @@ def publish(
                     "seconds": round(time.monotonic() - started, 3),
                     "peak_memory_mb": peak_memory_mb(),
                 }
-                text = json.dumps(manifest, indent=2, default=lambda number: number.item())
+                content = json.loads(json.dumps(manifest, default=lambda number: number.item()))
+                text = json.dumps({**content, "sha256": _own_digest(content)}, indent=2)
                 _write(path / MANIFEST, text.encode() + b"\n")
                 _sync_folder(path)
                 _replace_folder(path, target)
@@ -461,6 +463,8 @@ def _read_whole(folder: Path, stage: str, verify: bool, remedy: str | None) -> d
         problem = _file_problem(folder, entry, verify)
         if problem:
             raise UserError(f"{folder}: {problem}; {anew}")
+    if manifest["sha256"] != _own_digest(manifest):
+        raise UserError(f"{folder / MANIFEST} has changed; {anew}")
     return manifest
 
 
@@ -488,6 +492,12 @@ def _parse_manifest(content: bytes, path: Path, stage: str, anew: str) -> dict:
             f"{path} was written by {manifest['stage']!r}; name a folder that {stage}.py has written"
         )
     return manifest
+
+
+def _own_digest(manifest: Mapping[str, object]) -> str:
+    """Return the sha256 of all that a manifest says but this."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _file_problem(folder: Path, entry: object, verify: bool) -> str | None:

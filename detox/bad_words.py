@@ -9,13 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from detox.errors import UserError
 
-DEFAULT = (
-    "airhead ass asshole bastard bitch blockhead bloody brat bugger bullshit buffoon clown coward crap creep cretin "
-    "cunt damn dickhead dimwit dope dork dumb dumbass dummy dunce fool freak fucking fuck goddamn halfwit hell hag "
-    "hypocrite idiot idiotic ignorant imbecile jackass jerk knucklehead lazy liar loser lunatic maniac moron "
-    "moronic nasty nerd nitwit numbskull nutcase oaf pathetic pervert pig piss prick psycho rat rubbish scum shit "
-    "shitty sicko skank slob slut snob stupid sucker thug tramp twat twerp twit useless vermin weirdo whore wimp "
-    "worthless wretch"
+DEFAULT = (  # noqa: SIM905
+    "airhead ass asshole bastard bitch blockhead bloody brat bugger bullshit buffoon clown coward crap "
+    "creep cretin cunt damn dickhead dimwit dope dork dumb dumbass dummy dunce fool freak fucking fuck "
+    "goddamn halfwit hell hag hypocrite idiot idiotic ignorant imbecile jackass jerk knucklehead lazy "
+    "liar loser lunatic maniac moron moronic nasty nerd nitwit numbskull nutcase oaf pathetic pervert pig "
+    "piss prick psycho rat rubbish scum shit shitty sicko skank slob slut snob stupid sucker thug tramp "
+    "twat twerp twit useless vermin weirdo whore wimp worthless wretch"
 ).split()
 
 
@@ -34,7 +34,9 @@ def load(name: str) -> list[str]:
     try:
         words = [line.strip() for line in Path(name).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--evaluation.bad-words={name}: {error}; name a text file with one word a line") from None
+        raise UserError(
+            f"--evaluation.bad-words={name}: {error}; name a text file with one word a line"
+        ) from None
     words = [word for word in words if word]
     if not words:
         raise UserError(f"--evaluation.bad-words={name}: no word in it; write one a line")
@@ -42,10 +44,10 @@ def load(name: str) -> list[str]:
 
 
 def banned_sequences(tokenizer: PreTrainedTokenizerBase, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-    """Return the id sequences of each word, in lower case and capitalised, as the tokenizer writes whole words.
+    """Return the ids of each word, lower-case and capitalised, as the tokenizer writes whole words.
 
-    At the very start of a text only the capitalised form is taken: where a tokenizer marks no word there (byte-level
-    BPE), the ids of "ass" would be those inside "pass" too.
+    At the very start of a text only the capitalised form is taken: where a tokenizer marks no word there
+    (byte-level BPE), the ids of "ass" would be those inside "pass" too.
     """
 
     def ids(text: str) -> tuple[int, ...]:

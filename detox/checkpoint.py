@@ -130,7 +130,10 @@ def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     version, internal, gauss = state["python_rng"]
     random.setstate((version, tuple(internal), gauss))
     _load_rng(load_file(folder / "rng.safetensors"))
-    return state["progress"]
+    progress = state["progress"]
+    if type(progress["position"]) is not int or not all(line["update"] for line in progress["metrics"]):
+        raise ValueError("no progress")
+    return progress
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -149,7 +152,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not whole; the checkpoint before it may be.
     """
-    return artifacts.read_manifest(folder, STAGE, remedy=_remedy(folder))
+    manifest = artifacts.read_manifest(folder, STAGE, remedy=_remedy(folder))
+    entries = manifest["inputs"].values()
+    if type(manifest["counts"].get("updates")) is not int or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{folder}: {artifacts.MANIFEST} describes no checkpoint; {_remedy(folder)}")
+    return manifest
 
 
 def _remedy(folder: Path) -> str:
@@ -167,8 +174,10 @@ def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
         UserError: they are not settings that this program knows.
     """
     try:
-        return _build(config.PPOTraining, manifest["config"])
-    except TypeError as error:
+        settings = _build(config.PPOTraining, manifest["config"])
+        settings.validate()
+        return settings
+    except (TypeError, AttributeError, ValueError, UserError) as error:
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
@@ -24,8 +23,7 @@ def printable(text: object, limit: int | None = None) -> str:
     """
     line = _ESCAPE.sub("", str(text))
     line = re.sub(r"\s+", " ", line)
-    line = "".join(c for c in line if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
-    line = line.strip()
+    line = "".join(filter(str.isprintable, line)).strip()
     if limit is not None and len(line) > limit:
         line = line[: limit - 1] + "…"
     return line

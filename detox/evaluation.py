@@ -1,14 +1,17 @@
-"""Evaluating checkpoints against the reference: summaries of both under the same seeds, and results.json from them.
+"""Evaluating a checkpoint against its reference: summaries of both under the same seeds, results from them.
 
-A summary is a record (a dict) that carries every number that was measured on it. Figures are computed from the lines
-of examples.jsonl, which hold these records, and from nothing else: whoever has that file can compute them again.
+A summary is a record (a dict) that carries every number that was measured on it. Figures are computed from
+the lines of examples.jsonl, which hold these records, and from nothing else: whoever has that file can
+compute them again.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,17 +34,17 @@ Results = dict[str, Any]
 
 EVALUATION_STREAM = 10
 _KEYS_A_DIALOGUE = 1 << 16
-_SIDES = ("before", "after")
+SIDES = ("before", "after")
 
 
-# -------------------------------------------------------------------------------------------------------- summaries
+# -------------------------------------------------------------------------------------------------- summaries
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """Which summaries of each dialogue are wanted: sampled ones number `start` to `stop`, or one greedy.
 
-    Number and row of the dialogue decide the random numbers, whatever the model: that is what pairs two models.
+    Number and row of the dialogue decide the random numbers, whatever the model: that pairs two models.
     """
 
     start: int = 0
@@ -76,8 +79,8 @@ def summarize(
         title: for the progress bar.
 
     Returns:
-        For each name records with `summary`, `ids`, `tokens` (how many), `finished`, `logprob` (nats, of the whole
-        summary under this model).
+        For each name records with `summary`, `ids`, `tokens` (how many), `finished`, `logprob` (nats, of the
+        whole summary under this model).
     """
     wanted = {name: range(draw.start, draw.stop) for name, draw in draws.items()}
     records: dict[str, Records] = {name: [[{} for _ in wanted[name]] for _ in queries] for name in draws}
@@ -193,7 +196,9 @@ def score(
     if bert_score is not None:
         overlaps["bert_score"] = quality.bert_score(written, wanted, bert_score)
         if overlaps["bert_score"] is None:
-            raise UserError("--evaluation.bert-score: bert-score is not installed; pip install bert-score, or leave it out")
+            raise UserError(
+                "--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out"
+            )
     place = {pair: at for at, pair in enumerate(pairs)}
     for i, record in owned:
         at = place[i, record["summary"]]
@@ -239,7 +244,18 @@ def _without_ids(row: Sequence[Record], name: str) -> Any:
     return clean[0] if name == "greedy" else clean
 
 
-# ---------------------------------------------------------------------------------------------------------- results
+def read_examples(folder: Path) -> list[Line]:
+    """Return the lines of examples.jsonl of a finished evaluation."""
+    with open(folder / "examples.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def read_results(folder: Path) -> Results:
+    """Return results.json of a finished evaluation."""
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+# ---------------------------------------------------------------------------------------------------- results
 
 
 def samples(lines: Sequence[Line], side: str, name: str = "samples") -> Records:
@@ -268,8 +284,8 @@ def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
     """
     chance = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     options = chance | {"threshold": settings.evaluation.threshold}
-    sampled = {side: samples(lines, side) for side in _SIDES}
-    toxicity, judge = ([column(sampled[side], key) for side in _SIDES] for key in ("toxicity", "judge"))
+    sampled = {side: samples(lines, side) for side in SIDES}
+    toxicity, judge = ([column(sampled[side], key) for side in SIDES] for key in ("toxicity", "judge"))
     other_seeds = samples(lines, "before", "noise")
     measured = statistics.compare(*toxicity, **options)
     judged = statistics.compare(*judge, **options)
@@ -313,16 +329,16 @@ def alarms(found: Results) -> list[dict[str, str]]:
 
 
 def _means(lines: Sequence[Line], key: str, name: str = "samples") -> dict[str, float]:
-    return {side: float(column(samples(lines, side, name), key).mean()) for side in _SIDES}
+    return {side: float(column(samples(lines, side, name), key).mean()) for side in SIDES}
 
 
 def drift(lines: Sequence[Line]) -> dict[str, Any]:
     """Return how far the policy went from the reference, and what its sampled summaries look like.
 
-    KL is the mean over the policy's samples of log policy - log reference, which is unbiased and can come out below
-    0; perplexity is that of each model's own samples under the reference.
+    KL is the mean over the policy's samples of log policy - log reference, which is unbiased and can come out
+    below 0; perplexity is that of each model's own samples under the reference.
     """
-    flat = {side: [record for row in samples(lines, side) for record in row] for side in _SIDES}
+    flat = {side: [record for row in samples(lines, side) for record in row] for side in SIDES}
     owners = [i for i, line in enumerate(lines) for _ in line["after"]["samples"]]
     described = {
         side: quality.describe(
@@ -342,8 +358,8 @@ def drift(lines: Sequence[Line]) -> dict[str, Any]:
     return {
         "kl_per_token": gap / tokens["after"],
         "kl_per_summary": gap / len(owners),
-        **{name: {side: described[side][name] for side in _SIDES} for name in described["before"]},
-        "perplexity": {side: math.exp(-logprob[side] / tokens[side]) for side in _SIDES},
+        **{name: {side: described[side][name] for side in SIDES} for name in described["before"]},
+        "perplexity": {side: math.exp(-logprob[side] / tokens[side]) for side in SIDES},
     }
 
 
@@ -375,131 +391,5 @@ def baselines(lines: Sequence[Line], count: int) -> dict[str, Any]:
     ours, its = table["PPO"]["toxicity_mean"], table[rival]["toxicity_mean"]
     if ours < its:
         return {"baselines": table}
-    note = f"PPO does not beat {rival}: mean toxicity {ours:.4f} against {its:.4f}, which takes {count} summaries"
+    note = f"PPO does not beat {rival}: mean toxicity {ours:.4f} against {its:.4f}, for {count} summaries"
     return {"baselines": table, "baseline_note": f"{note} a dialogue and no training."}
-
-
-# ---------------------------------------------------------------------------------------------- several checkpoints
-
-
-def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
-    """Return the curve of checkpoints, and for those of one run whether it shows over-optimization.
-
-    Args:
-        named: results by name.
-        one_run: all are of one run, so that the reference is the start of one path.
-    """
-    points = [
-        {
-            "name": name,
-            "kl": found["drift"]["kl_per_summary"],
-            "sqrt_kl": math.sqrt(max(found["drift"]["kl_per_summary"], 0.0)),
-            "score_mean": found["reward"]["after"],
-            "toxicity_mean": found["toxicity"]["mean"]["after"],
-            "judge_mean": found["independent_judge"]["mean"]["after"],
-            "rougeL": found["rouge"]["rougeL"]["after"],
-            "verdict": found["verdict"],
-            "alarms": [alarm["name"] for alarm in found["alarms"] if alarm["level"] == "alarm"],
-        }
-        for name, found in named.items()
-    ]
-    if not one_run:
-        return {"checkpoints": points}
-    first = next(iter(named.values()))
-    start = {
-        "name": "reference",
-        "kl": 0.0,
-        "sqrt_kl": 0.0,
-        "score_mean": first["reward"]["before"],
-        "toxicity_mean": first["toxicity"]["mean"]["before"],
-        "judge_mean": first["independent_judge"]["mean"]["before"],
-        "rougeL": first["rouge"]["rougeL"]["before"],
-    }
-    points.insert(0, start)
-    path = [
-        {"name": p["name"], "kl": p["kl"], "reward": p["score_mean"], "judge": p["judge_mean"], "rouge": p["rougeL"]}
-        for p in points
-    ]
-    low, high = first["judge_noise_floor"]["mean_reduction_ci95"] or (0.0, 0.0)
-    tolerance = max(0.01, start["judge_mean"] * (high - low) / 2)
-    return {"checkpoints": points, "overoptimization": statistics.overoptimization(path, tolerance)}
-
-
-def select(named: Mapping[str, Results], floor: float) -> str | None:
-    """Return the name of the checkpoint least toxic to the judge that keeps `floor` of the reference's ROUGE-L.
-
-    Args:
-        named: results by name, of the validation split.
-        floor: share of it, of each one's own reference.
-    """
-
-    def kept(rouge: Mapping[str, float]) -> float:
-        return rouge["after"] / rouge["before"] if rouge["before"] > 0 else 1.0
-
-    candidates = [
-        {
-            "name": name,
-            "split": found["split"],
-            "rougeL": kept(found["rouge"]["rougeL"]),
-            "judge": found["independent_judge"]["mean"]["after"],
-            "toxicity": found["toxicity"]["mean"]["after"],
-        }
-        for name, found in named.items()
-    ]
-    chosen = statistics.select(candidates, 1.0, floor)
-    return None if chosen is None else chosen["name"]
-
-
-def pool(
-    named: Mapping[str, Results], runs: Sequence[Sequence[Line]], settings: config.EvaluationStage
-) -> tuple[Results, list[Line]]:
-    """Return results and lines over runs that differ by seed: their summaries of a dialogue stand together.
-
-    What describes texts as a whole (`drift`) and the greedy figures are means over the runs.
-
-    Args:
-        named: results of each run by its name.
-        runs: the lines of each, in that order.
-        settings: of the stage.
-
-    Raises:
-        UserError: the runs were evaluated on different dialogues.
-    """
-    if len({tuple(line["dialogue"] for line in lines) for lines in runs}) > 1:
-        raise UserError(
-            "--checkpoint: these runs have different dialogues, so they can't be pooled; "
-            "run data_preparation.py with one --seed for all of them"
-        )
-    merged = [_merge(same) for same in zip(*runs, strict=True)]
-    found = results(merged, settings)
-    for key in ("drift", "greedy"):
-        found[key] = _average([one[key] for one in named.values()])
-    options = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
-    pooled = {}
-    for key in ("toxicity", "judge"):
-        sides = ([column(samples(lines, side), key) for lines in runs] for side in _SIDES)
-        pooled[key] = statistics.pool(*sides, threshold=settings.evaluation.threshold, **options)
-    found["pooled"] = {
-        **pooled["toxicity"],
-        "judge_mean": pooled["judge"]["mean"],
-        "judge_std": pooled["judge"]["std"],
-        "names": list(named),
-    }
-    return found | {"alarms": alarms(found)}, merged
-
-
-def _merge(same: Sequence[Line]) -> Line:
-    """Return one line for a dialogue of several runs; the greedy records are those of the first."""
-    merged = dict(same[0])
-    for side in _SIDES:
-        merged[side] = {
-            name: kept if name == "greedy" else [record for line in same for record in line[side][name]]
-            for name, kept in same[0][side].items()
-        }
-    return merged
-
-
-def _average(entries: Sequence[Any]) -> Any:
-    if isinstance(entries[0], Mapping):
-        return {key: _average([entry[key] for entry in entries]) for key in entries[0]}
-    return float(np.mean(entries))

@@ -1,20 +1,22 @@
 """How much memory PPO will take, from settings and config.json alone: arithmetic, no weights.
 
-Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every summary
-as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
+Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every
+summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
 
 - backbone: w a parameter. The reference is inside it.
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
-- optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that an
-  update is taken back to where it fails.
+- optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
+  an update is taken back to where it fails.
 - reward model: 4 a parameter.
 - rollout: keys and values of prompts and summaries, hidden states, and (in float32) the merged weights.
-- update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every layer: the
-  residual stream once a norm; query, key, value and output of attention (in float32 on a CPU); the arguments of
-  the activation; the input of each layer with an adapter. Hugging Face's modules keep more: `_kept_by_modules`.
-- logits: of one step of the rollout, or of one chunk of the fused head in the update, as the peak is in either.
-- allocator and kernels, on a CPU: a measured share of what a phase allocates. malloc does not give back all that
-  is freed; for bfloat16 weights, oneDNN also keeps a kernel for each shape and repacks weights.
+- update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every
+  layer: the residual stream once a norm; query, key, value and output of attention (in float32 on a CPU);
+  the arguments of the activation; the input of each layer with an adapter. Hugging Face's modules keep
+  more: `_kept_by_modules`.
+- logits: of one step of the rollout, or of one chunk of the fused head in the update, as the peak is in
+  either.
+- allocator and kernels, on a CPU: a measured share of what a phase allocates. malloc does not give back all
+  that is freed; for bfloat16 weights, oneDNN also keeps a kernel for each shape and repacks weights.
 
 The peak is what stays (weights, optimizer, libraries) and the larger of rollout and update.
 """
@@ -262,7 +264,8 @@ def report(settings: config.PPOTraining, run: Path) -> str:
     made = plan(settings, sizes, reward, device, query_tokens, packed)
     lines = [
         f"{made.engine} engine on {device}, frozen weights in {str(made.dtype).removeprefix('torch.')}, "
-        f"microbatches of {made.microbatch}, prompts of {query_tokens} tokens, summaries of {made.new_tokens}",
+        f"microbatches of {made.microbatch}, "
+        f"prompts of {query_tokens} tokens, summaries of {made.new_tokens}",
         "",
         *(f"{name:<30}{size / 2**20:>10,.1f} MB" for name, size in made.parts.items()),
         f"{'peak (rollout or update)':<30}{made.peak / 2**20:>10,.1f} MB",

@@ -26,7 +26,7 @@ ROOT = Path(artifacts.__file__).resolve().parent.parent
 SETTINGS = config.preset(config.Preparation, "demo")
 KEYS = [
     *("schema_version", "stage", "config", "seed", "versions", "device", "git_rev", "created_utc"),
-    *("inputs", "files", "counts", "seconds", "peak_memory_mb"),
+    *("inputs", "files", "counts", "seconds", "peak_memory_mb", "sha256"),
 ]
 
 

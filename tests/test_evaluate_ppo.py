@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -16,20 +17,20 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import cli, evaluation
+from detox import artifacts, checkpoint, cli, comparison, evaluation
 from tests import tiny
 from tests.test_evaluation import check_by_hand
 
 HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"> & <b>bold</b>'
-MODELS = "--toxicity.model reward --judge.model judge".split()
-SIZES = (
+MODELS = ["--toxicity.model", "reward", "--judge.model", "judge"]
+SIZES = (  # noqa: SIM905
     "--evaluation.samples 2 --evaluation.best-of 2 --evaluation.max-new-tokens 6 --evaluation.resamples 200 "
     "--evaluation.min-slice 2 --dtype float32 --device cpu"
 ).split()
-TRAIN = (
+TRAIN = (  # noqa: SIM905
     "--model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 6 --dtype float32 "
-    "--ppo.batch-size 4 --ppo.minibatch-size 4 --ppo.ppo-epochs 1 --ppo.value-warmup 0 --ppo.learning-rate 3e-2 "
-    "--ppo.lora-r 2 --device cpu --save.every 1 --ppo.updates 2"
+    "--ppo.batch-size 4 --ppo.minibatch-size 4 --ppo.ppo-epochs 1 --ppo.value-warmup 0 "
+    "--ppo.learning-rate 3e-2 --ppo.lora-r 2 --device cpu --save.every 1 --ppo.updates 2"
 ).split()
 WRITTEN = [
     "differences.png",
@@ -45,7 +46,7 @@ WRITTEN = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Tiny models, dialogues (one of them hostile), and two runs of two checkpoints, the same but for their seed."""
+    """Tiny models, dialogues (one of them hostile), two runs of two checkpoints that differ by seed."""
     root = tmp_path_factory.mktemp("world")
     tiny.t5(root / "t5")
     tiny.lora(root / "lora", root / "t5")
@@ -100,7 +101,9 @@ def again(done, tmp_path, monkeypatch):
 
 def run(*more):
     names = {flag for flag in more if flag.startswith("--")}
-    kept = [part for pair in zip(SIZES[::2], SIZES[1::2]) if pair[0] not in names for part in pair]
+    kept = [
+        part for pair in zip(SIZES[::2], SIZES[1::2], strict=True) if pair[0] not in names for part in pair
+    ]
     where = [] if "--run" in names else ["--run", "r0"]
     return cli.run(config.EvaluationStage, evaluate_ppo.main, [*where, *MODELS, *kept, *more])
 
@@ -137,7 +140,7 @@ def watch(monkeypatch):
     return titles
 
 
-# ------------------------------------------------------------------------------------------------------ one checkpoint
+# --------------------------------------------------------------------------------------------- one checkpoint
 
 
 def test_what_an_evaluation_leaves(again, capsys, monkeypatch):
@@ -145,8 +148,12 @@ def test_what_an_evaluation_leaves(again, capsys, monkeypatch):
     assert sorted(path.name for path in (folder / "step-0002").iterdir()) == WRITTEN
     assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == ["reference", "step"]
     found, lines = read(folder / "step-0002"), read_lines(folder / "step-0002")
-    wanted = "schema_version n samples_per_dialogue seed toxicity independent_judge rouge drift noise_floor verdict"
-    assert set(wanted.split()) <= set(found) and found["n"] == len(lines) == 9 and found["split"] == "test"
+    wanted = "schema_version n samples_per_dialogue seed toxicity independent_judge rouge drift verdict"
+    assert (
+        {*wanted.split(), "noise_floor"} <= set(found)
+        and found["n"] == len(lines) == 9
+        and found["split"] == "test"
+    )
     for part in (found["toxicity"], found["independent_judge"]):
         assert {"judge", "mean", "std", "p_value"} <= set(part)
         assert all({"before", "after", "reduction", "ci95"} <= set(part[name]) for name in ("mean", "std"))
@@ -160,7 +167,14 @@ def test_what_an_evaluation_leaves(again, capsys, monkeypatch):
     assert run("--power", "0.1", "--evaluation.batch-size", "7") == 0
     shown = capsys.readouterr()
     assert titles == [], "nothing is computed again"
-    for word in ("Mean toxicity", "Std toxicity", "Mean toxicity, judge", "ROUGE-L", "step-0002/report.html", "power: "):
+    for word in (
+        "Mean toxicity",
+        "Std toxicity",
+        "Mean toxicity, judge",
+        "ROUGE-L",
+        "step-0002/report.html",
+        "power: ",
+    ):
         assert word in shown.out, word
     assert shown.err == "", "no bar where there is no terminal"
 
@@ -201,7 +215,9 @@ def test_both_models_see_the_same_random_numbers(place):
     assert summaries(folder, "after") == summaries(folder, "before")
     lines, found = read_lines(folder), read(folder)
     assert any(len(set(row)) > 1 for row in summaries(folder, "before"))
-    assert [r for line in lines for r in line["before"]["noise"]] != [r for line in lines for r in line["before"]["samples"]]
+    assert [r for line in lines for r in line["before"]["noise"]] != [
+        r for line in lines for r in line["before"]["samples"]
+    ]
     assert found["verdict"] == "not distinguishable" and found["toxicity"]["mean"]["reduction"] == 0
     assert found["drift"]["kl_per_summary"] == pytest.approx(0, abs=1e-4)
 
@@ -258,7 +274,7 @@ def test_html_in_a_dialogue_is_text_in_the_report(done):
     assert "img" not in page.tags and page.tags.count("script") == 1
 
 
-# --------------------------------------------------------------------------------------------------- several at once
+# -------------------------------------------------------------------------------------------- several at once
 
 
 def test_checkpoints_side_by_side(again, capsys, monkeypatch):
@@ -276,10 +292,15 @@ def test_checkpoints_side_by_side(again, capsys, monkeypatch):
         own = read(again / "r0/evaluation" / point["name"])
         assert point["sqrt_kl"] ** 2 == pytest.approx(max(own["drift"]["kl_per_summary"], 0))
         assert point["judge_mean"] == own["independent_judge"]["mean"]["after"]
-        assert (point["score_mean"], point["rougeL"]) == (own["reward"]["after"], own["rouge"]["rougeL"]["after"])
+        assert (point["score_mean"], point["rougeL"]) == (
+            own["reward"]["after"],
+            own["rouge"]["rougeL"]["after"],
+        )
     assert found["overoptimization"]["names"][0] == "reference"
     assert found["overoptimization"]["sentence"] in shown
-    assert (folder / "checkpoints.png").exists() and "Checkpoints side by side" in (folder / "report.md").read_text()
+    assert (folder / "checkpoints.png").exists() and "Checkpoints side by side" in (
+        folder / "report.md"
+    ).read_text()
     assert run("--checkpoint", *names) == 0 and capsys.readouterr().out == shown
 
 
@@ -287,16 +308,23 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
     assert run("--select", "0.01") == 0
     shown = capsys.readouterr().out
     kinds = {re.sub(r"[0-9a-f]{8,}", "KEY", path.name) for path in (place / "r0/evaluation").iterdir()}
-    assert kinds == {"reference-KEY", "step-0001-validation", "step-0002-validation", "comparison-validation-KEY"}
+    assert kinds == {
+        "reference-KEY",
+        "step-0001-validation",
+        "step-0002-validation",
+        "comparison-validation-KEY",
+    }
     (folder,) = (place / "r0/evaluation").glob("comparison-validation-*")
     found = read(folder)
     assert found["split"] == "validation" and found["n"] == 6 and found["selection_floor"] == 0.01
     judged = {p["name"]: p["judge_mean"] for p in found["checkpoints"][1:]}
     best = min(judged, key=judged.get)
     assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
-    assert f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
+    assert (
+        f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
+    )
 
-    monkeypatch.setattr(evaluation, "select", lambda named, floor: None)
+    monkeypatch.setattr(comparison, "select", lambda named, floor: None)
     assert run("--select", "1") == 2
     refused(capsys, "--select=1", "no checkpoint keeps")
 
@@ -305,7 +333,7 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     titles = watch(monkeypatch)
     names = [f"checkpoints/r{seed}/ppo/step-0002" for seed in (0, 1)]
     assert run("--checkpoint", *names) == 0
-    assert titles[0] == "r1/step-0002"
+    assert titles == ["r1/step-0002"], "the other run's reference is as good"
     shown = capsys.readouterr().out
     assert "Reduction over runs" in shown
     assert (again / "r1/evaluation/step-0002/results.json").exists()
@@ -318,10 +346,12 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     assert "Several runs" in (folder / "report.md").read_text()
     assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
     shown = capsys.readouterr().out
-    assert "r1/step-0001" in shown and "Reduction over runs" not in shown, "other updates are not another seed"
+    assert "r1/step-0001" in shown and "Reduction over runs" not in shown, (
+        "other updates are not another seed"
+    )
 
 
-# --------------------------------------------------------------------------------------------------------- refusals
+# --------------------------------------------------------------------------------------------------- refusals
 
 
 def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
@@ -331,6 +361,8 @@ def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
     refused(capsys, "holds no checkpoint", "training_ppo.py")
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "checkpoints/r0/ppo/step-0001") == 2
     refused(capsys, "--checkpoint", "once")
+    assert run("--checkpoint", "checkpoints/r0/ppo/step-0001/adapter") == 2
+    refused(capsys, "--checkpoint", "name the checkpoint's folder")
     weights = place / "r0/ppo/step-0002/adapter/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert run() == 2
@@ -338,19 +370,26 @@ def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
     assert not (place / "r0" / "evaluation").exists() and not (place / "nothing").exists()
 
 
+def rebase(folder, base):
+    """Publish a checkpoint anew, as one of another base model."""
+    settings = checkpoint.settings_of(json.loads((folder / "manifest.json").read_text()))
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, base=base))
+    with artifacts.publish(folder, stage="training_ppo", settings=settings, overwrite=True) as draft:
+        shutil.copytree(folder, draft.path, dirs_exist_ok=True)
+        (draft.path / "manifest.json").unlink()
+        draft.counts["updates"] = 2
+
+
 def test_a_checkpoint_of_another_model(place, capsys):
-    path = place / "r0/ppo/step-0002/manifest.json"
-    manifest = json.loads(path.read_text())
+    folder = place / "r0/ppo/step-0002"
     tiny.t5(Path("wide"), d_model=64)
-    manifest["config"]["model"]["base"] = "wide"
-    path.write_text(json.dumps(manifest))
+    rebase(folder, "wide")
     assert run() == 2
     refused(capsys, "step-0002", "has size 32")
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "checkpoints/r0/ppo/step-0002") == 2
     refused(capsys, "--checkpoint", "different models")
     tiny.bart(Path("bart"))
-    manifest["config"]["model"]["base"] = "bart"
-    path.write_text(json.dumps(manifest))
+    rebase(folder, "bart")
     assert run() == 2
     refused(capsys, "prepared", "tokenizer")
     assert not (place / "r0" / "evaluation").exists()
@@ -370,8 +409,6 @@ def test_wrong_settings_are_told_before_any_summary(place, capsys, monkeypatch):
 
 
 def test_an_evaluation_in_use_is_left_alone(place, capsys):
-    from detox import artifacts
-
     with artifacts.lock(place / "r0" / "evaluation"):
         assert run() == 2
     refused(capsys, "in use")

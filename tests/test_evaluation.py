@@ -1,4 +1,4 @@
-"""Results from summaries: planted cases, and every figure computed again from examples.jsonl by plain NumPy."""
+"""Results from summaries: planted cases, and every figure computed again from examples.jsonl by NumPy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import config
-from detox import bad_words, evaluation, models, quality, report
+from detox import bad_words, comparison, evaluation, models, quality, report
 from detox.engine import make_engine
 from tests import tiny
 
-PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()
-THINGS = "car dog book phone letter ticket dinner garden bill door computer picture".split()
-NAMES = "Tom Ann Joe Eva Sam Liz Max Ivy Ben Zoe Leo Amy".split()
+PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()  # noqa: SIM905
+THINGS = "car dog book phone letter ticket dinner garden bill door computer picture".split()  # noqa: SIM905
+NAMES = "Tom Ann Joe Eva Sam Liz Max Ivy Ben Zoe Leo Amy".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def settings():
 
 def fact(i):
     who, other = NAMES[i % 12], NAMES[(i // 12 + 5) % 12]
-    return f"{who} talks to {other} about the {THINGS[i * 5 % 12]} in the {PLACES[i * 7 % 12]} at {1 + i % 11}"
+    return (
+        f"{who} talks to {other} about the {THINGS[i * 5 % 12]} in the {PLACES[i * 7 % 12]} at {1 + i % 11}"
+    )
 
 
 def rude(i):
@@ -92,7 +94,7 @@ def fabricate(settings, policy, seed=0, n=60, k=2, rate=0.4):
         "id": [f"test_{i}" for i in range(n)],
         "topic": ["quarrel"] * n,
         "dialogue": [
-            f"#Person1#: You {'idiot' if i % 3 else 'friend'}, {fact(i)}! {'My wife is deaf.' if i % 5 == 0 else ''}"
+            f"#Person1#: You {'idiot' if i % 3 else 'friend'}, {fact(i)}! {'' if i % 5 else 'I am deaf.'}"
             for i in range(n)
         ],
         "input_ids": [[5] * (20 + i % 13) for i in range(n)],
@@ -112,7 +114,7 @@ def names(found, level="alarm"):
     return {alarm["name"] for alarm in found["alarms"] if alarm["level"] == level}
 
 
-# ---------------------------------------------------------------------------------------------------- planted cases
+# ---------------------------------------------------------------------------------------------- planted cases
 
 
 def test_an_untouched_policy_is_not_distinguishable(settings):
@@ -203,7 +205,7 @@ def test_report_shows_what_was_measured(settings):
             assert word in text, word
 
 
-# -------------------------------------------------------------------------------------------- computed a second time
+# ------------------------------------------------------------------------------------- computed a second time
 
 
 def test_every_figure_follows_from_the_examples(settings, tmp_path):
@@ -255,14 +257,18 @@ def check_by_hand(found, lines, min_slice=20):
     for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
         for side in ("before", "after"):
             assert found["rouge"][name][side] == near(get(side, name).mean())
-            assert found["greedy"][name][side] == near(np.mean([line[side]["greedy"][name] for line in lines]))
+            assert found["greedy"][name][side] == near(
+                np.mean([line[side]["greedy"][name] for line in lines])
+            )
     tokens = get("after", "tokens").sum()
     gaps = get("after", "logprob") - get("after", "reference_logprob")
     assert found["drift"]["kl_per_token"] == near(gaps.sum() / tokens)
     assert found["drift"]["kl_per_summary"] == near(gaps.mean())
     perplexity = found["drift"]["perplexity"]
     assert perplexity["after"] == near(np.exp(-get("after", "reference_logprob").sum() / tokens))
-    assert perplexity["before"] == near(np.exp(-get("before", "logprob").sum() / get("before", "tokens").sum()))
+    assert perplexity["before"] == near(
+        np.exp(-get("before", "logprob").sum() / get("before", "tokens").sum())
+    )
     for side in ("before", "after"):
         texts = [[r["summary"] for r in line[side]["samples"]] for line in lines]
         flat = [text for row in texts for text in row]
@@ -277,7 +283,9 @@ def check_by_hand(found, lines, min_slice=20):
             for text in row
         ]
         assert drift["duplicate"] == near(np.mean(twins))
-        grams = [pair for text in flat for pair in zip(quality.words(text), quality.words(text)[1:])]
+        grams = [
+            pair for text in flat for pair in zip(quality.words(text), quality.words(text)[1:], strict=False)
+        ]
         assert drift["distinct_2"] == near(len(set(grams)) / len(grams) if grams else 0)
         assert found["reward"][side] == near(get(side, "reward").mean())
 
@@ -307,7 +315,7 @@ def check_by_hand(found, lines, min_slice=20):
         assert row["dialogues"] == near(max(2, math.ceil(wanted)), abs=1)
 
 
-# --------------------------------------------------------------------------------------------- several checkpoints
+# ---------------------------------------------------------------------------------------- several checkpoints
 
 
 def with_figures(found, kl, reward, judged, rouge):
@@ -326,13 +334,13 @@ def test_the_curve_shows_over_optimization(settings):
         "step-0010": with_figures(found, 4.0, 3.0, 0.05, 0.78),
         "step-0015": with_figures(found, 9.0, 3.5, 0.30, 0.60),
     }
-    curve = evaluation.side_by_side(path, one_run=True)
+    curve = comparison.side_by_side(path, one_run=True)
     assert [point["name"] for point in curve["checkpoints"]] == ["reference", *path]
     assert [point["sqrt_kl"] for point in curve["checkpoints"]] == [0, 1, 2, 3]
     assert curve["overoptimization"]["turned_over"] and curve["overoptimization"]["at"] == "step-0010"
     del path["step-0015"]
-    assert not evaluation.side_by_side(path, one_run=True)["overoptimization"]["turned_over"]
-    assert "overoptimization" not in evaluation.side_by_side(path, one_run=False)
+    assert not comparison.side_by_side(path, one_run=True)["overoptimization"]["turned_over"]
+    assert "overoptimization" not in comparison.side_by_side(path, one_run=False)
     lines = fabricate(settings, lambda old, i, draw: civil(i))
     page = report.html(path["step-0010"] | curve, lines)
     assert "Over-optimized after step-0010" in page and 'id="checkpoints"' in page
@@ -346,22 +354,24 @@ def test_select_keeps_the_floor_and_refuses_the_test_split(settings):
         "b": with_figures(found, 4, 3, 0.10, 0.73),
         "c": with_figures(found, 9, 4, 0.01, 0.50),
     }
-    assert evaluation.select(path, 0.9) == "b"
-    assert evaluation.select(path, 0.98) == "a"
-    assert evaluation.select(path, 0.5) == "c"
-    assert evaluation.select(path, 1.0) is None
+    assert comparison.select(path, 0.9) == "b"
+    assert comparison.select(path, 0.98) == "a"
+    assert comparison.select(path, 0.5) == "c"
+    assert comparison.select(path, 1.0) is None
     path["b"]["split"] = "test"
     with pytest.raises(ValueError, match="test"):
-        evaluation.select(path, 0.9)
+        comparison.select(path, 0.9)
 
 
 def test_runs_are_pooled_with_their_range(settings):
     runs = {
-        f"run{rate}": fabricate(settings, lambda old, i, draw, rate=rate: civil(i) if draw.random() < rate else old)
+        f"run{rate}": fabricate(
+            settings, lambda old, i, draw, rate=rate: civil(i) if draw.random() < rate else old
+        )
         for rate in (0.5, 0.7, 0.9)
     }
     each = {name: evaluation.results(lines, settings) for name, lines in runs.items()}
-    found, merged = evaluation.pool(each, list(runs.values()), settings)
+    found, merged = comparison.pool(each, list(runs.values()), settings)
     cuts = [one["toxicity"]["mean"]["reduction"] for one in each.values()]
     assert found["pooled"]["mean"]["each"] == pytest.approx(cuts)
     assert found["pooled"]["mean"]["low"] == pytest.approx(min(cuts))
@@ -375,10 +385,10 @@ def test_runs_are_pooled_with_their_range(settings):
     assert "Several runs" in report.markdown(found, merged)
     other = [dict(line, dialogue="Another.") for line in merged]
     with pytest.raises(evaluation.UserError, match="different dialogues"):
-        evaluation.pool(each, [*list(runs.values())[:2], other], settings)
+        comparison.pool(each, [*list(runs.values())[:2], other], settings)
 
 
-# ------------------------------------------------------------------------------------------------------ summarizing
+# ------------------------------------------------------------------------------------------------ summarizing
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +430,9 @@ def test_a_model_is_as_likely_to_itself(model):
     found = write(model)
     for name in found:
         np.testing.assert_allclose(
-            evaluation.column(found[name], "logprob"), evaluation.column(found[name], "reference_logprob"), atol=1e-4
+            evaluation.column(found[name], "logprob"),
+            evaluation.column(found[name], "reference_logprob"),
+            atol=1e-4,
         )
 
 
@@ -431,7 +443,7 @@ def test_random_numbers_belong_to_seed_dialogue_and_number(model):
     assert ids(first, "greedy") == ids(write(model, seed=1), "greedy")
     others = write(model, draws={"noise": evaluation.Draw(start=2, stop=5)})
     assert [row[0] for row in ids(others, "noise")] == [row[2] for row in ids(first)]
-    assert all(row[1] not in mine for row, mine in zip(ids(others, "noise"), ids(first)))
+    assert all(row[1] not in mine for row, mine in zip(ids(others, "noise"), ids(first), strict=True))
 
 
 def test_banned_words_are_never_said(model):
@@ -463,7 +475,13 @@ def test_a_classifier_without_a_number_is_an_error():
 def test_bert_score_where_it_is_installed(settings, monkeypatch):
     def score(texts, references, model_type):
         assert model_type == "some/encoder"
-        return None, None, torch.tensor([max(float(text == r) for r in group) for text, group in zip(texts, references)])
+        return (
+            None,
+            None,
+            torch.tensor(
+                [max(float(text == r) for r in group) for text, group in zip(texts, references, strict=True)]
+            ),
+        )
 
     monkeypatch.setitem(sys.modules, "bert_score", types.SimpleNamespace(score=score))
     groups = [[[{"summary": "a b"}], [{"summary": "c"}]]]
@@ -480,7 +498,7 @@ def test_bert_score_where_it_is_installed(settings, monkeypatch):
         evaluation.score(groups, {}, [["a"], ["b"]], "some/encoder")
 
 
-# -------------------------------------------------------------------------------------------------------- bad words
+# -------------------------------------------------------------------------------------------------- bad words
 
 
 def test_bad_words_come_from_a_file_or_by_name(tmp_path):

@@ -425,3 +425,39 @@ def test_learning_raises_the_score(folder):
         scores = torch.tensor([4 * float((ids < 64).float().mean()) for ids in rollout.response_ids])
         means.append(trainer.update(rollout, scores)["objective/score_mean"])
     assert np.mean(means[-2:]) > np.mean(means[:2]) + 0.2, means
+
+
+def test_out_of_memory_in_sampling_halves_the_prompts_and_changes_no_sample(folder, capsys):
+    plain, short = trainer_for(folder), trainer_for(folder)
+    whole, sizes = short.engine.generate, []
+
+    def only_two_fit(encoded, *arguments, **options):
+        sizes.append(len(encoded))
+        if len(encoded) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(encoded, *arguments, **options)
+
+    short.engine.generate = only_two_fit
+    one, other = (trainer.rollout(queries(5), range(5), 10) for trainer in (plain, short))
+    assert sizes == [5, 3, 2, 2, 1] and "sampling for 2 prompts" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(one.response_ids, other.response_ids, strict=True))
+    assert torch.equal(one.finished, other.finished) and one.encoded.lengths == other.encoded.lengths
+    for name in ("logprobs", "hidden"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-5, rtol=1e-4)
+    sizes.clear()
+    short.rollout(queries(4), range(4), 10)
+    assert sizes == [2, 2], "what fits is remembered"
+
+
+@pytest.mark.parametrize("where", ["generate", "logprobs"])
+def test_out_of_memory_with_one_example_is_told(folder, where):
+    trainer = trainer_for(folder)
+    rollout = trainer.rollout(queries(6), range(6), 6)
+
+    def never(*arguments, **options):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory")
+
+    setattr(trainer.engine, where, never)
+    with pytest.raises(TrainingError, match="out of memory with one example at a time"):
+        trainer.rollout(queries(6), range(6), 6)
+        trainer.update(rollout, rewarded(rollout))

@@ -322,11 +322,11 @@ def _other_stage(place: Path) -> tuple[str, ...]:
     return str(LAST), "'training_lora'"
 
 
-def _other_settings(place: Path) -> tuple[str, ...]:
+def _changed_manifest(place: Path) -> tuple[str, ...]:
     manifest = json.loads((place / LAST / "manifest.json").read_text())
     manifest["config"]["ppo"]["gamma"] = 0.5
     _edit_manifest(place / LAST, config=manifest["config"])
-    return str(LAST), "--ppo.gamma was 0.5, now 1.0"
+    return str(LAST), "manifest.json has changed"
 
 
 def _edit_manifest(folder: Path, **changes: object) -> None:
@@ -335,9 +335,9 @@ def _edit_manifest(folder: Path, **changes: object) -> None:
 
 
 def foreign(the: World) -> Row:
-    row = Row("checkpoint of another model, tokenizer, schema or settings")
+    row = Row("checkpoint of another model, tokenizer, schema or stage")
     ways = (_other_weights, _other_reward, _other_size, _other_tokenizer)
-    for way in (*ways, _newer_schema, _other_stage, _other_settings):
+    for way in (*ways, _newer_schema, _other_stage, _changed_manifest):
         place = the.copy("done")
         for name in way(place):
             refused(row, place, "training_ppo", "--ppo.updates", str(UPDATES + 1), names=name)

@@ -1,0 +1,141 @@
+"""Which checkpoints are evaluated, found and checked before any work; which evaluations are done already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import config
+from detox import artifacts, checkpoint, cli
+from detox.errors import UserError
+
+STAGE = "evaluate_ppo"
+_DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluation")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint to evaluate, the run that it is of, and where its evaluation goes."""
+
+    name: str
+    checkpoint: Path
+    run: Path
+    training: config.PPOTraining
+    suffix: str
+    """Marks a split other than test."""
+
+    @property
+    def target(self) -> Path:
+        return self.run / "evaluation" / f"{Path(os.path.abspath(self.checkpoint)).name}{self.suffix}"
+
+
+def find(settings: config.EvaluationStage) -> list[Case]:
+    """Find the checkpoints, whole and of one model.
+
+    Raises:
+        UserError: one is missing, damaged or of another model, or two would be written to the same place.
+    """
+    own = Path(settings.checkpoints) / settings.run_name
+    folders = [Path(name) for name in settings.checkpoint]
+    if not folders:
+        folders = [own / "ppo" / checkpoint.name(number) for number in checkpoint.numbers(own / "ppo")]
+        if not folders:
+            again = cli.command("training_ppo.py", settings)
+            raise UserError(f"{own / 'ppo'} holds no checkpoint; run {again} first, or pass --checkpoint")
+        folders = folders if settings.select is not None else folders[-1:]
+    cases = []
+    for folder in folders:
+        if (folder / "adapter_config.json").exists():
+            raise UserError(
+                f"--checkpoint={folder}: an adapter; name the checkpoint's folder, the one that holds it"
+            )
+        training = checkpoint.settings_of(artifacts.read_manifest(folder, checkpoint.STAGE))
+        place = Path(os.path.abspath(folder))
+        run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
+        suffix = "" if settings.split == "test" else f"-{settings.split}"
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix))
+    if len({case.target for case in cases}) < len(cases):
+        raise UserError("--checkpoint: two of these have the same run and name; name each one once")
+    if len({_start(case) for case in cases}) > 1:
+        raise UserError("--checkpoint: these start from different models; evaluate them one at a time")
+    if len({case.name for case in cases}) < len(cases):  # runs of the same name in different folders
+        cases = [replace(case, name=str(case.checkpoint)) for case in cases]
+    return cases
+
+
+def _shown(path: Path) -> Path:
+    """Return a path as short as it can be shown."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _start(case: Case) -> config.Model:
+    """Return what training started from; a run's own supervised adapter counts as the same in every run."""
+    model = case.training.model
+    own = os.path.abspath(model.adapter) == os.path.abspath(case.run / "lora")
+    return replace(model, adapter="auto") if own else model
+
+
+@contextlib.contextmanager
+def locked(cases: list[Case]) -> Iterator[None]:
+    """Keep other processes from writing to the same evaluations; training may go on."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({case.target.parent for case in cases}):
+            stack.enter_context(artifacts.lock(folder))
+        yield
+
+
+def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
+    """Return whether this very checkpoint was evaluated with these very settings.
+
+    Raises:
+        UserError: it was evaluated with other settings, or was another one, and may not be replaced.
+    """
+    if settings.overwrite or not case.target.exists():
+        return False
+    manifest = artifacts.read_manifest(case.target, STAGE)
+    before, now = _deciding(manifest["config"]), _deciding(json.loads(json.dumps(asdict(settings))))
+    changed = [
+        f"--{key.replace('_', '-')} was {before.get(key)}, now {value}"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    for name, folder in inputs(case).items():
+        recorded = manifest["inputs"].get(name, {}).get("manifest_sha256")
+        if (folder / artifacts.MANIFEST).exists() and recorded != artifacts.sha256(
+            folder / artifacts.MANIFEST
+        ):
+            changed.append(f"{folder} has changed")
+    if changed:
+        raise UserError(f"{case.target} exists ({', '.join(changed)}); pass --overwrite to replace it")
+    return True
+
+
+def inputs(case: Case) -> dict[str, Path]:
+    return {"checkpoint": case.checkpoint, "prepared": case.run / "prepared"}
+
+
+def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide the figures, by flag; the batch size is none of them."""
+    flat: dict[str, Any] = {}
+    for key in _DECIDING:
+        value = values.get(key)
+        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+    flat.pop("evaluation.batch_size", None)
+    return flat
+
+
+def differ_by_seed(cases: list[Case]) -> bool:
+    """Return whether these are runs of the same settings under different seeds, one checkpoint each."""
+    free = dict(run=None, checkpoints="", seed=0, overwrite=False, device="auto", threads=None)
+    same = {
+        (replace(case.training, **free, save=config.Checkpoints(), model=_start(case)), case.checkpoint.name)
+        for case in cases
+    }
+    seeds, runs = {case.training.seed for case in cases}, {case.run for case in cases}
+    return len(same) == 1 and len(seeds) == len(runs) == len(cases) > 1
