@@ -88,8 +88,12 @@ class Data:
     """Processes that tokenize; the result does not depend on it."""
 
     def validate(self) -> None:
-        _require(bool(self.dataset.strip()), "--data.dataset", repr(self.dataset), "name a hub dataset, a folder or a file")
-        _require(self.prompt.count("{dialogue}") == 1, "--data.prompt", repr(self.prompt), "must contain {dialogue} once")
+        _require(
+            bool(self.dataset.strip()), "--data.dataset", repr(self.dataset), "name a hub dataset, a folder or a file"
+        )
+        _require(
+            self.prompt.count("{dialogue}") == 1, "--data.prompt", repr(self.prompt), "must contain {dialogue} once"
+        )
         _positive("data", self, "min_query_tokens", "max_query_tokens", "max_summary_tokens", "max_examples", "workers")
         _require(
             self.min_query_tokens <= self.max_query_tokens,
@@ -211,7 +215,7 @@ class PPO:
     """Clip of the value's change in one update; None leaves it free."""
     vf_coef: float = 1.0
     """Weight of the value loss."""
-    value_learning_rate: Optional[float] = None
+    value_learning_rate: Optional[float] = 1e-4
     """Learning rate of the value head; None takes `learning_rate`."""
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
@@ -245,7 +249,9 @@ class PPO:
         return min(self.microbatch_size or self.minibatch_size, self.minibatch_size)
 
     def validate(self) -> None:
-        _positive("ppo", self, "updates", "batch_size", "minibatch_size", "microbatch_size", "ppo_epochs", "learning_rate")
+        _positive(
+            "ppo", self, "updates", "batch_size", "minibatch_size", "microbatch_size", "ppo_epochs", "learning_rate"
+        )
         _positive("ppo", self, "adam_eps", "max_grad_norm", "kl_target", "kl_horizon", "clip_range", "value_clip_range")
         _positive("ppo", self, "value_learning_rate", "score_clip", "early_stop_kl", "max_ref_kl")
         _positive("ppo", self, "lora_r", "lora_alpha")
@@ -480,7 +486,7 @@ _DEMO = {
         model=Model(base="demo:base", adapter="demo:lora"),
         reward=Reward(model="demo:reward"),
         rollout=Rollout(max_new_tokens=48),
-        ppo=PPO(learning_rate=1.2e-3, minibatch_size=8, kl_coef=0.05),
+        ppo=PPO(learning_rate=1.5e-3, minibatch_size=8, kl_coef=0.05, value_warmup=512),
         dtype="float32",
     ),
     EvaluationStage: dict(

@@ -107,9 +107,7 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     split = data.load_prepared(case.run / "prepared", data.tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
     if not split["id"]:
-        raise UserError(
-            f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some"
-        )
+        raise UserError(f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some")
     queries = [torch.tensor(ids) for ids in split["input_ids"]]
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     banned = bad_words.banned_sequences(tokenizer, words)
@@ -211,9 +209,7 @@ def run_reference(
     return known[key]
 
 
-def reference_key(
-    settings: config.EvaluationStage, task: Task, engine: Engine, draws: Mapping[str, Any]
-) -> str:
+def reference_key(settings: config.EvaluationStage, task: Task, engine: Engine, draws: Mapping[str, Any]) -> str:
     """Return a digest of what decides the reference's part: weights, classifiers, dialogues, draws."""
     import torch
 
@@ -257,16 +253,12 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
             "judge": settings.judge.model,
         },
         "engine": engine.describe(),
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")
-        },
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")},
     }
 
 
 @contextlib.contextmanager
-def publish(
-    settings: config.EvaluationStage, target: Path, inputs: Mapping[str, Path], device: str
-) -> Iterator[Path]:
+def publish(settings: config.EvaluationStage, target: Path, inputs: Mapping[str, Path], device: str) -> Iterator[Path]:
     """Yield the folder that takes the files of an artefact of this stage."""
     from detox import artifacts
 

@@ -145,9 +145,7 @@ def collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict]], dict[
     """
 
     def collate(examples: list[dict]) -> dict[str, Tensor]:
-        queries = tokenizer.pad(
-            {"input_ids": [example["input_ids"] for example in examples]}, return_tensors="pt"
-        )
+        queries = tokenizer.pad({"input_ids": [example["input_ids"] for example in examples]}, return_tensors="pt")
         texts = [example["summaries"][0] for example in examples]
         summaries = tokenizer(text_target=texts, padding=True, return_tensors="pt")
         # The mask, not the padding id, tells what counts: T5 starts the decoder with that id.
@@ -194,9 +192,7 @@ def fit(trainer: Seq2SeqTrainer) -> tuple[float, float]:
         trainer.train()
     except torch.OutOfMemoryError:
         size = trainer.args.per_device_train_batch_size
-        raise UserError(
-            f"--lora.batch-size={size}: does not fit into the device's memory; lower it"
-        ) from None
+        raise UserError(f"--lora.batch-size={size}: does not fit into the device's memory; lower it") from None
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     if not math.isfinite(losses[-1]):
         rate = trainer.args.learning_rate

@@ -109,12 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5))
     parser.add_argument("--settings", nargs="+", choices=tuple(SETTINGS), default=("default",))
-    parser.add_argument(
-        "--checkpoints", type=Path, default=ROOT / "checkpoints" / "seeds", help="where the runs go"
-    )
-    parser.add_argument(
-        "--training", default="", help="further flags of training_ppo.py, in one quoted argument"
-    )
+    parser.add_argument("--checkpoints", type=Path, default=ROOT / "checkpoints" / "seeds", help="where the runs go")
+    parser.add_argument("--training", default="", help="further flags of training_ppo.py, in one quoted argument")
     parser.add_argument("--evaluation", default="", help="further flags of evaluate_ppo.py, likewise")
     parser.add_argument("--output", type=Path, help="write all figures to this JSON file")
     arguments = parser.parse_args(argv)

@@ -94,7 +94,7 @@ def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: con
 
     A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
     causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what a
-    phase before has made needless: `old` (sampling has those numbers), and the encoder where it is frozen. The
+    phase before made needless: `old` (sampling has those numbers), and the encoder where it is frozen. The
     backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
     attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
     """
@@ -401,9 +401,7 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     models.quiet()
     task = make_task(variant, arguments)
     before = peak_mb()
-    iterate = (
-        this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
-    )
+    iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
     classifier = make_classifier(task.shape, task.device)
     # A first, short iteration pays for what is done once; this project's trainer checks its ratio there.
     short = min(WARM_UP_TOKENS, arguments.new_tokens)
@@ -451,15 +449,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             found = start_child(variant, arguments) | {"repeat": repeat}
             runs.append(found)
             said = f"{found['seconds']['total']:.1f} s" if "seconds" in found else found["gflops"]
-            print(
-                f"repeat {repeat + 1} of {arguments.repeats}: {variant}: {said}", file=sys.stderr, flush=True
-            )
+            print(f"repeat {repeat + 1} of {arguments.repeats}: {variant}: {said}", file=sys.stderr, flush=True)
     return {
         "command": " ".join(["python", *sys.argv]),
         "machine": machine(),
-        "settings": {
-            name: value for name, value in vars(arguments).items() if name not in ("output", "child")
-        },
+        "settings": {name: value for name, value in vars(arguments).items() if name not in ("output", "child")},
         "prompt_tokens_in_all": sum(lengths_of(arguments)),
         "runs": runs,
         "summary": summarize(runs, arguments.variants),
@@ -493,9 +487,7 @@ def machine() -> dict[str, Any]:
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        names = [
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-        ]
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
     versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -515,10 +507,7 @@ def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[s
     of = {name: [run for run in runs if run["variant"] == name] for name in variants}
     summary: dict[str, Any] = {"peak_gflops": peak}
     for name, own in of.items():
-        median = {
-            phase: _median(own, lambda run, phase=phase: run["seconds"][phase])
-            for phase in (*PHASES, "total")
-        }
+        median = {phase: _median(own, lambda run, phase=phase: run["seconds"][phase]) for phase in (*PHASES, "total")}
         work = own[0]["gflop"]
         best = {phase: peak["float32" if phase == "score" else own[0]["dtype"]] for phase in PHASES}
         floor = {phase: work[phase] / best[phase] for phase in PHASES}
@@ -566,12 +555,10 @@ def tables(found: dict[str, Any]) -> str:
         cells.append(f"{row['seconds']['total']:.2f} ({row['range'][0]:.1f} to {row['range'][1]:.1f})")
         cells.append(f"{row['cpu_seconds']:.1f}")
         cells += [
-            f"{row[f'times_as_fast_as_{rival}']:.2f} ({row[f'cpu_times_as_fast_as_{rival}']:.2f})"
-            for rival in rivals
+            f"{row[f'times_as_fast_as_{rival}']:.2f} ({row[f'cpu_times_as_fast_as_{rival}']:.2f})" for rival in rivals
         ]
         cells.append(
-            f"{row['peak_rss_mb']:,.0f}"
-            + (f", device {row['peak_device_mb']:,.0f}" if row["peak_device_mb"] else "")
+            f"{row['peak_rss_mb']:,.0f}" + (f", device {row['peak_device_mb']:,.0f}" if row["peak_device_mb"] else "")
         )
         lines.append(f"| {name} ({row['dtype']}) | " + " | ".join(cells) + " |")
     lines += [
@@ -582,9 +569,7 @@ def tables(found: dict[str, Any]) -> str:
     for name in variants:
         row = summary[name]
         cells = [
-            f"{row['gflop'][phase]:,.0f}; {row['share_of_peak'][phase]:.0%}"
-            if phase in row["share_of_peak"]
-            else "0"
+            f"{row['gflop'][phase]:,.0f}; {row['share_of_peak'][phase]:.0%}" if phase in row["share_of_peak"] else "0"
             for phase in (*PHASES, "total")
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -593,25 +578,15 @@ def tables(found: dict[str, Any]) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS)
-    )
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS))
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--minibatch-size", type=int, default=8)
-    parser.add_argument(
-        "--prompt-tokens", type=int, nargs=2, default=(60, 400), help="shortest and longest prompt"
-    )
-    parser.add_argument(
-        "--new-tokens", type=int, default=48, help="of every response; its end is never drawn"
-    )
+    parser.add_argument("--prompt-tokens", type=int, nargs=2, default=(60, 400), help="shortest and longest prompt")
+    parser.add_argument("--new-tokens", type=int, default=48, help="of every response; its end is never drawn")
     parser.add_argument("--profile", action="store_true", help="also print where torch spends its time")
     parser.add_argument("--output", type=Path, help="write everything that was measured to this JSON file")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -285,9 +285,7 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{target} exists; pass --overwrite to replace it, or choose another --run")
     if not (target / MANIFEST).is_file():
-        raise UserError(
-            f"{target} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run"
-        )
+        raise UserError(f"{target} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run")
 
 
 def _source(target: Path, folder: Path) -> dict[str, str]:
@@ -488,9 +486,7 @@ def _parse_manifest(content: bytes, path: Path, stage: str, anew: str) -> dict:
     if version != SCHEMA_VERSION:
         raise UserError(f"{path} has the unknown schema_version {version}; {anew}")
     if manifest["stage"] != stage:
-        raise UserError(
-            f"{path} was written by {manifest['stage']!r}; name a folder that {stage}.py has written"
-        )
+        raise UserError(f"{path} was written by {manifest['stage']!r}; name a folder that {stage}.py has written")
     return manifest
 
 
@@ -502,11 +498,7 @@ def _own_digest(manifest: Mapping[str, object]) -> str:
 
 def _file_problem(folder: Path, entry: object, verify: bool) -> str | None:
     name = entry.get("path") if isinstance(entry, dict) else None
-    if (
-        not isinstance(name, str)
-        or not isinstance(entry.get("sha256"), str)
-        or type(entry.get("bytes")) is not int
-    ):
+    if not isinstance(name, str) or not isinstance(entry.get("sha256"), str) or type(entry.get("bytes")) is not int:
         return f"{MANIFEST} has a wrong entry in 'files'"
     relative = PurePosixPath(name)
     if not relative.parts or relative.is_absolute() or ".." in relative.parts or "\0" in name:

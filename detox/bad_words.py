@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from detox.errors import UserError
 
-DEFAULT = (  # noqa: SIM905
+DEFAULT = (
     "airhead ass asshole bastard bitch blockhead bloody brat bugger bullshit buffoon clown coward crap "
     "creep cretin cunt damn dickhead dimwit dope dork dumb dumbass dummy dunce fool freak fucking fuck "
     "goddamn halfwit hell hag hypocrite idiot idiotic ignorant imbecile jackass jerk knucklehead lazy "
@@ -34,9 +34,7 @@ def load(name: str) -> list[str]:
     try:
         words = [line.strip() for line in Path(name).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--evaluation.bad-words={name}: {error}; name a text file with one word a line"
-        ) from None
+        raise UserError(f"--evaluation.bad-words={name}: {error}; name a text file with one word a line") from None
     words = [word for word in words if word]
     if not words:
         raise UserError(f"--evaluation.bad-words={name}: no word in it; write one a line")

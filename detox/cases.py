@@ -51,10 +51,8 @@ def find(settings: config.EvaluationStage) -> list[Case]:
     cases = []
     for folder in folders:
         if (folder / "adapter_config.json").exists():
-            raise UserError(
-                f"--checkpoint={folder}: an adapter; name the checkpoint's folder, the one that holds it"
-            )
-        training = checkpoint.settings_of(artifacts.read_manifest(folder, checkpoint.STAGE))
+            raise UserError(f"--checkpoint={folder}: an adapter; name the checkpoint's folder, the one that holds it")
+        training = checkpoint.settings_of(checkpoint.read_manifest(folder))
         place = Path(os.path.abspath(folder))
         run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
         suffix = "" if settings.split == "test" else f"-{settings.split}"
@@ -107,9 +105,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     ]
     for name, folder in inputs(case).items():
         recorded = manifest["inputs"].get(name, {}).get("manifest_sha256")
-        if (folder / artifacts.MANIFEST).exists() and recorded != artifacts.sha256(
-            folder / artifacts.MANIFEST
-        ):
+        if (folder / artifacts.MANIFEST).exists() and recorded != artifacts.sha256(folder / artifacts.MANIFEST):
             changed.append(f"{folder} has changed")
     if changed:
         raise UserError(f"{case.target} exists ({', '.join(changed)}); pass --overwrite to replace it")

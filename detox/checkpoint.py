@@ -27,7 +27,7 @@ _NAME = re.compile(r"step-(\d{4,})")
 
 # Settings that may differ when a run goes on; all others decide what the numbers are.
 _FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
-_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse"}
+_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "plan", "plan_budget_gb"}
 
 
 def name(update: int) -> str:
@@ -209,7 +209,9 @@ def check(
     for key, path in inputs.items():
         recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
         if recorded != artifacts.sha256(path / artifacts.MANIFEST):
-            raise UserError(f"{path} has changed since {folder} was made; start over with --overwrite, or another --run")
+            raise UserError(
+                f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
+            )
     before = _read_state(folder).get("weights")
     for model, now in weights.items():
         if not isinstance(before, dict) or before.get(model) != now:

@@ -112,9 +112,7 @@ def command(script: str, settings: config.Stage, *flags: str) -> str:
 
 def _help_head(stage: type, program: str, description: str) -> str:
     examples = (f"python {program} --preset demo", f"python {program} --run trial --seed 1")
-    return "\n".join(
-        [description or stage.__doc__ or "", "", "Examples:", *(f"  {line}" for line in examples)]
-    )
+    return "\n".join([description or stage.__doc__ or "", "", "Examples:", *(f"  {line}" for line in examples)])
 
 
 def _preset_name(argv: Sequence[str]) -> str:

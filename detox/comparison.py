@@ -157,9 +157,7 @@ def pool(
     options = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     pooled = {}
     for key in ("toxicity", "judge"):
-        sides = (
-            [evaluation.column(evaluation.samples(lines, side), key) for lines in runs] for side in SIDES
-        )
+        sides = ([evaluation.column(evaluation.samples(lines, side), key) for lines in runs] for side in SIDES)
         pooled[key] = statistics.pool(*sides, threshold=settings.evaluation.threshold, **options)
     found["pooled"] = {
         **pooled["toxicity"],

@@ -108,11 +108,7 @@ def change(entry: Any, points: bool = False) -> str:
     before, after = number(lookup(entry, "before")), number(lookup(entry, "after"))
     if before is None or after is None or (not points and before == 0):
         return NOTHING
-    return (
-        f"{round(100 * (after - before), 1) + 0.0:+.1f} points"
-        if points
-        else signed((after - before) / before)
-    )
+    return f"{round(100 * (after - before), 1) + 0.0:+.1f} points" if points else signed((after - before) / before)
 
 
 # --------------------------------------------------------------------------------------- sections
@@ -122,9 +118,7 @@ def headline(results: Results) -> str:
     verdict = lookup(results, "verdict")
     title = _HEADLINES.get(verdict, "Evaluation of a detoxified summarizer")
     levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
-    counts = [
-        count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))
-    ]
+    counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]
     if not counts:
         return title
     return f"{title}{', but with' if verdict == 'reduced' else ', with'} {' and '.join(counts)}"
@@ -133,9 +127,7 @@ def headline(results: Results) -> str:
 def alarms(results: Results) -> list[tuple[str, str, str]]:
     """Return level, name and sentence of each alarm, alarms before warnings."""
     found = [a for a in lookup(results, "alarms") or [] if isinstance(a, Mapping)]
-    texts = [
-        (str(a.get("level", "alarm")), str(a.get("name", "")), str(a.get("sentence", ""))) for a in found
-    ]
+    texts = [(str(a.get("level", "alarm")), str(a.get("name", "")), str(a.get("sentence", ""))) for a in found]
     first = ("hacking", "disagreement")
     return sorted(texts, key=lambda alarm: (alarm[0] != "alarm", alarm[1] not in first))
 
@@ -176,15 +168,9 @@ def opening(results: Results) -> list[str]:
 
 
 def _basis(results: Results) -> str:
-    n, k, p = (
-        lookup(results, *path) for path in (("n",), ("samples_per_dialogue",), ("toxicity", "p_value"))
-    )
+    n, k, p = (lookup(results, *path) for path in (("n",), ("samples_per_dialogue",), ("toxicity", "p_value")))
     text = f", over {count(n, 'dialogue')}" if isinstance(n, int) else ""
-    text += (
-        f" with {count(k, 'sampled summary', 'sampled summaries')} each"
-        if text and isinstance(k, int)
-        else ""
-    )
+    text += f" with {count(k, 'sampled summary', 'sampled summaries')} each" if text and isinstance(k, int) else ""
     return f"{text}; permutation test {_p(p)}" if p is not None else text
 
 
@@ -264,8 +250,7 @@ def _toxicity(results: Results) -> Section | None:
     floor = lookup(results, "noise_floor", "mean_reduction_ci95")
     if floor is not None:
         paragraphs.append(
-            "Noise floor: the starting model against itself under other seeds shows a reduction in "
-            f"{bounds(floor)}."
+            f"Noise floor: the starting model against itself under other seeds shows a reduction in {bounds(floor)}."
         )
     greedy = lookup(results, "greedy", "toxicity")
     if greedy is not None:
@@ -354,9 +339,7 @@ def _grid(first: str, rows: Iterable[tuple[str, Any]], columns: Sequence[tuple[s
     """Return a table of those columns for which a row has a number."""
     rows = list(rows)
     there = [c for c in columns if any(number(lookup(row, c[1])) is not None for _, row in rows)]
-    cells = tuple(
-        (name, *(decimal(lookup(row, key), digits) for _, key, digits in there)) for name, row in rows
-    )
+    cells = tuple((name, *(decimal(lookup(row, key), digits) for _, key, digits in there)) for name, row in rows)
     return Table((first, *(title for title, *_ in there)), cells)
 
 
@@ -367,9 +350,7 @@ def _baselines(results: Results) -> Section | None:
     note = lookup(results, "baseline_note")
     names = {"reference": "Starting model", "ppo": "PPO"}
     rows = ((names.get(name) or initial(name), row) for name, row in methods.items())
-    return Section(
-        "Against simpler ways", (str(note),) if note else (), (_grid("Method", rows, _BASELINE_COLUMNS),)
-    )
+    return Section("Against simpler ways", (str(note),) if note else (), (_grid("Method", rows, _BASELINE_COLUMNS),))
 
 
 def _slices(results: Results) -> Section | None:
@@ -518,8 +499,7 @@ _TERMS = (
     (
         "Noise floor",
         "noise_floor",
-        "What the starting model shows against itself, where nothing was trained. A reduction inside it "
-        "means nothing.",
+        "What the starting model shows against itself, where nothing was trained. A reduction inside it means nothing.",
     ),
     (
         "Independent judge",
@@ -531,8 +511,7 @@ _TERMS = (
     (
         "KL",
         "drift",
-        "How far the policy went from the starting model, in nats. The further, the less can be taken "
-        "for granted.",
+        "How far the policy went from the starting model, in nats. The further, the less can be taken for granted.",
     ),
     (
         "Distinct-n, duplicate, repetition",

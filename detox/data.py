@@ -115,14 +115,10 @@ def locate(settings: config.Data, seed: int) -> Source:
     name, path = settings.dataset, Path(os.path.expanduser(settings.dataset))
     is_local = name == "demo:corpus" or path.exists()
     if is_local and settings.revision is not None:
-        raise UserError(
-            f"--data.revision={settings.revision}: {name} is not on the hub; leave the revision out"
-        )
+        raise UserError(f"--data.revision={settings.revision}: {name} is not on the hub; leave the revision out")
     if name == "demo:corpus":
         records = corpus.generate(seed, **DEMO_DIALOGUES)
-        return Source(
-            name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings)
-        )
+        return Source(name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings))
     if path.is_file():
         reader = _reader(path)
         fractions = (settings.test_fraction, settings.validation_fraction)
@@ -137,8 +133,7 @@ def locate(settings: config.Data, seed: int) -> Source:
     looks_local = name.startswith((".", "/", "~")) or path.suffix.lower().lstrip(".") in _SUFFIXES
     if path.exists() or looks_local or not _HUB_NAME.fullmatch(name):
         raise UserError(
-            f"--data.dataset={name}: no such file or folder; "
-            "name a hub dataset, a folder, a file or demo:corpus"
+            f"--data.dataset={name}: no such file or folder; name a hub dataset, a folder, a file or demo:corpus"
         )
     folder = _fetch(name, settings.revision)
     return _folder_source(name, folder.name, folder, settings)
@@ -237,9 +232,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     byte = f"byte 0x{raw[error.start]:02x} in column {error.start + 1}"
                     raise UserError(f"{path}:{number}: not UTF-8 ({byte}); save the file as UTF-8") from None
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
@@ -261,9 +254,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
         if not header:
             header = fields
             if len(set(header)) < len(header):
-                raise UserError(
-                    f"{where}: a column occurs twice ({', '.join(header)}); give each its own name"
-                )
+                raise UserError(f"{where}: a column occurs twice ({', '.join(header)}); give each its own name")
         elif len(fields) != len(header):
             raise UserError(
                 f"{where}: {len(fields)} fields where the header has {len(header)}; check commas and quotes"
@@ -334,9 +325,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
             batches = file.iter_batches(batch_size=CHUNK)
             yield from _numbered(str(path), (record for batch in batches for record in batch.to_pylist()))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path}: not a readable Parquet file ({printable(error, 120)}); make it anew"
-        ) from None
+        raise UserError(f"{path}: not a readable Parquet file ({printable(error, 120)}); make it anew") from None
 
 
 # ------------------------------------------------------------------------------------------ records -> rows
@@ -366,8 +355,7 @@ def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
         if not present[setting] and (setting != "topic" or names[0] != "topic"):
             has = printable(", ".join(map(str, record)), 200)
             raise UserError(
-                f"{where}: no column {names[0]!r} (it has {has}); "
-                f"name the column with --data.{setting}-column"
+                f"{where}: no column {names[0]!r} (it has {has}); name the column with --data.{setting}-column"
             )
     summaries = present["summary"][:1] if numbered[0] in record else present["summary"]
     topic = present["topic"][0] if present["topic"] else None
@@ -447,9 +435,7 @@ def prepare(
     with tempfile.TemporaryDirectory(dir=scratch) as folder, _ordered_map(prompter, settings.workers) as fit:
         for split in reversed(SPLITS):
             tally = _Tally(split, counts)
-            rows = _distinct(
-                tqdm(source.rows(split), split, unit=" rows", disable=None), tally, dialogues, source
-            )
+            rows = _distinct(tqdm(source.rows(split), split, unit=" rows", disable=None), tally, dialogues, source)
             examples = _kept(rows, fit, prompter, settings, tally)
             splits[split] = _write(examples, Path(folder, f"{split}.arrow"), split)
             if not len(splits[split]):
@@ -479,9 +465,7 @@ def _nothing_left(name: str, tally: _Tally) -> str:
     )
 
 
-def _distinct(
-    rows: Iterable[Row], tally: _Tally, dialogues: dict[str, set[bytes]], source: Source
-) -> Iterator[Row]:
+def _distinct(rows: Iterable[Row], tally: _Tally, dialogues: dict[str, set[bytes]], source: Source) -> Iterator[Row]:
     """Yield one row a dialogue, with its references, unless the dialogue is in a split that came before."""
     references = _references(source.rows(tally.split)) if tally.split == "test" else {}
     others = list(dialogues.items())
@@ -498,9 +482,7 @@ def _distinct(
             continue
         if digest in own:
             used = set(row.summaries) <= set(references.get(digest, ()))
-            tally.add(
-                "duplicate" if not references else "further reference" if used else "beyond 3 references"
-            )
+            tally.add("duplicate" if not references else "further reference" if used else "beyond 3 references")
             continue
         own.add(digest)
         identity = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
@@ -534,9 +516,7 @@ def _common_id(identity: str, summaries: Iterable[str]) -> str:
     return numbered[1] if numbered and len(list(summaries)) > 1 else identity
 
 
-def _kept(
-    rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.Data, tally: _Tally
-) -> Iterator[Record]:
+def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.Data, tally: _Tally) -> Iterator[Record]:
     """Yield the examples of a split that pass the limits, and count the others."""
     limit_summaries = tally.split != "test"
 
@@ -578,11 +558,7 @@ class Prompter:
     def shorten(self, row: Row, limit_summaries: bool) -> Row:
         """Cut texts far beyond the limits to one character more than could fit, so that they cost no more."""
         row = row._replace(dialogue=row.dialogue[: self.longest_dialogue + 1])
-        return (
-            row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],))
-            if limit_summaries
-            else row
-        )
+        return row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],)) if limit_summaries else row
 
     def __call__(self, chunk: tuple[list[Row], bool]) -> list[tuple[str, Record | None]]:
         """Tokenize rows.
@@ -731,8 +707,7 @@ def save_prepared(
         "fingerprint": tokenizer_fingerprint(tokenizer),
     }
     files = [
-        {"name": path.name, "bytes": path.stat().st_size, "sha256": artifacts.sha256(path)}
-        for path in source.files
+        {"name": path.name, "bytes": path.stat().st_size, "sha256": artifacts.sha256(path)} for path in source.files
     ]
     origin = {"dataset": source.name, "revision": source.revision, "files": files}
     for name, content in (("tokenizer.json", identity), ("source.json", origin)):
@@ -772,9 +747,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)[
-        "input_ids"
-    ]
+    sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)["input_ids"]
     content = json.dumps([vocabulary, special, sample], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -785,10 +758,6 @@ def counts_table(counts: Counter) -> str:
     for reason in ("read", *DROPPED, "kept", "truncated"):
         numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
         if any(numbers) or reason in ("read", "kept"):
-            name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(
-                reason, f"- {reason}"
-            )
+            name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(reason, f"- {reason}")
             lines.append((name, *(f"{number:,}" for number in numbers)))
-    return "\n".join(
-        f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines
-    )
+    return "\n".join(f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines)

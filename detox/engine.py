@@ -221,7 +221,8 @@ class Engine(ABC):
 
     def value(self, hidden: Tensor) -> Tensor:
         """Return the value head's reading [N] float32 of hidden states [N, d]."""
-        assert self.value_head is not None, "this engine has no value head"
+        if self.value_head is None:
+            raise ValueError("this engine was made without a value head")
         hidden = hidden.detach() if self.value_reads_detached else hidden
         return self.value_head(hidden.float()).squeeze(-1)
 

@@ -120,9 +120,7 @@ def _generate(
             "finished": finished,
             "logprob": logprob,
         }
-        for text, ids, finished, logprob in zip(
-            texts, made.responses, made.finished.tolist(), logprobs, strict=True
-        )
+        for text, ids, finished, logprob in zip(texts, made.responses, made.finished.tolist(), logprobs, strict=True)
     ]
 
 
@@ -196,9 +194,7 @@ def score(
     if bert_score is not None:
         overlaps["bert_score"] = quality.bert_score(written, wanted, bert_score)
         if overlaps["bert_score"] is None:
-            raise UserError(
-                "--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out"
-            )
+            raise UserError("--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out")
     place = {pair: at for at, pair in enumerate(pairs)}
     for i, record in owned:
         at = place[i, record["summary"]]
@@ -306,9 +302,7 @@ def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
         "drift": drift(lines),
         "noise_floor": statistics.noise_floor(toxicity[0], column(other_seeds, "toxicity"), **chance),
         "judge_noise_floor": statistics.noise_floor(judge[0], column(other_seeds, "judge"), **chance),
-        "slices": statistics.by_slice(
-            *toxicity, slice_masks(lines), settings.evaluation.min_slice, **options
-        ),
+        "slices": statistics.by_slice(*toxicity, slice_masks(lines), settings.evaluation.min_slice, **options),
         "disagreement": statistics.disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
         "verdict_sentence": measured["verdict_sentence"],

@@ -84,9 +84,7 @@ def quiet() -> None:
 
     Weights that are missing or do not fit are errors here, so the libraries' reports add nothing.
     """
-    warnings.filterwarnings(
-        "ignore", r"`PPO(Config|Trainer)` is deprecated and will be removed", FutureWarning
-    )
+    warnings.filterwarnings("ignore", r"`PPO(Config|Trainer)` is deprecated and will be removed", FutureWarning)
     # peft asks transformers for a property that transformers has renamed
     warnings.filterwarnings("ignore", r"`is_gradient_checkpointing` is deprecated", FutureWarning)
     # peft on every merge of an adapter into a T5 whose head is not its embedding, as Flan's is not
@@ -119,9 +117,7 @@ def choose_device(name: str) -> torch.device:
     there = ["cpu", *(["mps"] if mps else []), *(f"cuda:{index}" for index in range(count))]
     present = {"cpu": True, "mps": mps, "cuda": (device.index or 0) < count}.get(device.type, False)
     if not present:
-        raise UserError(
-            f"--device={name}: not on this machine; it has {', '.join(there)} (or leave it to auto)"
-        )
+        raise UserError(f"--device={name}: not on this machine; it has {', '.join(there)} (or leave it to auto)")
     return device
 
 
@@ -180,22 +176,16 @@ def hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (errors.HFValidationError, errors.HfUriError):
-        raise UserError(
-            f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling"
-        ) from None
+        raise UserError(f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling") from None
     except errors.GatedRepoError:
-        raise UserError(
-            f"{name}: gated; accept its terms at {endpoint}, then log in with `hf auth login`"
-        ) from None
+        raise UserError(f"{name}: gated; accept its terms at {endpoint}, then log in with `hf auth login`") from None
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"{name}: no such folder here, and no such repository at {endpoint}, or a private one; "
             "check the name, or log in with `hf auth login`"
         ) from None
     except errors.RevisionNotFoundError:
-        raise UserError(
-            f"{name}: the repository has no such revision; name a commit, tag or branch of it"
-        ) from None
+        raise UserError(f"{name}: the repository has no such revision; name a commit, tag or branch of it") from None
     except (
         errors.LocalEntryNotFoundError,
         errors.OfflineModeIsEnabled,
@@ -205,9 +195,7 @@ def hub_errors(name: str) -> Iterator[None]:
         answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
         status = None if answer is None else answer.status_code
         if status in (401, 403):
-            raise UserError(
-                f"{name}: {endpoint} refuses access ({status}); log in with `hf auth login`"
-            ) from None
+            raise UserError(f"{name}: {endpoint} refuses access ({status}); log in with `hf auth login`") from None
         if offline:
             problem = "HF_HUB_OFFLINE is set"
         problem = problem or (f"it answers {status}" if status else str(error).partition("\n")[0])
@@ -238,9 +226,7 @@ class _Source:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(
-                f"{self.name}: has no {file}; name a folder or repository that is complete"
-            ) from None
+            raise UserError(f"{self.name}: has no {file}; name a folder or repository that is complete") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{self.name}: {file} cannot be read ({error}); fetch or save it again") from None
         if not isinstance(content, dict):
@@ -262,9 +248,7 @@ def _locate(name: str, revision: str | None, patterns: tuple[str, ...]) -> _Sour
     path = Path(name).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise UserError(
-                f"{name}: a local folder, which has no revision {revision}; leave the revision out"
-            )
+            raise UserError(f"{name}: a local folder, which has no revision {revision}; leave the revision out")
         return _Source(name, path)
     if path.exists():
         raise UserError(f"{name}: a file; name the folder that holds the model")
@@ -313,9 +297,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
     tokenizer = _tokenizer(source)
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"{name}: its tokenizer has no end-of-sequence token; choose an encoder-decoder such as T5"
-        )
+        raise UserError(f"{name}: its tokenizer has no end-of-sequence token; choose an encoder-decoder such as T5")
     if (source.folder / "config.json").exists():
         size = source.json("config.json").get("vocab_size")
         if isinstance(size, int):
@@ -325,21 +307,13 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 def _tokenizer(source: _Source) -> PreTrainedTokenizerBase:
     if not any((source.folder / file).is_file() for file in _TOKENIZER):
-        raise UserError(
-            f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model"
-        )
+        raise UserError(f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            source.folder, local_files_only=True, trust_remote_code=False
-        )
-    except (
-        Exception
-    ) as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
         raise _unloadable(source, "a tokenizer", error) from None
     if tokenizer.pad_token_id is None:
-        raise UserError(
-            f"{source.name}: its tokenizer has no padding token; batches need one, choose another model"
-        )
+        raise UserError(f"{source.name}: its tokenizer has no padding token; batches need one, choose another model")
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.name_or_path = source.name
     tokenizer._resolved_revision = source.commit
@@ -358,9 +332,7 @@ def _check_vocabulary(source: _Source, tokenizer: PreTrainedTokenizerBase, size:
 # ----------------------------------------------------------------------------------------------------- models
 
 
-def load_summarizer(
-    name: str, revision: str | None = None, dtype: torch.dtype = torch.float32
-) -> PreTrainedModel:
+def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load an encoder-decoder from safetensors, in eval mode, on the CPU.
 
     Args:
@@ -375,9 +347,7 @@ def load_summarizer(
     settings = _config(source)
     if not settings.is_encoder_decoder or _is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
-        raise UserError(
-            f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base"
-        )
+        raise UserError(f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base")
     model = _load(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
     if any((source.folder / file).is_file() for file in _TOKENIZER):
         _check_vocabulary(source, _tokenizer(source), model.get_input_embeddings().weight.shape[0])
@@ -392,13 +362,9 @@ def _config(source: _Source) -> PreTrainedConfig:
     try:
         settings = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a foreign config can fail in any way
-        raise _unloadable(
-            source, f"a model of type {kind!r} (code of repositories is never run)", error
-        ) from None
+        raise _unloadable(source, f"a model of type {kind!r} (code of repositories is never run)", error) from None
     if getattr(settings, "quantization_config", None):
-        raise UserError(
-            f"{source.name}: quantized weights, which cannot be trained here; name the unquantized model"
-        )
+        raise UserError(f"{source.name}: quantized weights, which cannot be trained here; name the unquantized model")
     settings._attn_implementation = None  # a config can name a hub repository of compiled kernels here
     settings._experts_implementation = None
     return settings
@@ -408,9 +374,7 @@ def _is_classifier(settings: PreTrainedConfig) -> bool:
     return any("Classification" in architecture for architecture in settings.architectures or ())
 
 
-def _load(
-    auto: type, source: _Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype
-) -> PreTrainedModel:
+def _load(auto: type, source: _Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
     """Load weights and demand that each parameter came from the file: a fresh one would be random."""
     _check_weights(source, "model")
     try:
@@ -447,9 +411,7 @@ def _check_weights(source: _Source, stem: str) -> None:
         for file in files:
             plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
             if not plain or not (source.folder / file).is_file():
-                raise UserError(
-                    f"{source.name}: {index} names {file!r}, which is not there; fetch the model again"
-                )
+                raise UserError(f"{source.name}: {index} names {file!r}, which is not there; fetch the model again")
         return
     pickles = sorted(file.name for file in source.folder.iterdir() if file.suffix in _PICKLES)
     found = f"only {', '.join(pickles[:3])}" if pickles else "no weights" if source.commit is None else "none"
@@ -459,9 +421,7 @@ def _check_weights(source: _Source, stem: str) -> None:
 def _unloadable(source: _Source, what: str, error: Exception) -> UserError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = printable(lines[0] if lines else type(error).__name__, 200)
-    return UserError(
-        f"{source.name}: cannot be loaded as {what} ({reason}); check the files, or name another model"
-    )
+    return UserError(f"{source.name}: cannot be loaded as {what} ({reason}); check the files, or name another model")
 
 
 # --------------------------------------------------------------------------------------------------- adapters
@@ -509,15 +469,11 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
 
 def _check_plain_lora(source: _Source) -> None:
     if not (source.folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{source.name}: has no adapter_config.json, so it is no PEFT adapter; name one, or `none`"
-        )
+        raise UserError(f"{source.name}: has no adapter_config.json, so it is no PEFT adapter; name one, or `none`")
     settings = source.json("adapter_config.json")
     kind, task = settings.get("peft_type"), settings.get("task_type")
     if kind != "LORA":
-        raise UserError(
-            f"{source.name}: a PEFT adapter of type {kind}; only LoRA can be merged and exported here"
-        )
+        raise UserError(f"{source.name}: a PEFT adapter of type {kind}; only LoRA can be merged and exported here")
     if task not in (None, "SEQ_2_SEQ_LM"):
         raise UserError(f"{source.name}: a LoRA for {task}; name one for an encoder-decoder (SEQ_2_SEQ_LM)")
     refused = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication")
@@ -529,9 +485,7 @@ def _check_plain_lora(source: _Source) -> None:
     if isinstance(start, str) and start not in ("gaussian", "orthogonal"):
         extras.append(f"init_lora_weights={start}, which changes the base")
     if extras:
-        raise UserError(
-            f"{source.name}: LoRA with {printable(', '.join(extras), 120)}; train a plain LoRA, without it"
-        )
+        raise UserError(f"{source.name}: LoRA with {printable(', '.join(extras), 120)}; train a plain LoRA, without it")
 
 
 def _tensor_shapes(source: _Source, file: str) -> dict[str, tuple[int, ...]]:
@@ -556,18 +510,12 @@ def _check_base(source: _Source, shapes: dict[str, tuple[int, ...]], model: PreT
         try:
             module = model.get_submodule(layer)
         except AttributeError:
-            raise UserError(
-                f"{source.name}: adapts {layer}, which the base does not have; {advice}"
-            ) from None
+            raise UserError(f"{source.name}: adapts {layer}, which the base does not have; {advice}") from None
         if not isinstance(module, nn.Linear):
             raise UserError(f"{source.name}: adapts {layer}, which is no linear layer of the base; {advice}")
-        size, wanted = (
-            (shape[1], module.in_features) if factor == "lora_A" else (shape[0], module.out_features)
-        )
+        size, wanted = (shape[1], module.in_features) if factor == "lora_A" else (shape[0], module.out_features)
         if size != wanted:
-            raise UserError(
-                f"{source.name}: has size {size} at {layer}, where the base has {wanted}; {advice}"
-            )
+            raise UserError(f"{source.name}: has size {size} at {layer}, where the base has {wanted}; {advice}")
     if not shapes:
         raise UserError(f"{source.name}: an empty adapter; {advice}")
 
@@ -648,9 +596,7 @@ def load_classifier(
     settings = _config(source)
     if not _is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
-        raise UserError(
-            f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}"
-        )
+        raise UserError(f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}")
     if settings.num_labels < 2 or settings.problem_type == "regression":
         problem = "has one label only" if settings.num_labels < 2 else "is a regression"
         names = printable(", ".join(map(str, settings.id2label.values())), 200)

@@ -149,9 +149,7 @@ def plan(
     generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, w)
     if dtype == torch.float32:
         generate += sizes.lora_weights * 4
-    encode = _encoding(
-        sizes, min(rollout_tokens, max(ENCODE_ROWS, query_tokens)) if packed else rollout_tokens, w
-    )
+    encode = _encoding(sizes, min(rollout_tokens, max(ENCODE_ROWS, query_tokens)) if packed else rollout_tokens, w)
     kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, 4 if on_cpu else w)
     if not packed:
         kept = _kept_by_modules(sizes, answers, update_tokens, ppo.lora_r, w)
@@ -216,10 +214,7 @@ def _kept_by_modules(sizes: Sizes, answers: int, tokens: int, r: int, w: int) ->
     if any(_stack(name) == "encoder" for name in sizes.adapted):
         row = 2 * 2 * 4 * sizes.d + 4 * sizes.inner * w + (6 if sizes.activation == 2 else 2) * sizes.d_ff * w
         kept += sizes.encoder_layers * tokens * row
-    inputs = {
-        _input(name, fan_in) if w == 4 else name: (name, fan_in)
-        for name, (fan_in, _) in sizes.adapted.items()
-    }
+    inputs = {_input(name, fan_in) if w == 4 else name: (name, fan_in) for name, (fan_in, _) in sizes.adapted.items()}
     for name, fan_in in inputs.values():
         kept += 0 if w == 4 and _reads_prompt(name) else _rows(name, answers, tokens) * fan_in * 4
     kept += sum(_rows(name, answers, tokens) * r * 4 for name in sizes.adapted)

@@ -73,9 +73,7 @@ def interval(value: Any) -> tuple[float, float] | None:
 def toxicities(example: Mapping[str, Any], side: str) -> list[float]:
     """Return the toxicity of the sampled summaries of a `side` (before, after), or else of the greedy one."""
     samples = lookup(example, side, "samples") or []
-    values = [number(lookup(s, "toxicity")) for s in samples] or [
-        number(lookup(example, side, "greedy", "toxicity"))
-    ]
+    values = [number(lookup(s, "toxicity")) for s in samples] or [number(lookup(example, side, "greedy", "toxicity"))]
     return [v for v in values if v is not None]
 
 
@@ -173,8 +171,7 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
         ("Independent judge", lookup(results, "independent_judge")),
     ]
     sources += [
-        (printable(name[:1].upper() + name[1:], 28), part)
-        for name, part in (lookup(results, "slices") or {}).items()
+        (printable(name[:1].upper() + name[1:], 28), part) for name, part in (lookup(results, "slices") or {}).items()
     ]
     rows = []
     for name, part in sources:

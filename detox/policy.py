@@ -6,6 +6,7 @@ together, in the one backbone that the policy uses.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from trl import AutoModelForSeq2SeqLMWithValueHead
 import config
 from detox import models
 from detox.errors import UserError, printable
-
 
 LoraFactors = dict[str, tuple[Tensor, Tensor]]
 """Layer name -> (A [r, in], B [out, r] with the scaling multiplied in), float32, on the CPU."""
@@ -50,7 +50,9 @@ def load_start(settings: config.Model) -> tuple[PreTrainedModel, LoraFactors]:
         return base, {}
     supervised = models.load_adapter(base, settings.adapter, settings.adapter_revision)
     factors = lora_factors(supervised)
-    return supervised.merge_and_unload(), factors
+    with warnings.catch_warnings():  # an untied head, as Flan-T5 has, stays untied: nothing is lost
+        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
+        return supervised.merge_and_unload(), factors
 
 
 def linear_layers(model: PreTrainedModel, scope: str, targets: str) -> list[str]:

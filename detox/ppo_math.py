@@ -220,9 +220,7 @@ def token_rewards(scores: Tensor, kl: Tensor, response_mask: Tensor, kl_coef: fl
 
 
 @torch.no_grad()
-def gae(
-    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Return generalized advantage estimates, not whitened, and the returns that the values should predict.
 
     The value after the last counted token is 0: a response ends there, by EOS or by the limit of tokens.

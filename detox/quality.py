@@ -183,9 +183,7 @@ def describe(
         len(summaries if finished is None else finished),
     }
     if lengths == {0} or len(lengths) > 1:
-        raise ValueError(
-            f"lengths {sorted(lengths)}: give each summary its dialogue and its id, one at least"
-        )
+        raise ValueError(f"lengths {sorted(lengths)}: give each summary its dialogue and its id, one at least")
     figures = {
         "length": np.mean([len(s.split()) for s in summaries]),
         "empty": np.mean([not s.strip() for s in summaries]),

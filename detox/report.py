@@ -205,9 +205,7 @@ def _facts(results: Results) -> str:
             facts.append((label, contents.signed(entry.get("reduction")), detail, *contents.sides(entry)))
     rouge, length = lookup(results, "rouge", "rougeL"), lookup(results, "drift", "length")
     if rouge is not None:
-        facts.append(
-            ("Change of ROUGE-L", contents.change(rouge), "against references", *contents.sides(rouge))
-        )
+        facts.append(("Change of ROUGE-L", contents.change(rouge), "against references", *contents.sides(rouge)))
     if length is not None:
         sides = contents.sides(length, lambda v: contents.decimal(v, 1))
         facts.append(("Change of length", contents.change(length), "words a summary", *sides))
@@ -227,9 +225,7 @@ def _html_alarms(results: Results) -> str:
         if sentences:
             items = "".join(f"<li>{_prose(sentence)}</li>\n" for sentence in sentences)
             title = contents.initial(level) if len(sentences) == 1 else f"{len(sentences)} {level}s"
-            boxes.append(
-                f'<div class="alarm {style}" role="note"><strong>{title}</strong><ul>\n{items}</ul></div>\n'
-            )
+            boxes.append(f'<div class="alarm {style}" role="note"><strong>{title}</strong><ul>\n{items}</ul></div>\n')
     return "".join(boxes)
 
 
@@ -265,9 +261,7 @@ def _html_example(example: Mapping[str, Any]) -> str:
         items = "".join(_html_summary(label, record) for label, record in contents.summaries(example, side))
         columns.append(f'<div class="{side}"><h5>{side.capitalize()}</h5><ul>\n{items}</ul></div>\n')
     dialogue = _text(example.get("dialogue", ""))
-    references = "".join(
-        f'<li dir="auto">{_text(r)}</li>\n' for r in contents.listed(example.get("references"))
-    )
+    references = "".join(f'<li dir="auto">{_text(r)}</li>\n' for r in contents.listed(example.get("references")))
     wanted = f"<h5>Reference summaries</h5><ul>\n{references}</ul>" if references else ""
     tags = [example.get("topic"), *contents.listed(example.get("slices") or example.get("slice"))]
     chips = "".join(f"<span>{escape(printable(tag, 80))}</span>" for tag in tags if tag)

@@ -268,9 +268,7 @@ def verdict(ci95: Interval, p_value: float) -> tuple[Verdict, str]:
     return "not distinguishable", f"Not distinguishable: the sign-flip p-value, {p}, is not below 0.05."
 
 
-def noise_floor(
-    first: np.ndarray, second: np.ndarray, *, resamples: int = 10_000, seed: int = 0
-) -> dict[str, Any]:
+def noise_floor(first: np.ndarray, second: np.ndarray, *, resamples: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """Return the reductions that chance alone shows: one model against itself under other sample seeds.
 
     Which of the two samples of a dialogue is called `before` is arbitrary, so every swap is as likely.

@@ -111,9 +111,7 @@ class PackedT5Engine(Engine):
 
     kind = "packed"
 
-    def __init__(
-        self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True
-    ):
+    def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
         super().__init__(model, value_head, value_reads_detached)
         self.encoder: T5Stack = self.base.encoder
         self.decoder: T5Stack = self.base.decoder
@@ -192,9 +190,7 @@ class PackedT5Engine(Engine):
             hidden = self._run(self.decoder, inputs[packing.source], attend, attend_prompt, adapters)
             return self._norm(self.decoder.final_layer_norm, hidden[packing.rows_of], hidden.dtype)
 
-    def _run(
-        self, stack: T5Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, adapters: bool
-    ) -> Tensor:
+    def _run(self, stack: T5Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, adapters: bool) -> Tensor:
         """Return the residual stream [rows, d], float32, after the blocks of a stack, for ids [rows]."""
         hidden = _wide(F.embedding(ids, stack.embed_tokens.weight))
         for index, block in enumerate(stack.block):
@@ -208,9 +204,7 @@ class PackedT5Engine(Engine):
             dense = feed.DenseReluDense
             normed = self._norm(feed.layer_norm, hidden, self.dtype)
             if self.base.config.is_gated_act:
-                inner = _GatedGelu.apply(
-                    linear(dense.wi_0, normed, adapters), linear(dense.wi_1, normed, adapters)
-                )
+                inner = _GatedGelu.apply(linear(dense.wi_0, normed, adapters), linear(dense.wi_1, normed, adapters))
             else:
                 inner = linear(dense.wi, normed, adapters).relu()
             hidden = hidden + linear(dense.wo, inner, adapters)
@@ -319,9 +313,7 @@ class PackedT5Engine(Engine):
             query, key, value = (x.view(len(x), self.heads, 1, -1) for x in _project(layer, normed, True))
             keys, values = state.cache[:, index, :, :, : state.step]
             keys[:, :, -1:], values[:, :, -1:] = key, value
-            output = F.scaled_dot_product_attention(
-                query, keys, values, attn_mask=_mask_for(query, bias), scale=1.0
-            )
+            output = F.scaled_dot_product_attention(query, keys, values, attn_mask=_mask_for(query, bias), scale=1.0)
             return output.reshape(len(normed), -1)
 
         def attend_prompt(index: int, layer: T5Attention, normed: Tensor) -> Tensor:

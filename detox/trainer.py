@@ -49,6 +49,8 @@ from detox.models import empty_cache
 
 RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
+FULL_DISTRIBUTION = Sampling()
+
 # First entries of the seeds of independent random streams.
 ROLLOUT_STREAM, MINIBATCH_STREAM, GENERATE_STREAM = range(3)
 
@@ -234,7 +236,11 @@ class Seq2SeqPPOTrainer(PPOTrainer):
     # --- rollout ---
 
     def rollout(
-        self, query_ids: Sequence[Tensor], keys: Sequence[int], max_new_tokens: int, sampling: Sampling = Sampling()
+        self,
+        query_ids: Sequence[Tensor],
+        keys: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling = FULL_DISTRIBUTION,
     ) -> Rollout:
         """Sample a response to each prompt.
 

@@ -9,7 +9,5 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hypothesis
 
-hypothesis.settings.register_profile(
-    "suite", deadline=None, database=None, derandomize=True, max_examples=100
-)
+hypothesis.settings.register_profile("suite", deadline=None, database=None, derandomize=True, max_examples=100)
 hypothesis.settings.load_profile("suite")

@@ -58,9 +58,7 @@ class Hub:
     def fetched(self, repository: str) -> set[str]:
         """Return the files of a repository that were downloaded."""
         paths = [request[4:] for request in self.requests if request.startswith("GET ")]
-        found = [
-            match for path in paths for match in (_FILE.fullmatch(path), _OBJECT.fullmatch(path)) if match
-        ]
+        found = [match for path in paths for match in (_FILE.fullmatch(path), _OBJECT.fullmatch(path)) if match]
         return {match["file"] for match in found if match["name"] == repository}
 
 
@@ -189,9 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": repository.commit}
         content = repository.files.get(file)
         if content is None:
-            self._send(
-                404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
-            )
+            self._send(404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
         elif file.endswith(_LARGE):
             digest = hashlib.sha256(content).hexdigest()
             headers |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{digest}"'}

@@ -52,9 +52,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 def run_python(script: str, *arguments: object, **options: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(
-        command, **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60, **options}
-    )
+    return subprocess.run(command, **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 60, **options})
 
 
 @pytest.fixture(params=["exchange", "aside"])
@@ -98,9 +96,7 @@ def test_manifest_tells_everything(tmp_path):
     for name, folder in (("prepared", source), ("later", later)):
         recorded = manifest["inputs"][name]
         assert (target / recorded["path"]).resolve() == folder
-        assert (
-            recorded["manifest_sha256"] == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-        )
+        assert recorded["manifest_sha256"] == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     assert manifest["seconds"] >= 0
     assert manifest["peak_memory_mb"] > 1
 
@@ -120,9 +116,7 @@ def test_the_exact_set_of_files(artefact):
 def test_an_input_is_recorded_as_it_was_when_the_work_began(tmp_path):
     source = publish(tmp_path / "prepared", "first")
     before = artifacts.sha256(source / "manifest.json")
-    with artifacts.publish(
-        tmp_path / "lora", stage="training_lora", settings=SETTINGS, inputs={"prepared": source}
-    ):
+    with artifacts.publish(tmp_path / "lora", stage="training_lora", settings=SETTINGS, inputs={"prepared": source}):
         publish(source, "second", overwrite=True)
     manifest = artifacts.read_manifest(tmp_path / "lora", "training_lora")
     assert manifest["inputs"]["prepared"]["manifest_sha256"] == before
@@ -131,9 +125,7 @@ def test_an_input_is_recorded_as_it_was_when_the_work_began(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_leaves_nothing(tmp_path, error):
     def fail():
-        with artifacts.publish(
-            tmp_path / "run" / "ppo" / "step", stage="training_ppo", settings=SETTINGS
-        ) as draft:
+        with artifacts.publish(tmp_path / "run" / "ppo" / "step", stage="training_ppo", settings=SETTINGS) as draft:
             (draft.path / "half").write_text("half")
             raise error
 
@@ -579,9 +571,7 @@ def test_a_disk_that_takes_no_more(artefact, way):
         artifacts.write_atomic(artefact, "old")
     before = tree(artefact.parent)
     done = run_python(LIMITED, artefact.parent, way)
-    assert done.stdout == f"{artefact}: File too large; raise the limit on file sizes (ulimit -f)\n", (
-        done.stderr
-    )
+    assert done.stdout == f"{artefact}: File too large; raise the limit on file sizes (ulimit -f)\n", done.stderr
     assert tree(artefact.parent) == before
 
 
@@ -646,9 +636,7 @@ def test_git_rev_is_the_program_s_own_or_null(tmp_path):
 
     def git(folder, *arguments):
         identity = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
-        done = subprocess.run(
-            ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
-        )
+        done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     def git_rev(**options):

@@ -1,4 +1,4 @@
-"""Wrong input to the real stages: exit code 2, one line with the thing, its value and what to do, nothing changed."""
+"""Wrong input to the real stages: exit 2, one line (what, its value, what to do), nothing changed."""
 
 from __future__ import annotations
 
@@ -164,7 +164,10 @@ CASES = {
         HEAD + "\x1b[2Jx\x07,a,b,c\n\x1b[2Jx\x07,other,b,c\n", "train.csv:3", "id 'x'", "give each its own"
     ),
     "no JSON": Case(
-        DATA, "--data.dataset x.jsonl", ("x.jsonl:1", "not valid JSON", "correct or remove"), write("x.jsonl", "{")
+        DATA,
+        "--data.dataset x.jsonl",
+        ("x.jsonl:1", "not valid JSON", "correct or remove"),
+        write("x.jsonl", "{"),
     ),
     "JSON of numbers": Case(
         DATA, "--data.dataset x.json", ("x.json:1", "JSON int", "correct or remove"), write("x.json", "[1]")
@@ -209,9 +212,14 @@ CASES = {
     # adapters
     "no such adapter": Case(PPO, "--model.adapter ./gone --overwrite", ("./gone", "name an existing folder")),
     "no adapter": Case(PPO, "--model.adapter t5 --overwrite", ("t5", "no adapter_config.json", "`none`")),
-    "another base": Case(PPO, "--model.adapter other --overwrite", ("other", "wide", "take that"), adapter_for_another_base),
+    "another base": Case(
+        PPO, "--model.adapter other --overwrite", ("other", "wide", "take that"), adapter_for_another_base
+    ),
     "DoRA": Case(
-        PPO, "--overwrite", ("lora", "use_dora", "plain LoRA"), edit("lora/adapter_config.json", use_dora=True)
+        PPO,
+        "--overwrite",
+        ("lora", "use_dora", "plain LoRA"),
+        edit("lora/adapter_config.json", use_dora=True),
     ),
     "no LoRA": Case(
         PPO, "--overwrite", ("lora", "IA3", "only LoRA"), edit("lora/adapter_config.json", peft_type="IA3")
@@ -224,7 +232,12 @@ CASES = {
     ),
     # classifiers
     "no such label": Case(PPO, "--reward.label nice --overwrite", ("reward", "'nice'", "choose from: nothate, hate")),
-    "one label": Case(PPO, "--reward.model one --overwrite", ("one", "one label", "two labels"), lambda: tiny.classifier(Path("one"), ["x"])),
+    "one label": Case(
+        PPO,
+        "--reward.model one --overwrite",
+        ("one", "one label", "two labels"),
+        lambda: tiny.classifier(Path("one"), ["x"]),
+    ),
     "no classifier": Case(PPO, "--reward.model t5 --overwrite", ("t5", "not a sequence classifier", "'nothate'")),
     "reward without weights": Case(
         PPO, "--overwrite", ("reward", "has no weights", "convert"), remove("reward/model.safetensors")
@@ -243,7 +256,10 @@ CASES = {
         EVAL, "--checkpoint checkpoints/r/prepared", ("'data_preparation'", "training_ppo.py")
     ),
     "newer schema": Case(
-        EVAL, "", ("step-0001", "schema_version 9", "update the program"), edit(f"{STEP}/manifest.json", schema_version=9)
+        EVAL,
+        "",
+        ("step-0001", "schema_version 9", "update the program"),
+        edit(f"{STEP}/manifest.json", schema_version=9),
     ),
     "manifest is no JSON": Case(PPO, "", ("step-0001", "not JSON", "remove"), write(f"{STEP}/manifest.json", "{")),
     "manifest leads outside": Case(
@@ -252,11 +268,17 @@ CASES = {
         ("step-0001", "'../x', which is outside", "remove"),
         edit(f"{STEP}/manifest.json", files=[{"path": "../x", "bytes": 1, "sha256": "0"}]),
     ),
-    "checkpoint cut": Case(PPO, "", ("step-0001", "optimizer.safetensors", "remove"), cut(f"{STEP}/optimizer.safetensors")),
+    "checkpoint cut": Case(
+        PPO, "", ("step-0001", "optimizer.safetensors", "remove"), cut(f"{STEP}/optimizer.safetensors")
+    ),
     "other settings": Case(PPO, "--ppo.gamma 0.9", ("--ppo.gamma was 1.0, now 0.9", "another --run")),
-    "other weights": Case(PPO, "", ("reward has other weights", "--overwrite"), lambda: tiny.classifier(Path("reward"), seed=3)),
+    "other weights": Case(
+        PPO, "", ("reward has other weights", "--overwrite"), lambda: tiny.classifier(Path("reward"), seed=3)
+    ),
     "other data": Case(PPO, "", ("checkpoints/r/prepared has changed", "--overwrite"), prepared_anew),
-    "a file for a run": Case(DATA, "--run afile", ("checkpoints/afile", "another --run"), write("checkpoints/afile", "")),
+    "a file for a run": Case(
+        DATA, "--run afile", ("checkpoints/afile", "another --run"), write("checkpoints/afile", "")
+    ),
 }
 
 

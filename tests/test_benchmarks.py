@@ -38,14 +38,10 @@ def test_useful_work_is_what_torch_counts():
             classifier(torch.full((1, new_tokens + 2), 5))
         counted["score"] = counter.get_total_flops() / 1e9
     work = ppo_step.useful_gflop(shape, [length], new_tokens, ppo_step.STOCK)
-    assert work["rollout"] == pytest.approx(
-        counted["rollout"], rel=0.02
-    )  # it counts causal attention in full
+    assert work["rollout"] == pytest.approx(counted["rollout"], rel=0.02)  # it counts causal attention in full
     assert work["score"] == pytest.approx(counted["score"], rel=0.02)  # and the classifier's two labels
     assert work["old"] == 0 and work["reference"] == work["rollout"]
-    frozen_encoder = ppo_step.useful_gflop(
-        shape, [length], new_tokens, replace(ppo_step.STOCK, lora_scope="decoder")
-    )
+    frozen_encoder = ppo_step.useful_gflop(shape, [length], new_tokens, replace(ppo_step.STOCK, lora_scope="decoder"))
     assert frozen_encoder["reference"] < work["reference"] and frozen_encoder["epochs"] < work["epochs"]
 
 
@@ -90,9 +86,7 @@ def test_summary_takes_ratios_within_a_repeat():
     for found in runs[:-1]:
         found["seconds"] = {phase: found["seconds"]["total"] for phase in (*ppo_step.PHASES, "total")}
     summary = ppo_step.summarize(runs, ["trl", "same"])
-    assert (
-        summary["same"]["times_as_fast_as_trl"] == 2.0
-    )  # of 2, 4, 2; the ratio of the medians says the same here
+    assert summary["same"]["times_as_fast_as_trl"] == 2.0  # of 2, 4, 2; the ratio of the medians says the same here
     assert summary["same"]["times_as_fast_as_trl_range"] == [2.0, 4.0]
     assert summary["trl"]["range"] == [2.0, 20.0] and summary["trl"]["seconds"]["total"] == 4.0
     assert summary["same"]["share_of_peak"]["epochs"] == pytest.approx(0.5 / 2.0)
@@ -155,8 +149,6 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
     ]  # fmt: skip
     training = " ".join(calls[1])
     assert "--seed 3" in training and "--engine hf" in training and training.endswith("--ppo.updates 2")
-    for flags, stage in zip(
-        calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True
-    ):
+    for flags, stage in zip(calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True):
         assert cli.parse(stage, flags[1:]).run_name == "stock-like-3"
     assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5

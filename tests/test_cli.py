@@ -44,9 +44,7 @@ def in_a_process(main: str, *argv: str, **options: object) -> subprocess.Complet
 
 
 def test_flags_change_settings():
-    settings = parsed(
-        "--ppo.updates=3", "--ppo.learning_rate", "1e-4", "--ppo.no-whiten-advantages", "--overwrite"
-    )
+    settings = parsed("--ppo.updates=3", "--ppo.learning_rate", "1e-4", "--ppo.no-whiten-advantages", "--overwrite")
     expected = dataclasses.replace(config.PPO(), updates=3, learning_rate=1e-4, whiten_advantages=False)
     assert settings == config.PPOTraining(ppo=expected, overwrite=True)
 
@@ -174,9 +172,7 @@ def flags_of(settings: object, prefix: str = "--") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "stage", [config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage]
-)
+@pytest.mark.parametrize("stage", [config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage])
 def test_help_fits_a_terminal_and_names_every_setting(stage, capsys):
     assert cli.run(stage, lambda settings: pytest.fail("ran"), ["--help"]) == 0
     text = capsys.readouterr().out
@@ -197,15 +193,10 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
 
 
 def test_help_imports_no_torch():
-    script = (
-        "import sys, config\nfrom detox import cli\ncode = cli.run(config.PPOTraining, None, ['--help'])\n"
-    )
+    script = "import sys, config\nfrom detox import cli\ncode = cli.run(config.PPOTraining, None, ['--help'])\n"
     script += "sys.exit(code or 'torch' in sys.modules)"
     assert (
-        subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60
-        ).returncode
-        == 0
+        subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, timeout=60).returncode == 0
     )
 
 

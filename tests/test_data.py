@@ -62,10 +62,7 @@ def row(identity: str, dialogue: str, summary: str = "they chat", topic: str = "
 
 
 def rows(split: str, count: int) -> list[dict[str, str]]:
-    return [
-        row(f"{split}_{n}", f"Ann: hello {split} {n}\nBob: you are late", f"they chat {n}")
-        for n in range(count)
-    ]
+    return [row(f"{split}_{n}", f"Ann: hello {split} {n}\nBob: you are late", f"they chat {n}") for n in range(count)]
 
 
 def write_csv(path: Path, content: list[dict[str, str]], columns: list[str] = COLUMNS) -> Path:
@@ -96,9 +93,7 @@ def replaced(settings: config.Data, **changes: object) -> config.Data:
 
 
 def test_the_hubs_layout_gives_one_test_example_with_three_references(tmp_path, tokenizer):
-    test = [
-        row(f"test_0_{n}", "Ann: hello\nBob: you fool", f"they quarrel {n}", f"topic {n}") for n in (1, 2, 3)
-    ]
+    test = [row(f"test_0_{n}", "Ann: hello\nBob: you fool", f"they quarrel {n}", f"topic {n}") for n in (1, 2, 3)]
     dataset, counts = data.prepare(folder(tmp_path, test=test), tokenizer, 0)
     assert list(dataset) == ["train", "validation", "test"]
     assert all(split.features == data.FEATURES for split in dataset.values())
@@ -176,9 +171,7 @@ def test_a_single_file_is_split_by_dialogue(tmp_path, tokenizer, suffix):
     once = splits(content)
     assert set().union(*once.values()) == {r["id"] for r in content}
     assert all(len(ids) >= 8 for ids in once.values()) and sum(map(len, once.values())) == 60
-    assert (
-        splits(content + again) == once
-    )  # the same dialogue in other case and spacing falls into the same split
+    assert splits(content + again) == once  # the same dialogue in other case and spacing falls into the same split
     half = splits(content[:30])
     assert all(half[split] <= once[split] for split in data.SPLITS)
 
@@ -208,9 +201,7 @@ def test_columns_have_the_names_of_the_settings(tmp_path, tokenizer):
     for split in data.SPLITS:
         content = [{names[column]: text for column, text in r.items()} for r in rows(split, 2)]
         write_csv(tmp_path / f"{split}.csv", content, list(names.values()))
-    settings = config.Data(
-        dataset=str(tmp_path), **{f"{column}_column": name for column, name in names.items()}
-    )
+    settings = config.Data(dataset=str(tmp_path), **{f"{column}_column": name for column, name in names.items()})
     dataset, _ = data.prepare(settings, tokenizer, 0)
     assert dataset["train"]["summaries"][:] == [["they chat 0"], ["they chat 1"]]
     assert dataset["train"]["topic"][:] == ["talk", "talk"]
@@ -218,9 +209,7 @@ def test_columns_have_the_names_of_the_settings(tmp_path, tokenizer):
 
 def test_the_topic_may_be_absent(tmp_path, tokenizer):
     for split in data.SPLITS:
-        content = [
-            {"id": r["id"], "dialogue": r["dialogue"], "summary": r["summary"]} for r in rows(split, 2)
-        ]
+        content = [{"id": r["id"], "dialogue": r["dialogue"], "summary": r["summary"]} for r in rows(split, 2)]
         write_json_lines(tmp_path / f"{split}.jsonl", content)
     dataset, _ = data.prepare(config.Data(dataset=str(tmp_path)), tokenizer, 0)
     assert dataset["train"]["topic"][:] == ["", ""]
@@ -363,16 +352,12 @@ def test_text_of_the_data_reaches_the_terminal_without_control_characters(tmp_pa
 
 
 @settings(max_examples=60)
-@given(
-    content=st.binary(max_size=200) | st.text(alphabet='{}[]",:\\ud0\n\r\0ab1 ', max_size=200).map(str.encode)
-)
+@given(content=st.binary(max_size=200) | st.text(alphabet='{}[]",:\\ud0\n\r\0ab1 ', max_size=200).map(str.encode))
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
 def test_any_bytes_give_rows_or_a_line_that_names_the_file(tmp_path_factory, suffix, content):
     path = tmp_path_factory.mktemp("fuzz") / f"x.{suffix}"
     path.write_bytes(content)
-    source = data.locate(
-        config.Data(dataset=str(path), id_column="a", dialogue_column="b", summary_column="1"), 0
-    )
+    source = data.locate(config.Data(dataset=str(path), id_column="a", dialogue_column="b", summary_column="1"), 0)
     try:
         found = [found for split in data.SPLITS for found in source.rows(split)]
     except UserError as error:
@@ -431,9 +416,7 @@ def test_a_file_of_another_format_is_refused(tmp_path):
 def test_two_files_for_a_split_are_refused(tmp_path):
     settings = folder(tmp_path)
     write_csv(tmp_path / "dev.csv", rows("dev", 1))
-    with pytest.raises(
-        UserError, match=r"several files for the validation split \(dev.csv, validation.csv\)"
-    ):
+    with pytest.raises(UserError, match=r"several files for the validation split \(dev.csv, validation.csv\)"):
         data.locate(settings, 0)
 
 
@@ -498,9 +481,7 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
     table = data.counts_table(counts)
     assert "- also in test                   1           1           0" in table
     for split in data.SPLITS:
-        assert counts[f"{split}/read"] == counts[f"{split}/kept"] + sum(
-            counts[f"{split}/{r}"] for r in data.DROPPED
-        )
+        assert counts[f"{split}/read"] == counts[f"{split}/kept"] + sum(counts[f"{split}/{r}"] for r in data.DROPPED)
 
 
 def test_no_example_left_is_an_error_with_the_counts(tmp_path, tokenizer):
@@ -555,9 +536,7 @@ def test_truncation_shortens_the_dialogue_and_leaves_the_instruction(tmp_path, t
 
 def test_truncation_never_leaves_half_a_word(tmp_path, tokenizer):
     words = ["x" * length for length in range(100, 200)]  # one token each, the unknown one
-    settings = replaced(
-        folder(tmp_path, train=[row("a", " ".join(words))]), max_query_tokens=90, truncate=True
-    )
+    settings = replaced(folder(tmp_path, train=[row("a", " ".join(words))]), max_query_tokens=90, truncate=True)
     dataset, _ = data.prepare(settings, tokenizer, 0)
     kept = dataset["train"]["dialogue"][0].split()
     assert 0 < len(kept) < len(words) and kept == words[: len(kept)]
@@ -586,9 +565,7 @@ def test_workers_change_neither_bytes_nor_counts(tmp_path, tokenizer, monkeypatc
         target = tmp_path / f"workers-{workers}"
         target.mkdir()
         data.save_prepared(prepared, target, data.locate(settings, 0), tokenizer, "words")
-        files = {
-            str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()
-        }
+        files = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
         results.append((files, counts))
     assert results[0] == results[1]
     assert len(results[0][0]) == 3 * 3 + 3
@@ -643,9 +620,7 @@ def prepared(tmp_path, tokenizer) -> Path:
     settings = folder(tmp_path / "source")
     dataset, _ = data.prepare(settings, tokenizer, 0)
     target = tmp_path / "run" / "prepared"
-    with artifacts.publish(
-        target, stage="data_preparation", settings=config.Preparation(data=settings)
-    ) as draft:
+    with artifacts.publish(target, stage="data_preparation", settings=config.Preparation(data=settings)) as draft:
         data.save_prepared(dataset, draft.path, data.locate(settings, 0), tokenizer, "words")
     return target
 

@@ -28,9 +28,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def prepare(base: Path, *arguments: str) -> int:
     limits = ("--data.max-query-tokens", "2000", "--data.max-summary-tokens", "500")
-    return cli.run(
-        config.Preparation, data_preparation.main, ["--model.base", str(base), *limits, *arguments]
-    )
+    return cli.run(config.Preparation, data_preparation.main, ["--model.base", str(base), *limits, *arguments])
 
 
 def contents(folder: Path) -> dict[str, bytes]:

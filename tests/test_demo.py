@@ -43,10 +43,7 @@ def test_corpus_rows_have_the_hub_layout(splits):
 
 def test_no_dialogue_occurs_in_two_splits_whatever_the_seeds(splits):
     other = corpus.generate(8, 1500, 200, 200)
-    texts = {
-        name: {row["dialogue"] for row in splits[name] + other[name]}
-        for name in ("train", "validation", "test")
-    }
+    texts = {name: {row["dialogue"] for row in splits[name] + other[name]} for name in ("train", "validation", "test")}
     assert len(texts["train"]) > 2990
     for one, two in itertools.combinations(texts.values(), 2):
         assert not one & two

@@ -29,8 +29,12 @@ def folders(tmp_path_factory):
         "t5 1.1 untied": tiny.t5(root / "v11"),
         "bart": tiny.bart(root / "bart"),
     }
-    return {kind: (folder, tiny.lora(root / f"lora-{i}", folder, targets=targets)) for i, (kind, folder, targets) in
-            enumerate((k, f, ("q_proj", "v_proj") if k == "bart" else ("q", "v")) for k, f in made.items())}
+    return {
+        kind: (folder, tiny.lora(root / f"lora-{i}", folder, targets=targets))
+        for i, (kind, folder, targets) in enumerate(
+            (k, f, ("q_proj", "v_proj") if k == "bart" else ("q", "v")) for k, f in made.items()
+        )
+    }
 
 
 def engine_for(folders, kind, name, adapter=True):
@@ -84,7 +88,9 @@ def test_a_batch_generates_what_each_prompt_generates_alone(folders, kind, name)
     for draws in (None, uniforms(3, 0, range(6), 12)):
         together = engine.generate(engine.encode(prompts), 12, Sampling(draws))
         for row, prompt in enumerate(prompts):
-            alone = engine.generate(engine.encode([prompt]), 12, Sampling(None if draws is None else draws[row : row + 1]))
+            alone = engine.generate(
+                engine.encode([prompt]), 12, Sampling(None if draws is None else draws[row : row + 1])
+            )
             assert torch.equal(alone.responses[0], together.responses[row])
             assert bool(alone.finished[0]) == bool(together.finished[row])
 
@@ -138,7 +144,9 @@ def test_merging_leaves_every_weight_as_it_was(folders):
     before = {name: value.clone() for name, value in engine.peft.state_dict().items()}
     with engine.adapters_merged():
         weight = engine.base.encoder.block[0].layer[0].SelfAttention.q.base_layer.weight
-        assert not torch.equal(weight, before["base_model.model.encoder.block.0.layer.0.SelfAttention.q.base_layer.weight"])
+        assert not torch.equal(
+            weight, before["base_model.model.encoder.block.0.layer.0.SelfAttention.q.base_layer.weight"]
+        )
     assert all(torch.equal(value, before[name]) for name, value in engine.peft.state_dict().items())
 
 
@@ -191,7 +199,7 @@ def test_random_numbers_depend_on_seed_stream_and_key_alone():
     together = uniforms(1, 0, [4, 9, 2], 50)
     assert torch.equal(together[1], uniforms(1, 0, [9], 50)[0])
     assert torch.equal(together[1, :20], uniforms(1, 0, [9], 20)[0])
-    assert 0 <= float(together.min()) and float(together.max()) < 1
+    assert float(together.min()) >= 0 and float(together.max()) < 1
     for other in (uniforms(2, 0, [9], 50), uniforms(1, 1, [9], 50), uniforms(1, 0, [8], 50)):
         assert not torch.equal(other[0], together[1])
 

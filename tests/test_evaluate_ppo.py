@@ -23,11 +23,11 @@ from tests.test_evaluation import check_by_hand
 
 HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"> & <b>bold</b>'
 MODELS = ["--toxicity.model", "reward", "--judge.model", "judge"]
-SIZES = (  # noqa: SIM905
+SIZES = (
     "--evaluation.samples 2 --evaluation.best-of 2 --evaluation.max-new-tokens 6 --evaluation.resamples 200 "
     "--evaluation.min-slice 2 --dtype float32 --device cpu"
 ).split()
-TRAIN = (  # noqa: SIM905
+TRAIN = (
     "--model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 6 --dtype float32 "
     "--ppo.batch-size 4 --ppo.minibatch-size 4 --ppo.ppo-epochs 1 --ppo.value-warmup 0 "
     "--ppo.learning-rate 3e-2 --ppo.lora-r 2 --device cpu --save.every 1 --ppo.updates 2"
@@ -101,9 +101,7 @@ def again(done, tmp_path, monkeypatch):
 
 def run(*more):
     names = {flag for flag in more if flag.startswith("--")}
-    kept = [
-        part for pair in zip(SIZES[::2], SIZES[1::2], strict=True) if pair[0] not in names for part in pair
-    ]
+    kept = [part for pair in zip(SIZES[::2], SIZES[1::2], strict=True) if pair[0] not in names for part in pair]
     where = [] if "--run" in names else ["--run", "r0"]
     return cli.run(config.EvaluationStage, evaluate_ppo.main, [*where, *MODELS, *kept, *more])
 
@@ -149,11 +147,7 @@ def test_what_an_evaluation_leaves(again, capsys, monkeypatch):
     assert sorted(path.name.partition("-")[0] for path in folder.iterdir()) == ["reference", "step"]
     found, lines = read(folder / "step-0002"), read_lines(folder / "step-0002")
     wanted = "schema_version n samples_per_dialogue seed toxicity independent_judge rouge drift verdict"
-    assert (
-        {*wanted.split(), "noise_floor"} <= set(found)
-        and found["n"] == len(lines) == 9
-        and found["split"] == "test"
-    )
+    assert {*wanted.split(), "noise_floor"} <= set(found) and found["n"] == len(lines) == 9 and found["split"] == "test"
     for part in (found["toxicity"], found["independent_judge"]):
         assert {"judge", "mean", "std", "p_value"} <= set(part)
         assert all({"before", "after", "reduction", "ci95"} <= set(part[name]) for name in ("mean", "std"))
@@ -298,9 +292,7 @@ def test_checkpoints_side_by_side(again, capsys, monkeypatch):
         )
     assert found["overoptimization"]["names"][0] == "reference"
     assert found["overoptimization"]["sentence"] in shown
-    assert (folder / "checkpoints.png").exists() and "Checkpoints side by side" in (
-        folder / "report.md"
-    ).read_text()
+    assert (folder / "checkpoints.png").exists() and "Checkpoints side by side" in (folder / "report.md").read_text()
     assert run("--checkpoint", *names) == 0 and capsys.readouterr().out == shown
 
 
@@ -320,9 +312,7 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
     judged = {p["name"]: p["judge_mean"] for p in found["checkpoints"][1:]}
     best = min(judged, key=judged.get)
     assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
-    assert (
-        f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
-    )
+    assert f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
 
     monkeypatch.setattr(comparison, "select", lambda named, floor: None)
     assert run("--select", "1") == 2
@@ -346,9 +336,7 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     assert "Several runs" in (folder / "report.md").read_text()
     assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
     shown = capsys.readouterr().out
-    assert "r1/step-0001" in shown and "Reduction over runs" not in shown, (
-        "other updates are not another seed"
-    )
+    assert "r1/step-0001" in shown and "Reduction over runs" not in shown, "other updates are not another seed"
 
 
 # --------------------------------------------------------------------------------------------------- refusals

@@ -17,9 +17,9 @@ from detox import bad_words, comparison, evaluation, models, quality, report
 from detox.engine import make_engine
 from tests import tiny
 
-PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()  # noqa: SIM905
-THINGS = "car dog book phone letter ticket dinner garden bill door computer picture".split()  # noqa: SIM905
-NAMES = "Tom Ann Joe Eva Sam Liz Max Ivy Ben Zoe Leo Amy".split()  # noqa: SIM905
+PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()
+THINGS = "car dog book phone letter ticket dinner garden bill door computer picture".split()
+NAMES = "Tom Ann Joe Eva Sam Liz Max Ivy Ben Zoe Leo Amy".split()
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,7 @@ def settings():
 
 def fact(i):
     who, other = NAMES[i % 12], NAMES[(i // 12 + 5) % 12]
-    return (
-        f"{who} talks to {other} about the {THINGS[i * 5 % 12]} in the {PLACES[i * 7 % 12]} at {1 + i % 11}"
-    )
+    return f"{who} talks to {other} about the {THINGS[i * 5 % 12]} in the {PLACES[i * 7 % 12]} at {1 + i % 11}"
 
 
 def rude(i):
@@ -123,9 +121,7 @@ def test_an_untouched_policy_is_not_distinguishable(settings):
     def untouched(_, i, draw):
         return rude(i) if draw.random() < 0.4 else civil(i)
 
-    verdicts = [
-        evaluation.results(fabricate(settings, untouched, seed), settings)["verdict"] for seed in range(20)
-    ]
+    verdicts = [evaluation.results(fabricate(settings, untouched, seed), settings)["verdict"] for seed in range(20)]
     assert verdicts.count("not distinguishable") >= 18
     found = evaluation.results(fabricate(settings, untouched), settings)
     assert not names(found)
@@ -257,18 +253,14 @@ def check_by_hand(found, lines, min_slice=20):
     for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
         for side in ("before", "after"):
             assert found["rouge"][name][side] == near(get(side, name).mean())
-            assert found["greedy"][name][side] == near(
-                np.mean([line[side]["greedy"][name] for line in lines])
-            )
+            assert found["greedy"][name][side] == near(np.mean([line[side]["greedy"][name] for line in lines]))
     tokens = get("after", "tokens").sum()
     gaps = get("after", "logprob") - get("after", "reference_logprob")
     assert found["drift"]["kl_per_token"] == near(gaps.sum() / tokens)
     assert found["drift"]["kl_per_summary"] == near(gaps.mean())
     perplexity = found["drift"]["perplexity"]
     assert perplexity["after"] == near(np.exp(-get("after", "reference_logprob").sum() / tokens))
-    assert perplexity["before"] == near(
-        np.exp(-get("before", "logprob").sum() / get("before", "tokens").sum())
-    )
+    assert perplexity["before"] == near(np.exp(-get("before", "logprob").sum() / get("before", "tokens").sum()))
     for side in ("before", "after"):
         texts = [[r["summary"] for r in line[side]["samples"]] for line in lines]
         flat = [text for row in texts for text in row]
@@ -283,9 +275,7 @@ def check_by_hand(found, lines, min_slice=20):
             for text in row
         ]
         assert drift["duplicate"] == near(np.mean(twins))
-        grams = [
-            pair for text in flat for pair in zip(quality.words(text), quality.words(text)[1:], strict=False)
-        ]
+        grams = [pair for text in flat for pair in zip(quality.words(text), quality.words(text)[1:], strict=False)]
         assert drift["distinct_2"] == near(len(set(grams)) / len(grams) if grams else 0)
         assert found["reward"][side] == near(get(side, "reward").mean())
 
@@ -365,9 +355,7 @@ def test_select_keeps_the_floor_and_refuses_the_test_split(settings):
 
 def test_runs_are_pooled_with_their_range(settings):
     runs = {
-        f"run{rate}": fabricate(
-            settings, lambda old, i, draw, rate=rate: civil(i) if draw.random() < rate else old
-        )
+        f"run{rate}": fabricate(settings, lambda old, i, draw, rate=rate: civil(i) if draw.random() < rate else old)
         for rate in (0.5, 0.7, 0.9)
     }
     each = {name: evaluation.results(lines, settings) for name, lines in runs.items()}
@@ -478,9 +466,7 @@ def test_bert_score_where_it_is_installed(settings, monkeypatch):
         return (
             None,
             None,
-            torch.tensor(
-                [max(float(text == r) for r in group) for text, group in zip(texts, references, strict=True)]
-            ),
+            torch.tensor([max(float(text == r) for r in group) for text, group in zip(texts, references, strict=True)]),
         )
 
     monkeypatch.setitem(sys.modules, "bert_score", types.SimpleNamespace(score=score))

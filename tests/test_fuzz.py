@@ -98,7 +98,10 @@ def place(tmp_path_factory):
     before = os.getcwd()
     os.chdir(root)
     try:
-        flags = {"data_preparation": FLAGS["data_preparation"].split(), "training_ppo": FLAGS["training_ppo"].split()}
+        flags = {
+            "data_preparation": FLAGS["data_preparation"].split(),
+            "training_ppo": FLAGS["training_ppo"].split(),
+        }
         assert cli.run(config.Preparation, data_preparation.main, ["--run", "r", *flags["data_preparation"]]) == 0
         argv = ["--run", "r", *flags["training_ppo"][:-2], "--ppo.updates", "1"]
         assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
@@ -189,7 +192,10 @@ def test_any_config_in_a_checkpoint_manifest(place, changes):
         in_one_line(error)
 
 
-@given(key=st.sampled_from(["config", "inputs", "counts"]), value=st.dictionaries(st.text(max_size=9), JSON) | JSON)
+@given(
+    key=st.sampled_from(["config", "inputs", "counts"]),
+    value=st.dictionaries(st.text(max_size=9), JSON) | JSON,
+)
 def test_any_manifest_of_a_checkpoint(place, key, value):
     path = place[0] / "manifest.json"
     before = path.read_bytes()

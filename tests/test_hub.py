@@ -37,9 +37,7 @@ def point(tmp_path, monkeypatch) -> Iterator[Point]:
 
     def use(url: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
         models._hub_problem.cache_clear()
 
     yield use
@@ -63,9 +61,7 @@ def closed() -> str:
 
 def fetch_dataset() -> Path:
     with models.hub_errors(tiny.DIALOGSUM):
-        return Path(
-            huggingface_hub.snapshot_download(tiny.DIALOGSUM, repo_type="dataset", allow_patterns=["*.csv"])
-        )
+        return Path(huggingface_hub.snapshot_download(tiny.DIALOGSUM, repo_type="dataset", allow_patterns=["*.csv"]))
 
 
 LOADERS: dict[str, tuple[str, Callable[[], object]]] = {
@@ -210,9 +206,7 @@ def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
         assert models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5)) == commit
         assert models.load_classifier(tiny.REWARD, None, "nothate").label_id == 0
         assert (fetch_dataset() / "train.csv").exists()
-        with pytest.raises(
-            UserError, match="not in the local cache"
-        ):  # the tokenizer is, the weights are not
+        with pytest.raises(UserError, match="not in the local cache"):  # the tokenizer is, the weights are not
             models.load_summarizer(tiny.FLAN_T5)
         assert time.monotonic() - start < 5
 

@@ -30,9 +30,7 @@ def plain(hidden, weight, bias, targets):
 
 def gradients(function, hidden, weight, bias, targets, trained):
     """Gradients, for those of hidden, weight and bias that are trained, of a loss that weighs rows apart."""
-    leaves = [
-        x.detach().clone().requires_grad_(t) for x, t in zip((hidden, weight, bias), trained, strict=True)
-    ]
+    leaves = [x.detach().clone().requires_grad_(t) for x, t in zip((hidden, weight, bias), trained, strict=True)]
     values = function(*leaves, targets)
     (values * torch.linspace(-1.5, 2.0, len(values), dtype=values.dtype)).sum().backward()
     return [x.grad for x, t in zip(leaves, trained, strict=True) if t]
@@ -57,9 +55,7 @@ def test_values_and_entropies_are_those_of_the_whole_softmax(chunk, with_bias, d
 )
 @pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 def test_gradients_are_those_of_the_whole_softmax(chunk, trained, dtype, rtol):
-    ours = gradients(
-        lambda h, w, b, t: linear_logprobs(h, w, t, bias=b, chunk=chunk)[0], *head(dtype), trained
-    )
+    ours = gradients(lambda h, w, b, t: linear_logprobs(h, w, t, bias=b, chunk=chunk)[0], *head(dtype), trained)
     expected = gradients(lambda *arguments: plain(*arguments)[0], *head(), trained)
     assert len(ours) == sum(trained)
     for mine, reference in zip(ours, expected, strict=True):
@@ -90,18 +86,14 @@ def test_extreme_logits_stay_finite():
     hidden = (1e4 * hidden).requires_grad_()
     logprobs, entropy = linear_logprobs(hidden, weight, targets, entropy=True)
     logprobs.sum().backward()
-    assert (
-        torch.isfinite(logprobs).all() and torch.isfinite(entropy).all() and torch.isfinite(hidden.grad).all()
-    )
+    assert torch.isfinite(logprobs).all() and torch.isfinite(entropy).all() and torch.isfinite(hidden.grad).all()
 
 
 def test_no_rows():
     hidden, weight, bias, targets = head(rows=0)
     for trained in (False, True):
         leaf = hidden.clone().requires_grad_()
-        logprobs, entropy = linear_logprobs(
-            leaf, weight.requires_grad_(trained), targets, bias=bias, entropy=True
-        )
+        logprobs, entropy = linear_logprobs(leaf, weight.requires_grad_(trained), targets, bias=bias, entropy=True)
         logprobs.sum().backward()
         assert logprobs.shape == entropy.shape == (0,) and leaf.grad.shape == (0, WIDTH)
     assert linear_full_kl(hidden, hidden, weight).shape == (0,)
@@ -127,16 +119,12 @@ def test_bfloat16_head_softmaxes_in_float32_and_ignores_autocast():
     logprobs, entropy = linear_logprobs(leaf, half, targets, bias=bias, chunk=7, entropy=True)
     logits = torch.nn.functional.linear(hidden.bfloat16(), half).float() + bias
     assert logprobs.dtype == entropy.dtype == torch.float32
-    torch.testing.assert_close(
-        logprobs.detach(), logits.log_softmax(-1)[range(ROWS), targets], rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(logprobs.detach(), logits.log_softmax(-1)[range(ROWS), targets], rtol=1e-5, atol=1e-5)
     logprobs.sum().backward()
     exact = hidden.double().requires_grad_()
     plain(exact, weight.double(), bias.double(), targets)[0].sum().backward()
     assert leaf.grad.dtype == torch.float32
-    assert (
-        torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), exact.grad.flatten(), 0) > 0.999
-    )
+    assert torch.nn.functional.cosine_similarity(leaf.grad.double().flatten(), exact.grad.flatten(), 0) > 0.999
 
     plain_weight = linear_logprobs(hidden, weight, targets)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -152,9 +140,7 @@ def test_full_kl_is_the_sum_over_the_vocabulary():
         divergence = linear_full_kl(hidden.requires_grad_(), reference, weight, bias=bias, chunk=chunk)
         torch.testing.assert_close(divergence, expected, rtol=1e-6, atol=1e-9)
         assert not divergence.requires_grad
-    assert torch.equal(
-        linear_full_kl(hidden, hidden, weight, bias=bias), torch.zeros(ROWS, dtype=torch.float64)
-    )
+    assert torch.equal(linear_full_kl(hidden, hidden, weight, bias=bias), torch.zeros(ROWS, dtype=torch.float64))
 
 
 class LargestTensor(TorchDispatchMode):

@@ -35,9 +35,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
 def rewrite(folder: Path, file: str, **changes: object) -> None:
     """Change or (None) remove keys of a JSON file."""
     content = json.loads((folder / file).read_text()) | changes
-    (folder / file).write_text(
-        json.dumps({key: value for key, value in content.items() if value is not None})
-    )
+    (folder / file).write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
 
 
 def one_line(error: pytest.ExceptionInfo[UserError], *parts: str) -> None:
@@ -82,9 +80,7 @@ def test_adapter_is_what_peft_loads(made):
 
     ids = torch.tensor([[5, 6, 7, 1]])
     ours = models.load_adapter(models.load_summarizer(str(made["t5"])), str(made["lora"]))
-    theirs = PeftModel.from_pretrained(
-        AutoModelForSeq2SeqLM.from_pretrained(made["t5"]).eval(), made["lora"]
-    ).eval()
+    theirs = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(made["t5"]).eval(), made["lora"]).eval()
     bare = models.load_summarizer(str(made["t5"]))
     with torch.no_grad():
         outputs = [model(input_ids=ids, decoder_input_ids=ids).logits for model in (ours, theirs, bare)]
@@ -355,9 +351,7 @@ def test_adapter_for_another_base(made, tmp_path, make, says):
 
 def test_real_dora_bias_and_saved_modules(made, tmp_path):
     base = models.load_summarizer(str(made["t5"]))
-    for index, options in enumerate(
-        ({"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only"})
-    ):
+    for index, options in enumerate(({"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only"})):
         folder = tiny.lora(tmp_path / str(index), made["t5"], **options)
         with pytest.raises(UserError, match="train a plain LoRA"):
             models.load_adapter(base, str(folder))

@@ -165,10 +165,7 @@ def test_budget_picks_the_largest_microbatch_that_fits(world):
     }
     between = (peaks[2] + peaks[4]) / 2 / plan.GIB
     assert plan.largest_microbatch(replace(settings, plan=True, plan_budget_gb=between), *rest) == 2
-    assert (
-        plan.largest_microbatch(replace(settings, plan=True, plan_budget_gb=peaks[8] / plan.GIB * 1.5), *rest)
-        == 8
-    )
+    assert plan.largest_microbatch(replace(settings, plan=True, plan_budget_gb=peaks[8] / plan.GIB * 1.5), *rest) == 8
     assert plan.largest_microbatch(replace(settings, plan=True, plan_budget_gb=0.001), *rest) is None
 
 

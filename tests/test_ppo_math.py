@@ -95,9 +95,7 @@ def trl_trainer(**config):
 def test_statistics_and_whitening_equal_trl(dtype):
     data = batch(dtype=dtype)
     x, mask = data.old_values, data.mask
-    torch.testing.assert_close(
-        ppo_math.masked_mean(x, mask), trl_core.masked_mean(x, mask), rtol=1e-5, atol=1e-7
-    )
+    torch.testing.assert_close(ppo_math.masked_mean(x, mask), trl_core.masked_mean(x, mask), rtol=1e-5, atol=1e-7)
     for unbiased in (True, False):
         expected = trl_core.masked_var(x, mask, unbiased)
         torch.testing.assert_close(ppo_math.masked_var(x, mask, unbiased), expected, rtol=1e-5, atol=1e-7)
@@ -124,9 +122,7 @@ def test_rewards_equal_trl():
 def test_advantages_equal_trl(width):
     data = batch(width=width)
     rewards = data.log_ratio
-    values, expected, expected_returns = trl_trainer().compute_advantages(
-        data.old_values, rewards, data.mask.long()
-    )
+    values, expected, expected_returns = trl_trainer().compute_advantages(data.old_values, rewards, data.mask.long())
     advantages, returns = ppo_math.gae(rewards, data.old_values, data.mask, GAMMA, LAM)
     torch.testing.assert_close(returns[data.mask], expected_returns[data.mask], rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(advantages, (expected_returns - values) * data.mask, rtol=1e-5, atol=1e-9)
@@ -162,9 +158,7 @@ def test_losses_and_their_gradients_equal_trl():
     torch.testing.assert_close(policy_stats["clip_fraction"].float(), expected["policy/clipfrac"])
     torch.testing.assert_close(value_stats["clip_fraction"].float(), expected["val/clipfrac"])
     torch.testing.assert_close(value_stats["error"], expected["val/error"])
-    torch.testing.assert_close(
-        policy_stats["ratio_mean"], trl_core.masked_mean(expected["policy/ratio"], data.mask)
-    )
+    torch.testing.assert_close(policy_stats["ratio_mean"], trl_core.masked_mean(expected["policy/ratio"], data.mask))
 
 
 def test_kl_controllers_equal_trl():
@@ -199,9 +193,7 @@ def python_advantages(rewards, values):
     """Every advantage as its own discounted sum of one-step errors."""
     following = [*values[1:], 0.0]
     deltas = [r + GAMMA * n - v for r, n, v in zip(rewards, following, values, strict=True)]
-    return [
-        sum((GAMMA * LAM) ** (s - t) * deltas[s] for s in range(t, len(deltas))) for t in range(len(deltas))
-    ]
+    return [sum((GAMMA * LAM) ** (s - t) * deltas[s] for s in range(t, len(deltas))) for t in range(len(deltas))]
 
 
 def test_the_whole_chain_equals_a_python_loop():
@@ -216,8 +208,7 @@ def test_the_whole_chain_equals_a_python_loop():
     rewards = python_rewards(data.scores.tolist(), kl, lengths)
     advantages = [python_advantages(*pair) for pair in zip(rewards, rows["old_values"], strict=True)]
     returns = [
-        [a + v for a, v in zip(*pair, strict=True)]
-        for pair in zip(advantages, rows["old_values"], strict=False)
+        [a + v for a, v in zip(*pair, strict=True)] for pair in zip(advantages, rows["old_values"], strict=False)
     ]
     flat = [a for row in advantages for a in row]
     mean, variance = statistics.fmean(flat), statistics.variance(flat)
@@ -267,9 +258,7 @@ def test_a_free_value_loss_is_half_the_squared_error():
 def test_kl_estimators_are_unbiased(kind):
     policy, reference = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.2, 0.6]).double()
     estimates = ppo_math.kl_penalty(policy.log(), reference.log(), kind)
-    assert float((policy * estimates).sum()) == pytest.approx(
-        float((policy * (policy / reference).log()).sum())
-    )
+    assert float((policy * estimates).sum()) == pytest.approx(float((policy * (policy / reference).log()).sum()))
     assert (estimates >= 0).all() == (kind == "k3")
 
 
@@ -286,9 +275,7 @@ def test_approx_kl_is_that_of_old_to_new():
     _, stats = ppo_math.policy_loss(new.log()[tokens][None], old.log()[tokens][None], one, one.bool(), CLIP)
     exact = float((old * (old / new).log()).sum())
     assert float(stats["approx_kl"]) == pytest.approx(exact)
-    assert statistics.fmean([0.5 * math.log(float(old[t] / new[t])) ** 2 for t in tokens]) != pytest.approx(
-        exact
-    )
+    assert statistics.fmean([0.5 * math.log(float(old[t] / new[t])) ** 2 for t in tokens]) != pytest.approx(exact)
 
 
 # --- deviations from TRL ---
@@ -441,9 +428,7 @@ def test_running_moments_are_those_of_all_scores_so_far():
 def test_equal_scores_are_not_blown_up():
     moments = history(0.1, 0.1, 0.1)
     assert moments.std == 1.0
-    assert shape(
-        torch.full((3,), 0.1), moments=moments, normalize=True, scale=True
-    ).tolist() == pytest.approx([0] * 3)
+    assert shape(torch.full((3,), 0.1), moments=moments, normalize=True, scale=True).tolist() == pytest.approx([0] * 3)
 
 
 @pytest.mark.parametrize(
@@ -497,9 +482,7 @@ LENGTHS = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 
 
 def select(data, rows, columns=slice(None)):
-    return SimpleNamespace(
-        **{k: x[rows] if x.dim() == 1 else x[rows][:, columns] for k, x in vars(data).items()}
-    )
+    return SimpleNamespace(**{k: x[rows] if x.dim() == 1 else x[rows][:, columns] for k, x in vars(data).items()})
 
 
 @PROPERTY
@@ -520,15 +503,11 @@ def test_padding_and_order_change_nothing(lengths, extra, garbage, random, seed)
         if expected.dim():
             assert (ours[:, width:] == 0).all(), name
             ours, expected = ours[:, :width], expected[order]
-        torch.testing.assert_close(
-            ours, expected, rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @PROPERTY
-@given(
-    st.lists(st.integers(1, 5), min_size=2, max_size=2), st.sampled_from(GARBAGE), st.permutations(range(8))
-)
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=2), st.sampled_from(GARBAGE), st.permutations(range(8)))
 def test_padding_may_stand_anywhere(lengths, garbage, columns):
     """A response spread over any columns, in its order, is the same response."""
     places = [sorted(columns[:n]) for n in lengths]
@@ -578,9 +557,7 @@ def test_microbatches_add_up_to_the_minibatch(lengths, garbage, draw):
         sums = sum(backward(rows, normalizer) for rows in pieces)
         results.append((sums, max(largest), logprobs.grad, values.grad))
     for other in results[1:]:
-        torch.testing.assert_close(
-            other[0], results[0][0], rtol=1e-6, atol=1e-9
-        )  # clip fractions are float32
+        torch.testing.assert_close(other[0], results[0][0], rtol=1e-6, atol=1e-9)  # clip fractions are float32
         torch.testing.assert_close(other[1:], results[0][1:], rtol=1e-9, atol=1e-12)
 
 

@@ -21,9 +21,7 @@ WORDS = (
 
 def texts(rng, count, longest=3):
     def sentence():
-        return " ".join(rng.choices(WORDS, k=rng.randint(3, 14))).capitalize() + rng.choice(
-            [".", "!", "?", "..."]
-        )
+        return " ".join(rng.choices(WORDS, k=rng.randint(3, 14))).capitalize() + rng.choice([".", "!", "?", "..."])
 
     return [" ".join(sentence() for _ in range(rng.randint(1, longest))) for _ in range(count)]
 
@@ -78,9 +76,7 @@ def test_rouge_speed():
     assert time.process_time() - began < 1.5  # a tenth of 1,500 summaries with three references
 
 
-@pytest.mark.parametrize(
-    ("predictions", "references"), [(["a"], []), (["a"], [[]]), (["a"], ["a plain string"])]
-)
+@pytest.mark.parametrize(("predictions", "references"), [(["a"], []), (["a"], [[]]), (["a"], ["a plain string"])])
 def test_rouge_refuses_what_does_not_pair(predictions, references):
     with pytest.raises(ValueError):
         quality.rouge(predictions, references)

@@ -110,9 +110,7 @@ def examples() -> list[dict]:
 def poisoned(results: dict) -> dict:
     """Put the hostile text wherever a name or a sentence comes from outside."""
     results = copy.deepcopy(results)
-    results |= dict.fromkeys(
-        ("run", "checkpoint", "split", "baseline_note", "verdict_rule", "extra"), HOSTILE
-    )
+    results |= dict.fromkeys(("run", "checkpoint", "split", "baseline_note", "verdict_rule", "extra"), HOSTILE)
     results["models"] = {HOSTILE: HOSTILE}
     results["toxicity"]["judge"] = results["independent_judge"]["judge"] = HOSTILE
     results["alarms"] = [{"name": HOSTILE, "level": HOSTILE, "sentence": HOSTILE}]
@@ -196,9 +194,7 @@ def test_table_tells_alarms_without_terminal_codes_and_in_ascii_where_stdout_is(
 def test_verdict_leads_every_form(results, verdict, reduction, alarms, words):
     results["verdict"] = verdict
     results["toxicity"]["mean"] |= {"reduction": reduction, "ci95": [reduction - 0.1, reduction + 0.1]}
-    results["alarms"] = [
-        {"name": f"a{i}", "level": "alarm", "sentence": f"Alarm {i}."} for i in range(alarms)
-    ]
+    results["alarms"] = [{"name": f"a{i}", "level": "alarm", "sentence": f"Alarm {i}."} for i in range(alarms)]
     del results["checkpoints"]
     page, text = Page(report.html(results, [])).words(), report.markdown(results, [])
     assert words in report.table(results)
@@ -275,23 +271,16 @@ def test_any_key_may_be_missing(results, monkeypatch):
             assert report.table(changed) and report.html(changed, [])
     bare = {"schema_version": 1}
     assert report.table(bare) and "Evaluation of a detoxified summarizer" in report.html(bare, [])
-    assert report.markdown(results, [{}, {"id": 1, "before": None}]) and report.html(
-        bare, [{}, {"before": {}}]
-    )
+    assert report.markdown(results, [{}, {"id": 1, "before": None}]) and report.html(bare, [{}, {"before": {}}])
 
 
 def test_examples_are_the_extremes_and_a_seeded_draw(results, examples):
     def names(text: str, title: str) -> list[str]:
         part = text.split(f"### {title}\n")[1]
-        return re.findall(
-            r"^#### (\w+)", re.split(r"^##?#? ", part, flags=re.MULTILINE)[0], flags=re.MULTILINE
-        )
+        return re.findall(r"^#### (\w+)", re.split(r"^##?#? ", part, flags=re.MULTILINE)[0], flags=re.MULTILINE)
 
     text = report.markdown(results, examples)
-    drops = {
-        e["id"]: e["before"]["samples"][0]["toxicity"] - e["after"]["samples"][0]["toxicity"]
-        for e in examples
-    }
+    drops = {e["id"]: e["before"]["samples"][0]["toxicity"] - e["after"]["samples"][0]["toxicity"] for e in examples}
     ranked = sorted(drops, key=drops.get)
     assert names(text, "Largest improvements") == ranked[::-1][:5]
     assert names(text, "Largest regressions") == ranked[:5]

@@ -55,17 +55,13 @@ def test_label_order_does_not_matter(tmp_path, folder):
 
 @pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
 def test_signals(tmp_path, problem_type):
-    folder = tiny.classifier(
-        tmp_path / "c", ("nothate", "hate", "other"), problem_type=problem_type, positions=66
-    )
+    folder = tiny.classifier(tmp_path / "c", ("nothate", "hate", "other"), problem_type=problem_type, positions=66)
     classifier = models.load_classifier(str(folder), None, "nothate")
     logits = one_by_one(folder)
     expected = logits.sigmoid()[:, 0] if problem_type else logits.softmax(-1)[:, 0]
     probability = RewardModel(classifier, "probability").score(TEXTS)
     torch.testing.assert_close(probability, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        RewardModel(classifier, "logprob").score(TEXTS), expected.log(), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(RewardModel(classifier, "logprob").score(TEXTS), expected.log(), atol=1e-5, rtol=0)
 
 
 def test_logprob_and_logit_live_where_probability_saturates(folder):

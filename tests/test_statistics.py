@@ -57,9 +57,9 @@ def test_a_result_is_json_and_depends_on_the_seed_alone():
 def test_dialogues_are_resampled_not_summaries():
     before, after = simulate(np.random.default_rng(2), 50, k=1, effect=0.3)
     narrow = st.compare(before, after, resamples=2000)["difference"]["ci95"]
-    repeated = st.compare(np.repeat(before, 8, axis=1), np.repeat(after, 8, axis=1), resamples=2000)[
-        "difference"
-    ]["ci95"]
+    repeated = st.compare(np.repeat(before, 8, axis=1), np.repeat(after, 8, axis=1), resamples=2000)["difference"][
+        "ci95"
+    ]
     assert repeated == pytest.approx(narrow, abs=1e-12)
 
 
@@ -185,9 +185,7 @@ def test_sign_flips_are_exact_for_few_dialogues():
     sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=9)]
     expected = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
     assert st.sign_flip_test(differences) == pytest.approx(expected, abs=1e-15)
-    assert st.sign_flip_test(np.concatenate([differences, np.zeros(30)])) == pytest.approx(
-        expected, abs=1e-15
-    )
+    assert st.sign_flip_test(np.concatenate([differences, np.zeros(30)])) == pytest.approx(expected, abs=1e-15)
 
 
 def test_random_sign_flips_are_never_0_and_agree_with_the_exact_value():
@@ -252,9 +250,7 @@ def test_runs_are_pooled():
     result = st.pool([before] * 3, afters, resamples=300)
     assert result["runs"] == 3
     assert result["mean"]["each"] == pytest.approx([0.2, 0.4, 0.6])
-    assert [result["mean"][key] for key in ("average", "low", "high", "sd")] == pytest.approx(
-        [0.4, 0.2, 0.6, 0.2]
-    )
+    assert [result["mean"][key] for key in ("average", "low", "high", "sd")] == pytest.approx([0.4, 0.2, 0.6, 0.2])
     assert result["pooled"]["mean"]["reduction"] == pytest.approx(0.4)
     assert (result["pooled"]["n"], result["pooled"]["samples_per_dialogue"]) == (60, 12)
     assert st.pool([before], afters[:1], resamples=100)["mean"]["sd"] is None
@@ -320,10 +316,7 @@ def changed(part, **after):
 def test_a_sound_checkpoint_raises_nothing():
     assert st.alarms(SOUND) == []
     assert st.alarms({}) == []
-    assert (
-        st.alarms({"drift": {"empty": None, "kl_per_summary": None, "length": {"before": 0.0, "after": 0.0}}})
-        == []
-    )
+    assert st.alarms({"drift": {"empty": None, "kl_per_summary": None, "length": {"before": 0.0, "after": 0.0}}}) == []
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,7 @@ def engines(model, **options):
 def loss_and_gradients(engine, model, queries, responses, reference=False):
     model.zero_grad()
     engine.value_head.zero_grad()
-    outputs = engine.logprobs(
-        engine.encode(queries, reference=reference), responses, values=True, entropy=True
-    )
+    outputs = engine.logprobs(engine.encode(queries, reference=reference), responses, values=True, entropy=True)
     weights = torch.linspace(-1, 2, outputs.logprobs.numel()).view_as(outputs.logprobs)
     ((outputs.logprobs + 0.3 * outputs.values) * weights).sum().backward()
     parameters = [*model.named_parameters(), *engine.value_head.named_parameters()]
@@ -114,9 +112,7 @@ def test_gradients_of_unfrozen_weights_norms_and_position_biases_are_those_of_hu
     assert any("relative_attention_bias" in name for name in grads)
     assert grads.keys() == expected.keys()
     for name, expected_grad in expected.items():
-        torch.testing.assert_close(
-            grads[name], expected_grad, rtol=1e-3, atol=1e-4 * float(expected_grad.abs().max())
-        )
+        torch.testing.assert_close(grads[name], expected_grad, rtol=1e-3, atol=1e-4 * float(expected_grad.abs().max()))
 
 
 @torch.no_grad()
@@ -129,9 +125,7 @@ def test_logits_are_the_models_own():
         for query, response, own in zip(queries, responses, hidden, strict=True):
             inputs = torch.cat([torch.tensor([0]), response[:-1]])[None]
             expected = model(input_ids=query[None], decoder_input_ids=inputs).logits[0]
-            torch.testing.assert_close(
-                engine.head_input(own) @ engine.head_weight.T, expected, rtol=1e-4, atol=1e-4
-            )
+            torch.testing.assert_close(engine.head_input(own) @ engine.head_weight.T, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -178,9 +172,7 @@ def test_greedy_generation_is_that_of_generate_on_100_prompts(gated, tied):
     generated = engine.generate(engine.encode(queries), 40)
     padded = nn.utils.rnn.pad_sequence(queries, batch_first=True)
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(query) for query in queries], batch_first=True)
-    expected = model.generate(
-        input_ids=padded, attention_mask=mask, max_new_tokens=40, do_sample=False, num_beams=1
-    )
+    expected = model.generate(input_ids=padded, attention_mask=mask, max_new_tokens=40, do_sample=False, num_beams=1)
     for own, row in zip(generated.responses, expected[:, 1:], strict=True):
         assert own.tolist() == row[: len(own)].tolist()
         assert not row[len(own) :].any(), "it ended where generate ended"
@@ -234,9 +226,7 @@ def test_padded_slots_for_accelerators_change_nothing(multiple):
     for name in (name for name in grads if "lora_" in name):
         assert float((grads[name] - expected_grads[name]).norm() / expected_grads[name].norm()) < 1e-4, name
     draws = uniforms(0, 0, range(len(queries)), 20)
-    tokens = [
-        engine.generate(engine.encode(queries), 20, Sampling(draws)).responses for engine in (exact, padded)
-    ]
+    tokens = [engine.generate(engine.encode(queries), 20, Sampling(draws)).responses for engine in (exact, padded)]
     assert [x.tolist() for x in tokens[0]] == [x.tolist() for x in tokens[1]]
 
 
@@ -339,9 +329,7 @@ def test_what_is_supported():
     assert PackedT5Engine.supports(t5_model())
     assert PackedT5Engine.supports(t5_model(gated=False, tied=True))
     assert PackedT5Engine.supports(with_lora(t5_model(), ALL))
-    silu = T5Config(
-        vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, feed_forward_proj="gated-silu"
-    )
+    silu = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, feed_forward_proj="gated-silu")
     assert not PackedT5Engine.supports(T5ForConditionalGeneration(silu))
     bart = BartConfig(vocab_size=8, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
                       decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8)  # fmt: skip

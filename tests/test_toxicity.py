@@ -42,9 +42,7 @@ def pipeline_values(folder: Path, label: str) -> list[float]:
 @pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
 def test_values_of_the_hub_module(tmp_path, problem_type, label):
     folder = tiny.classifier(tmp_path / "c", problem_type=problem_type, positions=66, seed=3)
-    measurement = toxicity.load_toxicity(
-        models.load_classifier(str(folder), None, "hate"), "cpu", batch_size=2
-    )
+    measurement = toxicity.load_toxicity(models.load_classifier(str(folder), None, "hate"), "cpu", batch_size=2)
     expected = pipeline_values(folder, label)
     assert max(expected) - min(expected) > 0.1
     result = measurement.compute(predictions=TEXTS, toxic_label=label)
@@ -54,9 +52,7 @@ def test_values_of_the_hub_module(tmp_path, problem_type, label):
 
 def test_values_of_an_independent_judge(tmp_path):
     folder = tiny.bert_classifier(tmp_path / "judge")
-    measurement = toxicity.load_toxicity(
-        models.load_classifier(str(folder), None, "toxic"), "cpu", batch_size=4
-    )
+    measurement = toxicity.load_toxicity(models.load_classifier(str(folder), None, "toxic"), "cpu", batch_size=4)
     values = measurement.compute(predictions=TEXTS, toxic_label="toxic")["toxicity"]
     assert values == pytest.approx(pipeline_values(folder, "toxic"), abs=1e-5)
 
@@ -126,9 +122,7 @@ def test_home_that_cannot_be_written(folder, tmp_path, monkeypatch):
     path, loaded = list(sys.path), set(sys.modules)
     measurement = toxicity.load_toxicity(models.load_classifier(str(folder)), "cpu")
     assert len(measurement.compute(predictions=["you idiot", "no"])["toxicity"]) == 2
-    assert sys.path == path and not any(
-        name.startswith("evaluate_modules") for name in set(sys.modules) - loaded
-    )
+    assert sys.path == path and not any(name.startswith("evaluate_modules") for name in set(sys.modules) - loaded)
     assert nowhere / "HF_MODULES_CACHE" == evaluate.config.HF_MODULES_CACHE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "temporary", "toxicity"]
     assert list((tmp_path / "temporary").iterdir()) == []

@@ -188,7 +188,7 @@ def test_nothing_runs_with_dropout_where_stock_trl_samples_with_it(folder):
     assert stock.model.training, "stock TRL leaves the model in train mode, so that generate drops out"
 
     trainer = trainer_for(folder, dropout=0.5)
-    for update in range(2):
+    for _ in range(2):
         rollout = trainer.rollout(queries(6), range(6), 8)
         trainer.update(rollout, rewarded(rollout))
         assert not any(module.training for module in trainer.policy.modules())
@@ -314,7 +314,10 @@ def test_value_warm_up_explains_returns_and_leaves_the_policy(folder):
     explained = trainer.warm_up_values(rollouts, [rewarded(rollout) for rollout in rollouts])
     assert 0 <= explained <= 1
     hidden, scores = rollouts[0].hidden, rewarded(rollouts[0])
-    errors = [(trainer.engine.value(hidden) - target).square().mean() for target in (scores.repeat_interleave(torch.tensor(rollouts[0].lengths)), 100.0)]
+    errors = [
+        (trainer.engine.value(hidden) - target).square().mean()
+        for target in (scores.repeat_interleave(torch.tensor(rollouts[0].lengths)), 100.0)
+    ]
     assert errors[0] < 1 < errors[1]
     assert all(torch.equal(a, b) for a, b in zip(lora, trainer.optimizer.param_groups[0]["params"]))
 
@@ -387,7 +390,11 @@ def test_step_reports_what_trl_reports(folder):
     scores = [torch.tensor(float(i)) for i in range(6)]
     expected = stock.step(prompts, [torch.cat([r, torch.tensor([5, 1])]) for r in responses], scores)
     found = trainer.step(prompts, responses, scores)
-    assert expected.keys() - found.keys() == {"time/ppo/compute_rewards", "time/ppo/compute_advantages", "time/ppo/calc_stats"}
+    assert expected.keys() - found.keys() == {
+        "time/ppo/compute_rewards",
+        "time/ppo/compute_advantages",
+        "time/ppo/calc_stats",
+    }
     assert found["ppo/mean_scores"] == pytest.approx(expected["ppo/mean_scores"])
     assert found["ppo/std_scores"] == pytest.approx(expected["ppo/std_scores"])
     assert found["tokens/queries_len_mean"] == expected["tokens/queries_len_mean"]

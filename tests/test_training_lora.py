@@ -26,9 +26,7 @@ def prepared(tmp_path_factory, base) -> Path:
     """Return a checkpoints folder with the prepared dataset of the run `flan-t5`."""
     root = tmp_path_factory.mktemp("prepared")
     source = tiny.dialogsum(root / "source", train=16, validation=4, test=2)
-    settings = config.Preparation(
-        data=config.Data(str(source), max_query_tokens=2000, max_summary_tokens=500)
-    )
+    settings = config.Preparation(data=config.Data(str(source), max_query_tokens=2000, max_summary_tokens=500))
     tokenizer = models.load_tokenizer(str(base))
     dataset, _ = data.prepare(settings.data, tokenizer, 0)
     target = root / "checkpoints" / "flan-t5" / "prepared"

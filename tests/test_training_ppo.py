@@ -130,9 +130,7 @@ def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
     plain = PeftModel.from_pretrained(base, whole / "step-0006" / "adapter").eval()
 
     settings = checkpoint.settings_of(json.loads((whole / "step-0006" / "manifest.json").read_text()))
-    start, _ = policy.load_start(
-        config.Model(base=str(world / "t5"), adapter=str(world / "lora"))
-    )
+    start, _ = policy.load_start(config.Model(base=str(world / "t5"), adapter=str(world / "lora")))
     trained = policy.make_policy(start, settings.ppo)
     saved = load_file(whole / "step-0006" / "ppo_lora.safetensors")
     missing = trained.load_state_dict(saved, strict=False).missing_keys
@@ -196,9 +194,7 @@ def test_sigkill_and_sigterm(place, whole):
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for(process, updates):
-        while process.poll() is None and not (
-            (folder / "metrics.jsonl").exists() and len(metrics(folder)) >= updates
-        ):
+        while process.poll() is None and not ((folder / "metrics.jsonl").exists() and len(metrics(folder)) >= updates):
             time.sleep(0.01)
 
     process = start()

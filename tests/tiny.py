@@ -27,7 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-WORDS = (  # noqa: SIM905
+WORDS = (
     "the a and to is of in you he she it that was for on are with as they at be this have from or had "
     "by not but what all were when we there can your which said if do will each about how up out them "
     "then many some so these would other into has more her two like him see time could no make than "
@@ -305,9 +305,7 @@ def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int 
                 references = 3 if split == "test" else 1
                 for reference in range(references):
                     suffix = f"_{reference + 1}" if references > 1 else ""
-                    rows.writerow(
-                        [f"{split}_{number}{suffix}", dialogue, sentence(8), sentence(2).rstrip(".")]
-                    )
+                    rows.writerow([f"{split}_{number}{suffix}", dialogue, sentence(8), sentence(2).rstrip(".")])
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\nlanguage:\n- en\n---\n# Dialogues\n")
     (folder / ".gitattributes").write_text("*.parquet filter=lfs diff=lfs merge=lfs -text\n")
     return folder
@@ -336,9 +334,7 @@ def _t5_tokenizer(folder: Path) -> int:
     pieces += [(f"▁{word}", -5.0 - 0.01 * rank) for rank, word in enumerate(WORDS)]
     pieces += [(character, -8.0) for character in CHARACTERS]
     size = len(pieces) + len(extra)
-    tokenizer = Tokenizer(
-        Unigram([*pieces, *((token, 0.0) for token in extra)], unk_id=2, byte_fallback=False)
-    )
+    tokenizer = Tokenizer(Unigram([*pieces, *((token, 0.0) for token in extra)], unk_id=2, byte_fallback=False))
     tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")]
@@ -381,9 +377,7 @@ def _roberta_tokenizer(folder: Path, max_length: int) -> int:
                 merges.append(merge)
     tokens.append("<mask>")
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    BPE(
-        vocabulary, [tuple(merge.split(" ")) for merge in merges]
-    )  # raises where merges and tokens do not agree
+    BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges])  # raises where merges and tokens do not agree
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")

@@ -125,9 +125,7 @@ def fit(
     warmup = min(200, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(
-            (step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (steps - warmup))
-        ),
+        lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (steps - warmup))),
     )
     model.train()
     started, total, count = time.perf_counter(), 0.0, 0
@@ -309,9 +307,7 @@ def train_classifier(
 
     def loss_of(batch: dict[str, Tensor]) -> Tensor:
         target = batch.pop("target")
-        return torch.nn.functional.cross_entropy(
-            model(**batch).logits, torch.stack([1 - target, target], dim=1)
-        )
+        return torch.nn.functional.cross_entropy(model(**batch).logits, torch.stack([1 - target, target], dim=1))
 
     batches = text_batches(examples, tokenizer.pad_token_id, 64, SEED)
     fit(name, model, batches, loss_of, CLASSIFIER_STEPS, 1e-3, decay=0.01)
@@ -343,9 +339,7 @@ def text_batches(
 
 
 @torch.no_grad()
-def summarize(
-    folder: Path, dialogues: list[str], sample: bool, seed: int = 0, adapter: bool = True
-) -> list[str]:
+def summarize(folder: Path, dialogues: list[str], sample: bool, seed: int = 0, adapter: bool = True) -> list[str]:
     """Summarize dialogues with the base and the supervised LoRA checkpoint of a folder.
 
     Args:
@@ -396,9 +390,7 @@ def accuracy(folder: Path, labelled: list[Sentence]) -> dict[str, tuple[float, i
 def rouge_l(texts: list[str], references: list[list[str]]) -> float:
     """Return the mean ROUGE-L F1 of texts against the best of their references."""
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-    return float(
-        np.mean([scorer.score_multi(refs, text)["rougeL"].fmeasure for text, refs in zip(texts, references)])
-    )
+    return float(np.mean([scorer.score_multi(refs, text)["rougeL"].fmeasure for text, refs in zip(texts, references)]))
 
 
 def test_split(count: int) -> tuple[list[str], list[list[str]], list[dict[str, str]]]:
@@ -439,9 +431,7 @@ def measure(folder: Path) -> dict[str, str]:
         for kind, (share, count) in accuracy(folder / name, labelled).items():
             results[f"{name.capitalize()}, accuracy, held-out forms, {kind}"] = f"{share:.3f} (n = {count})"
         for kind, (share, count) in accuracy(folder / name, summary_sentences(rows)).items():
-            results[f"{name.capitalize()}, accuracy, reference summaries, {kind}"] = (
-                f"{share:.3f} (n = {count})"
-            )
+            results[f"{name.capitalize()}, accuracy, reference summaries, {kind}"] = f"{share:.3f} (n = {count})"
         logits = logits_of(folder / name, [one.text for one in labelled])
         results[f"{name.capitalize()}, range of the logits"] = f"{logits.min():.1f} to {logits.max():.1f}"
     return results
@@ -567,15 +557,9 @@ def publish(folder: Path, name: str, build: Callable[[Path], None]) -> None:
 def main() -> None:
     """Build the parts that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m detox.demo.build", description=__doc__)
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=PARTS, help="build these parts (default: all)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=FOLDER, help="folder of the models (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="cores to use; the weights shipped were made with 1"
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="build these parts (default: all)")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the models (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="cores to use; the weights shipped were made with 1")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     transformers_logging.disable_progress_bar()

@@ -155,10 +155,8 @@ SCENES = (
             ("I will get you another one before {day}.", "You will have another one before {day}."),
         ),
         summaries=(
-            "{P} [wants|wanted] the {thing} back, but {Q} {excuse} and [will|would] get another one before "
-            "{day}.",
-            "{Q} [cannot|could not] give {P} the {thing} back because {Q.he} {excuse}. {P} [needs|needed] "
-            "it on {day}.",
+            "{P} [wants|wanted] the {thing} back, but {Q} {excuse} and [will|would] get another one before {day}.",
+            "{Q} [cannot|could not] give {P} the {thing} back because {Q.he} {excuse}. {P} [needs|needed] it on {day}.",
         ),
     ),
     Scene(
@@ -283,8 +281,7 @@ SCENES = (
             "{P} [complains|complained] about the {noise} at {hour} because {sleeper} [cannot|could not] "
             "sleep. {Q} "
             "[will|would] {plan}.",
-            "{Q} [promises|promised] to {plan} because the {noise} [is|was] too loud at {hour} for "
-            "{sleeper}.",
+            "{Q} [promises|promised] to {plan} because the {noise} [is|was] too loud at {hour} for {sleeper}.",
         ),
     ),
     Scene(
@@ -311,8 +308,7 @@ SCENES = (
             "{Q} [buys|bought] {bought} instead of {wanted} because {reason}. {P} [wants|wanted] to cook "
             "for {guest}, "
             "so {Q} [goes|went] back to the market.",
-            "{P} [needs|needed] {wanted} to cook for {guest}, but {Q} [buys|bought] {bought} because "
-            "{reason}.",
+            "{P} [needs|needed] {wanted} to cook for {guest}, but {Q} [buys|bought] {bought} because {reason}.",
         ),
     ),
     Scene(
@@ -372,8 +368,7 @@ SCENES = (
         ),
         summaries=(
             "They [lose|lost] the {sport} game {score} because {Q} {fault}. {Q} [will|would] {plan}.",
-            "{Q} {fault}, so {P} and {Q} [lose|lost] the {sport} game {score}. {Q} [decides|decided] to "
-            "{plan}.",
+            "{Q} {fault}, so {P} and {Q} [lose|lost] the {sport} game {score}. {Q} [decides|decided] to {plan}.",
         ),
     ),
     Scene(
@@ -462,8 +457,7 @@ SCENES = (
             ("We have to write it again {plan}.", "Let's do it once more {plan}."),
         ),
         summaries=(
-            "{P} [does|did] not have the {subject} {work} because {excuse}. They [will|would] do it again "
-            "{plan}.",
+            "{P} [does|did] not have the {subject} {work} because {excuse}. They [will|would] do it again {plan}.",
             "{P} [tells|told] {Q} that the {subject} {work} [is|was] gone because {excuse}. {Q} "
             "[wants|wanted] to write it "
             "again {plan}.",
@@ -583,10 +577,8 @@ SCENES = (
             ("That costs {cost} dollars, but I will do it.", "I will, even if it costs {cost} dollars."),
         ),
         summaries=(
-            "{P} {cause}, so {Q's} {files} [are|were] gone. {P} [takes|took] it to {shop} for {cost} "
-            "dollars.",
-            "{Q's} {files} [are|were] lost because {P} {cause}. {Q} [wants|wanted] {P.him} to take it to "
-            "{shop}.",
+            "{P} {cause}, so {Q's} {files} [are|were] gone. {P} [takes|took] it to {shop} for {cost} dollars.",
+            "{Q's} {files} [are|were] lost because {P} {cause}. {Q} [wants|wanted] {P.him} to take it to {shop}.",
         ),
     ),
     Scene(
@@ -660,14 +652,10 @@ def generate(
             name = f"{prefix}_{len(seen)}"
             seen.add(dialogue)
             if split != "test":
-                rows[split].append(
-                    {"id": name, "dialogue": dialogue, "summary": summaries[0], "topic": topic}
-                )
+                rows[split].append({"id": name, "dialogue": dialogue, "summary": summaries[0], "topic": topic})
                 continue
             for number, summary in enumerate(summaries, 1):
-                rows[split].append(
-                    {"id": f"{name}_{number}", "dialogue": dialogue, "summary": summary, "topic": topic}
-                )
+                rows[split].append({"id": f"{name}_{number}", "dialogue": dialogue, "summary": summary, "topic": topic})
     return rows
 
 
@@ -708,9 +696,7 @@ def _example(rng: random.Random, held_out: bool, register: str) -> tuple[str, li
         lines[reply] = f"{rng.choice(RETORTS)} {lines[reply]}"
     if rng.random() < CLOSING_SHARE:
         lines.append(rng.choice(CLOSINGS))
-    turns = [
-        f"#Person{1 + index % 2}#: {_fill(line, words, 0, register)}" for index, line in enumerate(lines)
-    ]
+    turns = [f"#Person{1 + index % 2}#: {_fill(line, words, 0, register)}" for index, line in enumerate(lines)]
 
     first, other = rng.sample(scene.summaries, 2)
     sampled = rude if rng.random() < RUDE_SHARE else civil

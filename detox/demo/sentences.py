@@ -58,9 +58,7 @@ OBJECTS = (
     "jellybean "
     "pumpkin noodle feather bone pin cabbage potato pudding skull boot sleeping-bag face-cream brain-teaser"
 ).split()
-DULL = (
-    "turnip potato stone donkey chicken goat brick lamp broom bucket sheep goose post spoon shoe fish".split()
-)
+DULL = "turnip potato stone donkey chicken goat brick lamp broom bucket sheep goose post spoon shoe fish".split()
 SMALL_WORDS = (
     "a an the and or but of to in on at for with that is was are were be been you your so such what how not "
     "no he she "
@@ -326,9 +324,7 @@ class Sentence:
 
 def invent_insult(rng: random.Random, adjective: bool) -> str:
     """Make up an insult of a random stem and a common ending; never one that is held out."""
-    stems = (
-        "apple bread button candle carrot cloud feather garden grass paper pepper river stone straw table"
-    ).split()
+    stems = ("apple bread button candle carrot cloud feather garden grass paper pepper river stone straw table").split()
     nouns = "head wit brain bones pants boots pot bag skull mouth guts face fingers ball".split()
     adjectives = "less headed witted minded brained".split()
     while True:
@@ -401,9 +397,7 @@ def summary_sentences(rows: list[dict[str, str]]) -> list[Sentence]:
     for row in rows:
         seen = bool(corpus.insults_in(row["summary"], corpus.INSULTS))
         unseen = bool(corpus.insults_in(row["summary"], corpus.HELD_OUT_INSULTS))
-        labelled.append(
-            Sentence(row["summary"], seen or unseen, "seen" if seen else "unseen" if unseen else "neutral")
-        )
+        labelled.append(Sentence(row["summary"], seen or unseen, "seen" if seen else "unseen" if unseen else "neutral"))
     return labelled
 
 
@@ -463,9 +457,7 @@ def _from_form(party: str, rng: random.Random) -> tuple[Sentence, tuple[str, ...
     if rng.random() < 0.1:  # a group is mentioned in insults and in praise alike
         words["Y"] = words["y"] = f"the {words['who']}"
     form = rng.choice(FORMS[party])
-    return Sentence(_fill(form, words, rng), toxic, kind), (
-        noun if "n}" in form else adjective,
-    ) if toxic else ()
+    return Sentence(_fill(form, words, rng), toxic, kind), (noun if "n}" in form else adjective,) if toxic else ()
 
 
 def _people(rng: random.Random) -> dict[str, str]:

@@ -74,9 +74,7 @@ class Toxicity(evaluate.Measurement):
         self.device = device
         self.batch_size = batch_size
         # not handed on as config_name, of which evaluate makes a folder, in the model's own if it is a path
-        super().__init__(
-            keep_in_memory=keep_in_memory or num_process == 1, num_process=num_process, **settings
-        )
+        super().__init__(keep_in_memory=keep_in_memory or num_process == 1, num_process=num_process, **settings)
 
     def _build_data_dir(self) -> str:
         return "" if self.keep_in_memory else super()._build_data_dir()
@@ -95,9 +93,7 @@ class Toxicity(evaluate.Measurement):
         try:
             from detox import models
         except ModuleNotFoundError as error:
-            raise ImportError(
-                "put the folder that holds `detox` on PYTHONPATH: this module is a part of it"
-            ) from error
+            raise ImportError("put the folder that holds `detox` on PYTHONPATH: this module is a part of it") from error
         if self.classifier is None:
             self.classifier = models.load_classifier(self.model_name)
         self.classifier.model.to(models.choose_device(str(self.device)))

@@ -1,1 +1,1 @@
-"""Faults, tried on the real stages: what is on disk afterwards is whole, and nothing that was whole is lost."""
+"""Faults, tried on the real stages: what is on disk is whole afterwards, and nothing is lost."""

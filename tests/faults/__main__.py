@@ -1,4 +1,4 @@
-"""`python -m tests.faults [WORD ...]`: try all faults, or those with a WORD in function or arguments; print the table."""
+"""`python -m tests.faults [WORD ...]`: try all faults, or those with a WORD; print the table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def main() -> int:
             if wanted and not any(word in str(attempt) for word in wanted):
                 continue
             row = attempt(the)
-            print(f"{time.monotonic() - started:6.0f} s  {row.fault}: {row.whole} of {row.tried}", file=sys.stderr)
+            print(
+                f"{time.monotonic() - started:6.0f} s  {row.fault}: {row.whole} of {row.tried}",
+                file=sys.stderr,
+            )
             for problem in row.problems:
                 print(f"          {problem}", file=sys.stderr)
             rows.append(row)

@@ -150,7 +150,7 @@ def _child(place: str, stage: str, argv: list[str], sabotage: tuple[Any, ...] | 
 
 
 def artefacts(place: Path) -> list[tuple[Path, str]]:
-    """Return all folders of a run that claim to be artefacts, and the stage of each."""
+    """Return the folders of a run that claim to be artefacts, each with its stage."""
     run = place / "checkpoints" / "r"
     single = [(run / "prepared", "data_preparation"), (run / "lora", "training_lora")]
     series = [(path, "training_ppo") for path in sorted((run / "ppo").glob("step-*"))]
