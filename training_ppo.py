@@ -111,8 +111,8 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer)
     classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
     reward = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
-    start = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
-    print(f"policy     {start} and a new LoRA that PPO trains")
+    base = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
+    print(f"policy     {base} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
     print(f"reward     {settings.reward.signal} of {settings.reward.label!r} by {settings.reward.model}")
     print(f"runs on    {device}, {trainer.engine.describe()}")
