@@ -271,7 +271,11 @@ class Engine(ABC):
         return Generated(responses, logprobs[:, :longest].contiguous(), finished, hidden[:, :longest][mask])
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = (self.head_input(hidden).to(self.head_weight.dtype) @ self.head_weight.T).float()
+        rows = self.head_input(hidden).to(self.head_weight.dtype)
+        if rows.dtype == torch.bfloat16 and len(rows) <= 64:
+            logits = (self.head_weight @ rows.T).T.float()  # on a CPU twice as fast as few rows times a wide matrix
+        else:
+            logits = (rows @ self.head_weight.T).float()
         return logits if self.head_bias is None else logits + self.head_bias
 
     def adapters_off(self) -> contextlib.AbstractContextManager:
