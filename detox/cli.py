@@ -58,7 +58,7 @@ def run(
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:
-        return _fail(f"error: {error}", USER_ERROR)
+        return _fail(f"error: {error}", USER_ERROR) if _has_the_word() else USER_ERROR
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except _Terminated:
@@ -210,6 +210,12 @@ def _speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _has_the_word() -> bool:
+    """Return whether this is the process, of several that a launcher has started, that tells of the failure."""
+    parallel = sys.modules.get("detox.parallel")
+    return parallel is None or parallel.has_the_word()
 
 
 def _fail(line: str, code: int) -> int:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -103,12 +104,16 @@ def quiet() -> None:
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` takes the first of cuda, mps, cpu.
 
+    Of several processes on a machine, each takes the CUDA device of its number.
+
     Raises:
         UserError: the device is not there.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

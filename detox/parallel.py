@@ -1,0 +1,156 @@
+"""The processes that a stage runs as: their shares of the work, and what they tell each other.
+
+`accelerate launch` and `torchrun` start a stage several times with the same settings. Each process works on its share;
+what comes of it is put together in the order of the whole, so that the figures do not depend on their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from detox.errors import UserError
+
+Result = TypeVar("Result")
+
+TIMEOUT = timedelta(hours=2)
+"""A process waits so long for the others; one that has died is noticed at once."""
+_FAILURE = "detox/failure"
+
+
+class Elsewhere(UserError):
+    """Another process has failed, and tells why; this one ends without a word."""
+
+
+class Processes:
+    """The processes of this run, seen from one of them.
+
+    Attributes:
+        rank: number of this process; 0 is the main one, which alone writes.
+        count: how many there are.
+        device: where tensors must lie to be exchanged.
+        bytes_sent: of tensors that this process has given to the others, headers left out.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | str = "cpu"):
+        self.rank, self.count = rank, count
+        self.device = torch.device(device)
+        self.bytes_sent = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, size: int) -> slice:
+        """Return this process's part of `size` things in order: the parts are neighbours and as equal as can be."""
+        return slice(self.rank * size // self.count, (self.rank + 1) * size // self.count)
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one dtype by their sums over the processes, in one exchange."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors]).to(self.device)
+        with _talking():
+            dist.all_reduce(flat)
+        self.bytes_sent += flat.nbytes
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows of all processes, [sum of n, ...], in the order of the processes; n may differ."""
+        if self.count == 1:
+            return rows
+        shapes = self.gather_objects(rows.shape)
+        parts = [torch.empty(shape, dtype=rows.dtype, device=self.device) for shape in shapes]
+        longest = max(shape.numel() for shape in shapes)
+        sent = torch.zeros(longest, dtype=rows.dtype, device=self.device)
+        sent[: rows.numel()] = rows.detach().flatten()
+        received = [torch.empty_like(sent) for _ in parts]
+        with _talking():
+            dist.all_gather(received, sent)
+        self.bytes_sent += sent.nbytes
+        parts = [flat[: shape.numel()].view(shape) for flat, shape in zip(received, shapes, strict=True)]
+        return torch.cat(parts).to(rows.device)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return the (picklable) values of all processes, in their order."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with _talking():
+            dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        return any(self.gather_objects(flag))
+
+    def on_main(self, function: Callable[[], Result]) -> Result:
+        """Let the main process alone run `function`; return in every process what it gave.
+
+        Raises:
+            UserError: in the main process what `function` raises; `Elsewhere` in the others.
+        """
+        if self.count == 1:
+            return function()
+        value, failure = None, None
+        if self.is_main:
+            try:
+                value = function()
+            except BaseException as error:
+                failure = error
+        told = [value, failure is not None]
+        with _talking():
+            dist.broadcast_object_list(told, src=0, device=self.device)
+        if failure is not None:
+            raise failure
+        if told[1]:
+            raise Elsewhere("the main process has failed")
+        return told[0]
+
+
+ALONE = Processes()
+
+
+def start(device: str) -> Processes:
+    """Join the other processes of the run, if a launcher has started some.
+
+    Args:
+        device: as the setting names it; what is exchanged lies on a CUDA device unless that is `cpu`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return ALONE
+    from accelerate import PartialState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
+    return Processes(state.process_index, state.num_processes, "cpu" if on_cpu else state.device)
+
+
+def has_the_word() -> bool:
+    """Return whether this process is the one to say why the run fails: the first that asks."""
+    if not dist.is_initialized():
+        return True
+    rank = str(dist.get_rank())
+    with contextlib.suppress(RuntimeError):  # the launcher that keeps the store is gone
+        return dist.distributed_c10d._get_default_store().compare_set(_FAILURE, "", rank).decode() == rank
+    return True
+
+
+@contextlib.contextmanager
+def _talking() -> Iterator[None]:
+    """Turn the loss of another process into an error that leaves the word to that process."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Elsewhere(
+            "another process of this run has ended without a word; start the run again: what is written is whole, and "
+            "training goes on from its last checkpoint"
+        ) from error
