@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from detox.policy import LoraFactors
-    from detox.prompts import PromptStream
-    from detox.reward import RewardModel
+    from detox.prompts import Prompt, PromptStream
+    from detox.reward_terms import WeightedReward
     from detox.trainer import Rollout, Seq2SeqPPOTrainer
 
 MAX_SKIPPED = 3
@@ -31,7 +32,7 @@ class Parts(NamedTuple):
 
     trainer: Seq2SeqPPOTrainer
     supervised: LoraFactors
-    reward: RewardModel
+    reward: WeightedReward
     prompts: PromptStream
 
 
@@ -77,15 +78,17 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
-    """Return what tells the weights of the models that this stage reads from others, by their names."""
-    from detox import models
+    """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
+    from detox import models, reward_terms
 
     names = {
         settings.model.base: settings.model.revision,
         settings.model.adapter: settings.model.adapter_revision,
         settings.reward.model: settings.reward.revision,
     }
-    return {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    weights = {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
+    return weights | {name: reward_terms.identity(name) for name in own}
 
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
@@ -94,6 +97,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
     from detox.engine import choose_dtype
     from detox.prompts import PromptStream
     from detox.reward import RewardModel
+    from detox.reward_terms import WeightedReward
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     models.quiet()
@@ -110,11 +114,12 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer)
     classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
-    reward = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
+    scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
+    reward = WeightedReward(settings.reward, scorer, prepared["train"])
     base = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
     print(f"policy     {base} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
-    print(f"reward     {settings.reward.signal} of {settings.reward.label!r} by {settings.reward.model}")
+    print(f"reward     {reward.describe()}")
     print(f"runs on    {device}, {trainer.engine.describe()}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
 
@@ -149,11 +154,12 @@ def train(
         stopping = interrupt.received is not None
         while trainer.updates_done < updates and not stopping:
             started = time.perf_counter()
-            rollout, summaries = roll_out(settings, parts, settings.ppo.batch_size)
+            rollout, prompts, summaries = roll_out(settings, parts, settings.ppo.batch_size)
             generated = time.perf_counter()
-            scores = score(settings, parts, summaries)
+            scores, terms = score(settings, parts, prompts, summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
+            metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in terms.items()}
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": trainer.peak_memory_mb()}
 
@@ -196,17 +202,17 @@ def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any) -> None:
     left = settings.ppo.value_warmup
     while left > 0:
         bar.set_postfix_str(f"value warm-up, {left} rollouts left")
-        rollout, summaries = roll_out(settings, parts, min(left, settings.ppo.batch_size))
+        rollout, prompts, summaries = roll_out(settings, parts, min(left, settings.ppo.batch_size))
         rollouts.append(rollout)
-        scores.append(score(settings, parts, summaries))
+        scores.append(score(settings, parts, prompts, summaries)[0])
         left -= len(summaries)
     if rollouts:
         explained = parts.trainer.warm_up_values(rollouts, scores)
         print(f"value head fitted to {settings.ppo.value_warmup} rollouts; it explains {explained:.0%} of the returns")
 
 
-def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Rollout, list[str]]:
-    """Sample summaries of the next `count` dialogues; return them as ids and as text without special tokens."""
+def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Rollout, list[Prompt], list[str]]:
+    """Sample summaries of the next `count` dialogues; return them as ids, and as text without special tokens."""
     from detox.engine import Sampling
 
     prompts = parts.prompts.take(count)
@@ -219,16 +225,20 @@ def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Ro
         settings.rollout.max_new_tokens,
         sampling,
     )
-    return rollout, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
+    return rollout, prompts, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
 
 
-def score(settings: config.PPOTraining, parts: Parts, summaries: list[str]) -> Tensor:
-    """Return the reward model's scores [B]; a model of others can fail in any way, and is named."""
+def score(
+    settings: config.PPOTraining, parts: Parts, prompts: Sequence[Prompt], summaries: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the scores [B] and, where they are sums, their terms [B] by name; what fails is named."""
     from detox.errors import UserError, printable
 
     try:
-        return parts.reward.score(summaries)
-    except Exception as error:
+        return parts.reward.score([prompt.row for prompt in prompts], summaries)
+    except UserError:
+        raise
+    except Exception as error:  # a model of others can fail in any way
         reason = printable(f"{type(error).__name__}: {error}", 200)
         raise UserError(
             f"--reward.model={settings.reward.model}: it failed on {len(summaries)} summaries ({reason}); the last "
