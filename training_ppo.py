@@ -103,7 +103,9 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
-    tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+    base, revision = settings.model.base, settings.model.revision
+    tokenizer = models.load_tokenizer(base, revision)
+    models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(
@@ -116,8 +118,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
     classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
     scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
-    base = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
-    print(f"policy     {base} and a new LoRA that PPO trains")
+    print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
     print(f"reward     {reward.describe()}")
     print(f"runs on    {device}, {trainer.engine.describe()}")

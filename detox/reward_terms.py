@@ -92,12 +92,14 @@ class WeightedReward:
         examples: what the rows of `score` count in; has the columns `dialogue` and `summaries`.
 
     Raises:
-        UserError: a term of the user's cannot be loaded.
+        UserError: a term cannot be loaded, or fails on the first examples with their own references as summaries.
     """
 
     def __init__(self, settings: config.Reward, classifier: RewardModel, examples: Dataset):
         self.settings, self.classifier, self.examples = settings, classifier, examples
         self.terms = {name: load(name) for name in settings.terms}
+        some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run
+        measure(self.terms, [group[0] for group in some["summaries"]], some["dialogue"], some["summaries"])
 
     def describe(self) -> str:
         """Return the sum for people."""
