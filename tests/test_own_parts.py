@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ import data_preparation
 import evaluate_ppo
 import training_ppo
 from detox import cli, data
+from detox.prompts import PromptStream
 from tests import tiny
 
 COLUMNS = {"id": "number", "dialogue": "talk", "summary": "gist", "topic": "about"}
@@ -175,6 +177,15 @@ def test_the_score_is_the_sum_of_its_terms(t5_with_terms):
         assert -9 < terms["length"] < 0 <= terms["overlap-dialogue"] <= 1 and 0 <= terms["overlap-reference"] <= 1
         expected = 0.5 * terms["classifier"] + sum(weight * terms[name] for name, weight in EXTRA.items())
         assert line["objective/score_mean"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_terms_see_the_rows_that_the_prompts_came_from():
+    column = [[10], [11], [12]]
+    prompts = PromptStream(column, seed=0).take(7)
+    parts = SimpleNamespace(reward=SimpleNamespace(score=lambda rows, summaries: (rows, summaries)))
+    rows, summaries = training_ppo.score(config.PPOTraining(), parts, prompts, ["x"] * 7)
+    assert [column[row] for row in rows] == [prompt.query_ids.tolist() for prompt in prompts]
+    assert rows != [prompt.key % 3 for prompt in prompts] and summaries == ["x"] * 7
 
 
 def test_without_terms_the_metrics_are_as_ever(with_bart):
