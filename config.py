@@ -151,10 +151,11 @@ class Reward:
     batch_size: int = 16
     """Summaries scored at once."""
     weight: float = 1.0
-    """Of the classifier in the score."""
+    """Of the classifier in the score, a weighted sum."""
     extra: tuple[str, ...] = ()
-    """Further terms that are added, NAME=WEIGHT each: `length` (0 to minus infinity), `overlap-dialogue` and
-    `overlap-reference` (0 to 1), or a function of your own as module:function or file.py:function."""
+    """Further terms of it, NAME=WEIGHT each: `length` (minus the relative deviation from the reference's words),
+    `overlap-dialogue` (share of the content words that the dialogue has, 0 to 1), `overlap-reference` (ROUGE-L F1,
+    0 to 1), or a function of your own as module:function or file.py:function. A weight of 0 only records it."""
 
     @property
     def terms(self) -> dict[str, float]:
