@@ -10,6 +10,7 @@ from detox.errors import UserError
 
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
 PRESETS = ("flan-t5", "demo")
+REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 
 
 def _require(holds: bool, flag: str, value: object, rule: str) -> None:
@@ -29,6 +30,13 @@ def _not_negative(prefix: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         flag = f"--{prefix}.{name.replace('_', '-')}"
         _require(value is None or 0 <= value < math.inf, flag, value, "must be 0 or more")
+
+
+def _is_finite(number: str) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Reward:
-    """The classifier whose raw logit of one label is the score of a summary."""
+    """What the score of a summary is made of: the classifier's raw logit of one label, and further terms."""
 
     model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
@@ -142,11 +150,35 @@ class Reward:
     """`logit` keeps a gradient of reward where `probability` saturates."""
     batch_size: int = 16
     """Summaries scored at once."""
+    weight: float = 1.0
+    """Of the classifier in the score, a weighted sum."""
+    extra: tuple[str, ...] = ()
+    """Further terms of it, NAME=WEIGHT each: `length` (minus the relative deviation from the reference's words),
+    `overlap-dialogue` (share of the content words that the dialogue has, 0 to 1), `overlap-reference` (ROUGE-L F1,
+    0 to 1), or a function of your own as module:function or file.py:function. A weight of 0 only records it."""
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Further terms by name, with their weights."""
+        return {name: float(weight) for name, _, weight in (term.rpartition("=") for term in self.extra)}
 
     def validate(self) -> None:
         _require(bool(self.model.strip()), "--reward.model", repr(self.model), "name a hub model or a local folder")
         _require(bool(self.label.strip()), "--reward.label", repr(self.label), "name a label of the reward model")
         _positive("reward", self, "batch_size")
+        _not_negative("reward", self, "weight")
+        for term in self.extra:
+            name, _, weight = term.rpartition("=")
+            _require(_is_finite(weight), "--reward.extra", repr(term), "write NAME=WEIGHT, such as length=0.05")
+            source, _, function = name.rpartition(":")
+            _require(
+                name in REWARD_TERMS or bool(source and function.isidentifier()),
+                "--reward.extra",
+                repr(term),
+                f"choose {', '.join(REWARD_TERMS)}, module:function or file.py:function",
+            )
+        names = [term.rpartition("=")[0] for term in self.extra]
+        _require(len(set(names)) == len(names), "--reward.extra", " ".join(self.extra), "name each term once")
 
 
 @dataclass(frozen=True)

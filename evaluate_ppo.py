@@ -103,6 +103,7 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     device = models.choose_device(settings.device)
     base = case.training.model
     tokenizer = models.load_tokenizer(base.base, base.revision)
+    models.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
     split = data.load_prepared(case.run / "prepared", data.tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]

@@ -183,7 +183,8 @@ def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
 
 def _build(kind: type, values: Mapping[str, Any]) -> Any:
     nested = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
-    return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in values.items()})
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}  # JSON has none
+    return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in given.items()})
 
 
 def check(
@@ -216,8 +217,8 @@ def check(
     for model, now in weights.items():
         if not isinstance(before, dict) or before.get(model) != now:
             raise UserError(
-                f"{model} has other weights than when {folder} was made; put the old ones back (pin the revision of a "
-                "hub model), or start over with --overwrite or another --run"
+                f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
+                "a hub model), or start over with --overwrite or another --run"
             )
     return manifest
 

@@ -367,6 +367,25 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     return model
 
 
+def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None) -> None:
+    """Demand that a summarizer has positions for so many tokens; T5, whose positions are relative, always has.
+
+    Args:
+        flag: that sets `tokens`, for the message.
+        tokens: longest prompt or summary.
+        name: `demo:<name>`, a folder, or a hub name.
+        revision: commit, tag or branch of a hub name.
+
+    Raises:
+        UserError: it has not, or there is no such model.
+    """
+    source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
+    has_config = (source.folder / "config.json").exists()
+    limit = source.json("config.json").get("max_position_embeddings") if has_config else None
+    if isinstance(limit, int) and tokens > limit:
+        raise UserError(f"{flag}={tokens}: {name} takes {limit} tokens; set it to {limit} or less")
+
+
 def _config(source: _Source) -> PreTrainedConfig:
     """Read a model's settings, without those that would fetch code or need a quantization library."""
     kind = source.json("config.json").get("model_type")

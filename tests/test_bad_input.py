@@ -209,6 +209,15 @@ CASES = {
     "weights cut": Case(LORA, "", ("t5", "cannot be loaded", "check the files"), cut("t5/model.safetensors")),
     "a tensor is missing": Case(LORA, "", ("t5", "lack 1 tensors", "name a model"), without_tensor),
     "pickled base": Case(LORA, "", ("t5", "pytorch_model.bin", "convert"), pickled("t5", "pytorch_model")),
+    "prompts beyond its positions": Case(
+        DATA, "--model.base bart", ("--data.max-query-tokens=512", "bart takes 128"), lambda: tiny.bart(Path("bart"))
+    ),
+    "summaries beyond its positions": Case(
+        PPO,
+        "--rollout.max-new-tokens 100 --overwrite",
+        ("--rollout.max-new-tokens=100", "t5 takes 64 tokens; set it to 64"),
+        edit("t5/config.json", max_position_embeddings=64),
+    ),
     # adapters
     "no such adapter": Case(PPO, "--model.adapter ./gone --overwrite", ("./gone", "name an existing folder")),
     "no adapter": Case(PPO, "--model.adapter t5 --overwrite", ("t5", "no adapter_config.json", "`none`")),
@@ -247,6 +256,32 @@ CASES = {
     "no bad words": Case(
         EVAL, "--evaluation.bad-words gone.txt --evaluation.best-of 1", ("gone.txt", "--evaluation.bad-words")
     ),
+    # further terms of the reward
+    "term without weight": Case(PPO, "--reward.extra length", ("--reward.extra='length'", "NAME=WEIGHT")),
+    "no such term": Case(PPO, "--reward.extra brevity=1", ("'brevity=1'", "choose length, overlap-dialogue")),
+    "no such file of a term": Case(PPO, "--reward.extra gone.py:f=1", ("gone.py: no such file", "module:function")),
+    "term of another name": Case(
+        PPO, "--reward.extra own.py:g=1", ("own.py has no function 'g'", "name one"), write("own.py", "def f(): 0\n")
+    ),
+    "term that fails": Case(
+        PPO,
+        "--reward.extra own.py:f=1",
+        ("--reward.extra=own.py:f", "ZeroDivisionError", "correct it"),
+        both(write("own.py", "def f(**texts): 1 / 0\n"), remove(f"{RUN}/ppo")),
+    ),
+    "term that gives too little": Case(
+        PPO,
+        "--reward.extra own.py:f=1",
+        ("--reward.extra=own.py:f", "returned 1 numbers for 4 summaries", "return one each"),
+        both(write("own.py", "def f(**texts): return [1]\n"), remove(f"{RUN}/ppo")),
+    ),
+    "term that gives NaN": Case(
+        PPO,
+        "--reward.extra own.py:f=1",
+        ("--reward.extra=own.py:f", "returned nan", "return finite numbers"),
+        both(write("own.py", "def f(summaries, **_): return [float('nan')] * len(summaries)\n"), remove(f"{RUN}/ppo")),
+    ),
+    "other terms": Case(PPO, "--reward.extra length=1", ("--reward.extra was [], now ['length=1']", "another --run")),
     # artefacts
     "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
