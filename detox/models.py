@@ -144,7 +144,7 @@ def empty_cache(device: torch.device) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _hub_problem(endpoint: str) -> str | None:
+def hub_problem(endpoint: str) -> str | None:
     """Ask once whether the hub answers; return why not, or None.
 
     The request runs in a thread, because a broken resolver blocks for longer than any timeout of the client.
@@ -176,7 +176,7 @@ def hub_errors(name: str) -> Iterator[None]:
             cannot be written.
     """
     offline, endpoint = constants.HF_HUB_OFFLINE, constants.ENDPOINT
-    problem = None if offline else _hub_problem(endpoint)
+    problem = None if offline else hub_problem(endpoint)
     constants.HF_HUB_OFFLINE = offline or problem is not None
     try:
         yield
@@ -357,6 +357,21 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     if any((source.folder / file).is_file() for file in _TOKENIZER):
         _check_vocabulary(source, _tokenizer(source), model.get_input_embeddings().weight.shape[0])
     return model
+
+
+def plain_files(name: str, revision: str | None = None) -> tuple[dict[str, Any], list[Path]]:
+    """Return config.json of a summarizer as it stands, and the files of its tokenizer.
+
+    Args:
+        name: `demo:<name>`, a folder, or a hub name.
+        revision: commit, tag or branch of a hub name.
+
+    Raises:
+        UserError: not found, or config.json can't be read.
+    """
+    source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER, *_WEIGHTS))
+    files = (source.folder / file for file in (*_SMALL_FILES, *_TOKENIZER) if file != "config.json")
+    return source.json("config.json"), [file for file in files if file.is_file()]
 
 
 def _config(source: _Source) -> PreTrainedConfig:
