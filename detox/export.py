@@ -31,7 +31,6 @@ from detox.evaluation import Results
 STAGE = "export"
 PROMPT_KEY = "prompt_template"
 """Where config.json of an exported model holds the prompt, `{dialogue}` in it."""
-_REPLACE = "move it away, or choose another folder"
 _IDS = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
 _DROPPED = {"_name_or_path", "auto_map", "prefix", "task_specific_params", "torch_dtype"}
 
@@ -104,6 +103,16 @@ def _save_model(model: PreTrainedModel, folder: Path, base: config.Base, prompt:
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     for file in tokenizer:
         shutil.copyfile(file, folder / file.name)
+    _name_tokenizer_for_all(folder / "tokenizer_config.json")
+    for weights in folder.glob("*.safetensors"):  # which only their owner may read, unlike the rest
+        shutil.copymode(folder / "config.json", weights)
+
+
+def _name_tokenizer_for_all(file: Path) -> None:
+    """Give the tokenizer class of transformers 5 the name that versions before it know too."""
+    if file.exists():
+        content = file.read_text(encoding="utf-8")
+        file.write_text(content.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
 
 
 def _head(model: PreTrainedModel) -> dict[str, Any]:
@@ -143,9 +152,12 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(f"--export={folder}: exists; pass --overwrite to replace it, or choose another folder")
-    if not folder.is_dir():
-        raise UserError(f"--export={folder}: is a file; {_REPLACE}")
-    artifacts.read_manifest(folder, STAGE, verify=False, remedy=_REPLACE)
+    try:
+        stage = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))["stage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        stage = None
+    if stage != STAGE:
+        raise UserError(f"--export={folder}: is no earlier export, so it stays; move it away, or choose another folder")
 
 
 # -------------------------------------------------------------------------------------------------------- hub
@@ -174,6 +186,8 @@ def _check_repository(name: str, overwrite: bool) -> None:
     api.whoami()
     try:
         there = {file.rfilename for file in api.model_info(name).siblings or ()}
+    except errors.GatedRepoError:
+        raise
     except errors.RepositoryNotFoundError:
         return
     if there - {".gitattributes"} and not overwrite:

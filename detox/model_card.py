@@ -35,7 +35,8 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 
 This is greedy, at most {max_new_tokens} new tokens. The sampled summaries below were drawn from the full distribution:
 `model.generate(..., do_sample=True, top_k=0, top_p=1.0)`. Versions of `transformers` before 5 also have
-`pipeline("text2text-generation", name)`, which takes the prompt; version 5 has removed it.
+`pipeline("text2text-generation", name)(prompt, num_beams=1)`, where `num_beams=1` keeps it from a search with four
+beams; version 5 has removed it.
 
 The prompt, as a JSON string; `{{dialogue}}` marks the dialogue's place. With the dialogue it had {max_query_tokens:,}
 tokens at most in training:
@@ -48,6 +49,8 @@ The weights are float32. `dtype=torch.bfloat16` loads them in half the memory, b
 training made away: the figures below are not measured on that.
 
 """
+_UNTOLD = {"run", "checkpoints", "overwrite", "device", "threads", "save", "plan", "plan_budget_gb"}
+"""Settings that say where a run was made, not what it is."""
 _DETAILS = """<details><summary>All settings of training</summary>
 
 ```json
@@ -69,6 +72,7 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
         prepared: manifest of the prepared dialogues.
     """
     data = prepared["config"]["data"]
+    made_with = {key: value for key, value in asdict(case.training).items() if key not in _UNTOLD}
     use = _USE.format(
         name=json.dumps(settings.push_to_hub or Path(settings.export or "model").name),
         max_new_tokens=settings.evaluation.max_new_tokens,
@@ -82,7 +86,7 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
             use,
             report.markdown_sections(contents.figures(found)),
             report.markdown_sections([_data(prepared), _training(case.training), _limits(case, found, data)]),
-            _DETAILS.format(settings=json.dumps(asdict(case.training), indent=2)),
+            _DETAILS.format(settings=json.dumps(made_with, indent=2)),
             report.markdown_sections(contents.endings(found)).rstrip("\n") + "\n",
         )
     )
@@ -90,7 +94,7 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
 
 def _front_matter(case: Case, found: Results, data: Mapping[str, Any]) -> str:
     training = case.training
-    on_hub = {"name": data["dataset"], "type": data["dataset"] if _on_hub(data["dataset"]) else "dialogues"}
+    dataset_type = data["dataset"] if _on_hub(data["dataset"]) else "dialogues"
     basis = f"n = {found['n']} dialogues, {found['samples_per_dialogue']} samples each"
     mean, judged = (found[part]["mean"] for part in ("toxicity", "independent_judge"))
     measured = (
@@ -101,8 +105,8 @@ def _front_matter(case: Case, found: Results, data: Mapping[str, Any]) -> str:
     results = [
         EvalResult(
             task_type=_TASK,
-            dataset_type=on_hub["type"],
-            dataset_name=on_hub["name"],
+            dataset_type=dataset_type,
+            dataset_name=data["dataset"],
             dataset_split=found["split"],
             dataset_revision=data["revision"],
             metric_type=kind,
@@ -150,7 +154,7 @@ def _data(prepared: Mapping[str, Any]) -> Section:
     rows = [("dataset", data["dataset"])]
     rows += [("revision", data["revision"])] if data["revision"] else []
     rows += [
-        (f"{split} dialogues", f"{counts[f'{split}/kept']:,} kept of {counts[f'{split}/read']:,} rows")
+        (f"{split} dialogues", f"{counts[f'{split}/kept']:,} from {counts[f'{split}/read']:,} rows")
         for split in ("train", "validation", "test")
     ]
     rows += [("tokens of a prompt, at most", f"{data['max_query_tokens']:,}")]
