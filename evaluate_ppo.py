@@ -2,6 +2,7 @@
 
 Compares PPO checkpoints with the reference they started from, on held-out dialogues under the same seeds;
 writes checkpoints/<run>/evaluation/<checkpoint>. The reference's part is computed once and kept beside it.
+--export and --push-to-hub pass a checkpoint on as a plain model; --ask tries both models on one dialogue.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ tokens at most in training:
 ```
 
 The weights are float32. `dtype=torch.bfloat16` loads them in half the memory, but rounds part of the change that
-training made away: the figures below are not measured on that.
+training made away. The figures below were measured on base and adapter, before they were merged ({engine}).
 
 """
 _UNTOLD = {"run", "checkpoints", "overwrite", "device", "threads", "save", "plan", "plan_budget_gb"}
@@ -78,6 +78,7 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
         max_new_tokens=settings.evaluation.max_new_tokens,
         max_query_tokens=data["max_query_tokens"],
         prompt=json.dumps(data["prompt"]),
+        engine=found["engine"],
     )
     return "".join(
         (
