@@ -95,11 +95,12 @@ def _save_model(model: PreTrainedModel, folder: Path, base: config.Base, prompt:
     as_it_was, tokenizer = models.plain_files(base.base, base.revision)
     ids = {name: value for name in _IDS if (value := getattr(model.config, name, None)) is not None}
     model.generation_config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **ids)
+    head = _separate_head(model)
     model.save_pretrained(folder)
     # Habits of generation, which the base may keep in config.json, are not those that were measured.
     dropped = _DROPPED | (vars(GenerationConfig()).keys() - ids.keys())
     kept = {key: value for key, value in as_it_was.items() if key not in dropped}
-    described = kept | _head(model) | {"dtype": "float32", PROMPT_KEY: prompt}
+    described = kept | head | {"dtype": "float32", PROMPT_KEY: prompt}
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     for file in tokenizer:
         shutil.copyfile(file, folder / file.name)
@@ -115,17 +116,18 @@ def _name_tokenizer_for_all(file: Path) -> None:
         file.write_text(content.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
 
 
-def _head(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what config.json has to say on the language-model head.
+def _separate_head(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what config.json has to say on the language-model head, so that every version loads the same model.
 
-    transformers of some versions take a T5's head for tied unless told otherwise, others for tied whatever they are
-    told; so the file holds the head wherever it is not the embedding, and config.json says so.
+    Some versions of transformers see from the tie alone whether a T5 scales what its head reads, others call every T5
+    tied, whatever its weights are. So a T5 that does not scale gets a head of its own, and config.json says so.
     """
-    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-    described = {"tie_word_embeddings": head.data_ptr() == embedding.data_ptr()}
-    if hasattr(model.config, "scale_decoder_outputs"):
-        described["scale_decoder_outputs"] = model.config.scale_decoder_outputs
-    return described
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings().weight
+    scales = getattr(model.config, "scale_decoder_outputs", None)
+    if scales is False and head.weight.data_ptr() == embedding.data_ptr():
+        head.weight = torch.nn.Parameter(embedding.detach().clone())
+    described = {} if scales is None else {"scale_decoder_outputs": scales}
+    return described | {"tie_word_embeddings": head.weight.data_ptr() == embedding.data_ptr()}
 
 
 def _check_saved(model: PreTrainedModel, folder: Path) -> None:

@@ -16,6 +16,8 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import constants
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 import config
@@ -31,9 +33,22 @@ from tests.test_evaluate_ppo import MODELS, SIZES, TRAIN, refused
 STEP = Path("checkpoints/r/ppo/step-0002")
 FILES = {"README.md", "config.json", "generation_config.json", "manifest.json", "model.safetensors", "tokenizer.json"}
 FILES |= {"tokenizer_config.json", "special_tokens_map.json"}
+
+
+def unscaled(folder: Path) -> Path:
+    """Write a T5 v1.1 as transformers 5 makes them anew: the embedding is its head, and outputs are not scaled."""
+    file = tiny.t5(folder, tied=True) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tie_word_embeddings": False}))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["shared.weight"] *= 32**-0.5  # else the logits would be so large that it says one word to everything
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 BASES = {
     "t5": tiny.t5,  # as Flan-T5: a head of its own
     "tied": lambda folder: tiny.t5(folder, tied=True, gated=False),
+    "unscaled": unscaled,
     "bart": tiny.bart,
 }
 PROMPT = 'Sum "up":\\n\\n{dialogue}\\nSo: '
@@ -129,9 +144,11 @@ def test_the_head_is_what_it_was_and_said_to_be(worlds, base):
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     described = json.loads((folder / "config.json").read_text())
-    assert torch.equal(head, embedding) == described["tie_word_embeddings"] == (base != "t5")
-    if base != "bart":
-        assert described["scale_decoder_outputs"] == (base == "tied")
+    assert torch.equal(head, embedding) == (base != "t5")
+    assert described["tie_word_embeddings"] == (base in ("tied", "bart"))
+    assert described.get("scale_decoder_outputs") == {"tied": True, "bart": None}.get(base, False)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert ("lm_head.weight" in file.keys()) == (base in ("t5", "unscaled"))  # noqa: SIM118
 
 
 def test_habits_of_the_base_are_not_inherited(place):
