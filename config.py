@@ -500,6 +500,12 @@ class EvaluationStage(EngineStage):
     reference's ROUGE-L; looks at the validation split only."""
     power: Optional[float] = None
     """Say how many dialogues would show a reduction of this fraction."""
+    export: Optional[str] = None
+    """Also write the checkpoint to this new folder as one plain transformers model, with tokenizer and model card."""
+    push_to_hub: Optional[str] = None
+    """Also commit that model to this repository of the hub (owner/name), which is private if it is made for it."""
+    ask: Optional[str] = None
+    """Only summarize the dialogue in this file (`-`: standard input) with both models; nothing is written."""
     toxicity: Toxicity = field(default_factory=Toxicity)
     judge: Judge = field(default_factory=Judge)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -507,7 +513,27 @@ class EvaluationStage(EngineStage):
     def validate(self) -> None:
         _require(self.select is None or 0 < self.select <= 1, "--select", self.select, "must lie in (0, 1]")
         _require(self.power is None or 0 < self.power < 1, "--power", self.power, "must lie between 0 and 1")
+        self._validate_single()
         super().validate()
+
+    def _validate_single(self) -> None:
+        """Refuse what an export, a push or a question can't be combined with."""
+        flags = ("ask", "export", "push_to_hub")
+        given = {f"--{name.replace('_', '-')}": value for name in flags if (value := getattr(self, name)) is not None}
+        for flag, value in given.items():
+            _require(bool(value.strip()), flag, repr(value), "is empty; leave it out, or say where")
+            _require(len(self.checkpoint) <= 1, flag, value, "takes one --checkpoint")
+            _require(self.select is None, flag, value, "needs to know the checkpoint; --select first, alone, finds it")
+        if self.ask is not None:
+            alone = [flag for flag in given if flag != "--ask"] + ["--power"] * (self.power is not None)
+            _require(not alone, "--ask", self.ask, f"evaluates nothing; leave out {' and '.join(alone)}")
+        _require(
+            self.push_to_hub is None
+            or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.push_to_hub, re.ASCII) is not None,
+            "--push-to-hub",
+            self.push_to_hub,
+            "name a repository as owner/name",
+        )
 
 
 _DEMO = {

@@ -152,7 +152,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @functools.lru_cache(maxsize=4)
-def _hub_problem(endpoint: str) -> str | None:
+def hub_problem(endpoint: str) -> str | None:
     """Ask once whether the hub answers; return why not, or None.
 
     The request runs in a thread, because a broken resolver blocks for longer than any timeout of the client.
@@ -184,7 +184,7 @@ def hub_errors(name: str) -> Iterator[None]:
             cannot be written.
     """
     offline, endpoint = constants.HF_HUB_OFFLINE, constants.ENDPOINT
-    problem = None if offline else _hub_problem(endpoint)
+    problem = None if offline else hub_problem(endpoint)
     constants.HF_HUB_OFFLINE = offline or problem is not None
     try:
         yield
@@ -384,6 +384,21 @@ def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None)
     limit = source.json("config.json").get("max_position_embeddings") if has_config else None
     if isinstance(limit, int) and tokens > limit:
         raise UserError(f"{flag}={tokens}: {name} takes {limit} tokens; set it to {limit} or less")
+
+
+def plain_files(name: str, revision: str | None = None) -> tuple[dict[str, Any], list[Path]]:
+    """Return config.json of a summarizer as it stands, and the files of its tokenizer.
+
+    Args:
+        name: `demo:<name>`, a folder, or a hub name.
+        revision: commit, tag or branch of a hub name.
+
+    Raises:
+        UserError: not found, or config.json can't be read.
+    """
+    source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER, *_WEIGHTS))
+    files = (source.folder / file for file in (*_SMALL_FILES, *_TOKENIZER) if file != "config.json")
+    return source.json("config.json"), [file for file in files if file.is_file()]
 
 
 def _config(source: _Source) -> PreTrainedConfig:

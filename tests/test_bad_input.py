@@ -282,6 +282,32 @@ CASES = {
         both(write("own.py", "def f(summaries, **_): return [float('nan')] * len(summaries)\n"), remove(f"{RUN}/ppo")),
     ),
     "other terms": Case(PPO, "--reward.extra length=1", ("--reward.extra was [], now ['length=1']", "another --run")),
+    # the result goes on
+    "export exists": Case(EVAL, "--export t5", ("--export=t5", "exists", "choose another")),
+    "export over something else": Case(EVAL, "--export t5 --overwrite", ("--export=t5", "no earlier", "move it away")),
+    "export to nowhere": Case(EVAL, "--export=", ("--export=''", "leave it out")),
+    "export and several": Case(
+        EVAL, f"--export out --checkpoint {STEP} {STEP}", ("--export=out", "takes one --checkpoint")
+    ),
+    "export and select": Case(EVAL, "--export out --select 0.9", ("--export=out", "--select first")),
+    "no repository": Case(EVAL, "--push-to-hub mine", ("--push-to-hub=mine", "owner/name")),
+    "repository outside": Case(EVAL, "--push-to-hub ../mine", ("--push-to-hub=../mine", "owner/name")),
+    "ask and export": Case(EVAL, "--ask d.txt --export out", ("--ask=d.txt", "leave out --export")),
+    "ask and power": Case(EVAL, "--ask d.txt --power 0.1", ("--ask=d.txt", "leave out --power")),
+    "ask and several": Case(EVAL, f"--ask d.txt --checkpoint {STEP} {STEP}", ("--ask=d.txt", "takes one --checkpoint")),
+    "nothing to ask": Case(EVAL, "--ask gone.txt", ("--ask=gone.txt", "No such file", "name a text file")),
+    "ask a folder": Case(EVAL, "--ask t5", ("--ask=t5", "Is a directory", "name a text file")),
+    "ask an empty file": Case(EVAL, "--ask d.txt", ("--ask=d.txt", "is empty", "a turn a line"), write("d.txt", " \n")),
+    "ask in Latin-1": Case(
+        EVAL, "--ask d.txt", ("0xe9 at byte 3", "save the file as UTF-8"), write("d.txt", b"caf\xe9")
+    ),
+    "ask a NUL": Case(EVAL, "--ask d.txt", ("--ask=d.txt", "NUL", "plain text"), write("d.txt", "a\0b")),
+    "ask at length": Case(
+        EVAL, "--ask d.txt", ("d.txt", "10,0", "512 at most", "shorten"), write("d.txt", "the " * 10_000)
+    ),
+    "ask without end": Case(
+        EVAL, "--ask d.txt", ("d.txt", "1,000,000 bytes", "one dialogue"), write("d.txt", "the " * 300_000)
+    ),
     # artefacts
     "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
