@@ -232,9 +232,9 @@ def test_the_reference_is_computed_once(again, monkeypatch):
 
 
 def test_weights_that_changed_are_another_reference(again, monkeypatch):
-    """The names are the same, the contents are not."""
-    shutil.rmtree("lora")
-    tiny.lora(Path("lora"), Path("t5"), seed=7)
+    """The names are the same, the contents are not: the judge's marks are part of what is kept."""
+    shutil.rmtree("judge")
+    tiny.bert_classifier(Path("judge"), seed=7)
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]
