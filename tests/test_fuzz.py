@@ -19,6 +19,7 @@ import training_ppo
 from detox import artifacts, checkpoint, cli, data, models
 from detox.errors import UserError
 from detox.metrics import MetricsLog
+from detox.parallel import Processes
 from tests import tiny
 from tests.faults.world import FLAGS
 
@@ -110,7 +111,7 @@ def place(tmp_path_factory):
         assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
         wanted = cli.parse(config.PPOTraining, argv)
         inputs, wanted = training_ppo.find_inputs(wanted, Path("checkpoints/r"))
-        trainer = training_ppo.build(wanted, inputs).trainer
+        trainer = training_ppo.build(wanted, inputs, Processes()).trainer
         yield root / "checkpoints/r/ppo/step-0001", trainer
     finally:
         os.chdir(before)
