@@ -235,6 +235,7 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
     """The names are the same, the contents are not: the judge's marks are part of what is kept."""
     shutil.rmtree("judge")
     tiny.bert_classifier(Path("judge"), seed=7)
+    evaluate_ppo.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]
