@@ -101,11 +101,13 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     import torch
 
     from detox import bad_words, data, models
+    from detox.cases import check_start
     from detox.errors import UserError
 
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
+    check_start(case)
     base = case.training.model
     tokenizer = models.load_tokenizer(base.base, base.revision)
     models.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)

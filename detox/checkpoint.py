@@ -159,6 +159,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_weights(folder: Path) -> dict[str, str]:
+    """Return what told the weights of the models that a run reads from others, by their names, as `save` got it.
+
+    Raises:
+        UserError: the checkpoint does not say it.
+    """
+    found = _read_state(folder).get("weights")
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise UserError(f"{folder}: state.json does not say which weights it is of; {_remedy(folder)}")
+    return found
+
+
 def _remedy(folder: Path) -> str:
     """Return what to do about a damaged checkpoint; to start over would throw the others away."""
     match = _NAME.fullmatch(folder.name)

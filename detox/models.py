@@ -7,10 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,8 +177,8 @@ def hub_problem(endpoint: str) -> str | None:
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what goes wrong with the hub inside this block into one `UserError` about the repository `name`.
 
-    Where the hub does not answer, the block runs in the libraries' offline mode, in which they take what
-    is in the local cache at once; otherwise they would retry for a minute.
+    Bars of downloads show on a terminal alone. Where the hub does not answer, the block runs in the libraries'
+    offline mode, in which they take what is in the local cache at once; otherwise they would retry for a minute.
 
     Raises:
         UserError: unreachable and not in the cache, no such repository or revision, gated, or the cache
@@ -186,8 +187,10 @@ def hub_errors(name: str) -> Iterator[None]:
     offline, endpoint = constants.HF_HUB_OFFLINE, constants.ENDPOINT
     problem = None if offline else hub_problem(endpoint)
     constants.HF_HUB_OFFLINE = offline or problem is not None
+    shown = sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # the variable decides, if set
     try:
-        yield
+        with nullcontext() if shown else huggingface_hub.utils.disable_progress_bars():
+            yield
     except (errors.HFValidationError, errors.HfUriError):
         raise UserError(f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling") from None
     except errors.GatedRepoError:
@@ -284,16 +287,18 @@ def resolved_revision(model: object) -> str | None:
 
 
 def identity(name: str, revision: str | None = None) -> str:
-    """Return what tells a model's weights from others: the commit of a hub name, the hash of a folder's files.
+    """Return what tells a model from others: the commit of a hub name, the hash of a folder's settings and weights.
 
     Raises:
         UserError: there is no such model.
     """
-    source = _locate(name, revision, ())
+    settings = ("config.json", "adapter_config.json")
+    source = _locate(name, revision, settings)
     if source.commit is not None:
         return source.commit
     digest = hashlib.sha256()
-    for path in sorted(source.folder.glob("*.safetensors")):
+    there = [source.folder / file for file in settings if (source.folder / file).is_file()]
+    for path in [*there, *sorted(source.folder.glob("*.safetensors"))]:
         digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
     return digest.hexdigest()
 

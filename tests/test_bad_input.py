@@ -337,6 +337,19 @@ CASES = {
         PPO, "", ("reward has other weights", "--overwrite"), lambda: tiny.classifier(Path("reward"), seed=3)
     ),
     "other data": Case(PPO, "", ("checkpoints/r/prepared has changed", "--overwrite"), prepared_anew),
+    "base changed since training": Case(
+        EVAL, "", ("t5: not the model", "step-0001", "put it back"), lambda: tiny.t5(Path("t5"), d_model=16, layers=2)
+    ),
+    "adapter changed since training": Case(
+        EVAL, "", ("lora: not the model", "put it back"), edit("lora/adapter_config.json", lora_alpha=64)
+    ),
+    "adapter gone since training": Case(EVAL, "", ("lora: no such folder", "step-0001", "put it back"), remove("lora")),
+    "tokenizer changed since training": Case(
+        EVAL,
+        "",
+        ("checkpoints/r/prepared", "tokenizer of t5", "--overwrite"),
+        lambda: write("t5/tokenizer.json", Path("t5/tokenizer.json").read_text().replace("▁fool", "▁foal"))(),
+    ),
     "a file for a run": Case(
         DATA, "--run afile", ("checkpoints/afile", "another --run"), write("checkpoints/afile", "")
     ),
