@@ -67,6 +67,7 @@ DROPPED = (
 )
 _ALIASES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 _SUFFIXES = ("csv", "json", "jsonl", "parquet")
+_DECODER = json.JSONDecoder()
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 Record = dict[str, Any]
@@ -310,7 +311,7 @@ def _json_record(where: str, text: str) -> Record:
 def _json_value(where: str, text: str, begin: int) -> tuple[Record, int]:
     """Parse the object at `begin`; return it and the position after it."""
     try:
-        record, end = json.JSONDecoder().raw_decode(text, begin)
+        record, end = _DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", "nested too deep" if isinstance(error, RecursionError) else str(error))
         raise UserError(f"{where}: not valid JSON ({reason}); correct or remove it") from None
@@ -665,7 +666,8 @@ class Prompter:
         if not texts:
             return []
         inputs = {"text_target" if target else "text": texts}
-        return self.tokenizer(**inputs, truncation=False, padding=False, verbose=False)["input_ids"]
+        options = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
+        return self.tokenizer(**inputs, **options)["input_ids"]
 
 
 # -------------------------------------------------------------------------------------------- many processes
