@@ -412,7 +412,8 @@ def prepare(
 ) -> tuple[DatasetDict, Counter]:
     """Turn dialogues into tokenized prompts, filtered by length, no dialogue in two splits.
 
-    Rows stream through; what stays in memory is a digest a dialogue, and the references of the test split.
+    Rows stream through; what stays in memory is a digest a dialogue (and one of its id, split by split), and the
+    references of the test split.
     The result is the same, to the byte, whatever the number of workers or processes.
 
     Args:
@@ -517,9 +518,6 @@ class _Digests:
 
     def __init__(self) -> None:
         self._slots, self._count = bytearray(16 * 64), 0
-
-    def __len__(self) -> int:
-        return self._count
 
     def __contains__(self, digest: bytes) -> bool:
         return self._slots.startswith(digest, self._place(digest))

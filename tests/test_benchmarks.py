@@ -154,7 +154,7 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
     assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5
 
 
-def test_data_preparation_keeps_every_generated_dialogue(monkeypatch, capsys):
+def test_data_preparation_keeps_every_generated_dialogue(capsys):
     found = data_preparation.measure_here(60, 1, turns=3, words=6)
     assert found["kept"] == found["dialogues"] == 60
     assert found["cpu_seconds"] > 0 and found["prepared_mb"] > found["source_mb"] > 0

