@@ -12,6 +12,7 @@ them; `peak heap` (RssAnon, Linux) is what the process itself holds, sampled 20 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import random
 import re
@@ -58,7 +59,7 @@ def measure_here(count: int, workers: int, turns: int, words: int) -> dict[str, 
         source = Path(place, "dialogues.jsonl")
         write_source(source, count, turns, words)
         flags = ["--preset", "demo", "--data.dataset", str(source), "--data.workers", str(workers)]
-        with redirect_stdout(sys.stderr), heap_peak() as heap:
+        with redirect_stdout(io.StringIO()), heap_peak() as heap:
             started = time.perf_counter(), cpu_seconds()
             code = cli.run(config.Preparation, data_preparation.main, [*flags, "--checkpoints", place])
             seconds, cpu = time.perf_counter() - started[0], cpu_seconds() - started[1]
@@ -110,13 +111,15 @@ def heap_peak() -> Iterator[list[float | None]]:
 
 def measure(count: int, workers: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one size in a process of its own."""
-    print(f"{count:,} dialogues, workers {workers}", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--turns", str(arguments.turns), "--words", str(arguments.words)]
     command += ["--child", str(count), str(workers)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"error: {count:,} dialogues with {workers} workers: exit code {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    told = f"{count:,} dialogues, workers {workers}: {found['cpu_seconds']:.1f} CPU s, heap {found['peak_heap_mb']} MiB"
+    print(told, file=sys.stderr, flush=True)
+    return found
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
@@ -171,13 +174,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     cases = [(size, workers) for workers in arguments.workers for size in arguments.sizes]
     cases += [(MILLION, arguments.workers[0])] if arguments.million else []
-    runs = [measure(*case, arguments) for case in cases]
+    runs: list[dict[str, Any]] = []
+    for case in cases:
+        runs.append(measure(*case, arguments))
+        if arguments.output:  # after each, since a million take their time
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            found = {"turns": arguments.turns, "words": arguments.words, "runs": runs}
+            arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     print(table(runs))
     print("\n".join(["", *linearity(runs)]))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        found = {"turns": arguments.turns, "words": arguments.words, "runs": runs}
-        arguments.output.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
