@@ -2,7 +2,8 @@
 
 Compares PPO checkpoints with the reference they started from, on held-out dialogues under the same seeds;
 writes checkpoints/<run>/evaluation/<checkpoint>. The reference's part is computed once and kept beside it.
-Under `accelerate launch` or `torchrun` several processes share the work; what they write is the same.
+Under `accelerate launch` or `torchrun` several processes share the work; what they write is the same, if each has as
+many threads (--threads) as the single one.
 """
 
 from __future__ import annotations
