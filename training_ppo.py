@@ -7,9 +7,9 @@ checkpoints/<run>/ppo. Run again after an interruption, it goes on from the last
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,7 +77,7 @@ def main(settings: config.PPOTraining) -> int:
         return 0
     trackers.check(settings)
     processes = parallel.start(settings.device)
-    with artifacts.lock(run) if processes.is_main else contextlib.nullcontext():
+    with processes.within(lambda: artifacts.lock(run)):
         inputs, settings = find_inputs(settings, run)
         weights = find_weights(settings)
         folder = run / "ppo"
@@ -195,8 +195,8 @@ def train(
     log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
     hidden = None if processes.is_main else True
     bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=hidden)
-    tracking = trackers.tracker(settings, folder, trainer.updates_done)
-    with Interrupt() as interrupt, bar, tracking if processes.is_main else contextlib.nullcontext() as tracker:
+    tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
+    with Interrupt() as interrupt, bar, tracking as tracker:
         stopped_by = None
         if resumed is None:
             stopped_by = warm_up(settings, parts, bar, interrupt)

@@ -60,9 +60,9 @@ def run(
     except UserError as error:
         return _fail(f"error: {error}", USER_ERROR) if _has_the_word() else USER_ERROR
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED) if _has_the_word() else INTERRUPTED
     except _Terminated:
-        return _fail("terminated", TERMINATED)
+        return _fail("terminated", TERMINATED) if _has_the_word() else TERMINATED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE

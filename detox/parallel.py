@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from torch import distributed as dist
 
 from detox.errors import UserError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TIMEOUT = timedelta(hours=2)
@@ -117,6 +119,20 @@ class Processes:
         if told[1]:
             raise Elsewhere("the main process has failed")
         return told[0]
+
+    @contextlib.contextmanager
+    def within(self, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
+        """Let the main process alone enter the context that `make` gives; yield in every process what it gave."""
+        with contextlib.ExitStack() as stack:
+            yield self.on_main(lambda: stack.enter_context(make()))
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Return `function` of each item, in order; the processes take turns. Results must be picklable."""
+        parts = self.gather_objects([function(item) for item in items[self.rank :: self.count]])
+        results: list[Any] = [None] * len(items)
+        for rank, part in enumerate(parts):
+            results[rank :: self.count] = part
+        return results
 
 
 ALONE = Processes()

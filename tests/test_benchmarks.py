@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import config
-from benchmarks import demo_seeds, ppo_step
+from benchmarks import data_preparation, demo_seeds, ppo_step
 from detox import cli
 
 
@@ -152,3 +152,25 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
     for flags, stage in zip(calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True):
         assert cli.parse(stage, flags[1:]).run_name == "stock-like-3"
     assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5
+
+
+def test_data_preparation_keeps_every_generated_dialogue(capsys):
+    found = data_preparation.measure_here(60, 1, turns=3, words=6)
+    assert found["kept"] == found["dialogues"] == 60
+    assert found["cpu_seconds"] > 0 and found["prepared_mb"] > found["source_mb"] > 0
+    assert found["peak_heap_mb"] is None or found["peak_heap_mb"] >= found["heap_before_mb"] > 0
+    assert capsys.readouterr().out == "", "the figures alone go to standard output"
+
+
+def test_data_preparation_tells_what_one_more_dialogue_costs(tmp_path, monkeypatch, capsys):
+    def measured(count, workers, arguments):
+        return {"dialogues": count, "workers": workers, "seconds": 1.0, "cpu_seconds": 2.0 + count * 3e-4,
+                "peak_heap_mb": 100 + count / 2**14, "peak_rss_mb": 200.0, "prepared_mb": 5.0}  # fmt: skip
+
+    monkeypatch.setattr(data_preparation, "measure", measured)
+    output = tmp_path / "out.json"
+    data_preparation.main(["--sizes", "1000", "9000", "--workers", "2", "--million", "--output", str(output)])
+    shown = capsys.readouterr().out
+    assert "| 1,000,000 | 2 | 1.0 | 302.0 |" in shown
+    assert "workers 2, 1,000 to 9,000: 300 CPU us a dialogue, 64 bytes of heap" in shown
+    assert [run["dialogues"] for run in json.loads(output.read_text())["runs"]] == [1000, 9000, 1_000_000]
