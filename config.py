@@ -220,7 +220,7 @@ class PPO:
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
     value_warmup: int = 128
-    """Rollouts on which the value head alone is fitted before the first update."""
+    """Rollouts, rounded up to whole batches, on which the value head alone is fitted before the first update."""
     score_normalize: bool = False
     """Subtract the running mean of the scores."""
     score_scale: bool = False

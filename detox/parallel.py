@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -120,7 +121,7 @@ ALONE = Processes()
 
 
 def start(device: str) -> Processes:
-    """Join the other processes of the run, if a launcher has started some.
+    """Join the other processes of the run, if a launcher has started some; only the main one speaks from then on.
 
     Args:
         device: as the setting names it; what is exchanged lies on a CUDA device unless that is `cpu`.
@@ -131,6 +132,8 @@ def start(device: str) -> Processes:
 
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
+    if not state.is_main_process:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (is open as long as the process lives)
     return Processes(state.process_index, state.num_processes, "cpu" if on_cpu else state.device)
 
 
