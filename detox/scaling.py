@@ -5,7 +5,7 @@ The batch stays as it is, and each device takes its share of the prompts and of 
 - compute: useful work (`detox.work`) over the rate that a device keeps up; a step of sampling takes at least as
   long as reading the decoder's weights and the caches once, which more devices don't shorten.
 - gradients: those of all that is trained, in float32, summed over the devices once an optimizer step. A ring
-  moves 2 (N - 1) / N of them through each device, in 2 (N - 1) steps.
+  moves 2 (N - 1) / N of them through each device, in 2 (N - 1) steps; as many gather a few statistics.
 - weights, where the backbone's layers are shared out (FSDP): a device fetches the (N - 1) / N of a layer that it
   does not hold before each pass through it, forward or backward; one token of sampling is one pass.
 
@@ -111,7 +111,7 @@ def estimate(
 
     optimizer_steps = ppo.ppo_epochs * (ppo.batch_size // ppo.minibatch_size)
     gradient_bytes = optimizer_steps * sizes.trained_parameters(ppo.lora_r) * 4 if processes > 1 else 0
-    moved, steps = 2 * (processes - 1) / processes * gradient_bytes, optimizer_steps * 2 * (processes - 1)
+    moved, steps = 2 * (processes - 1) / processes * gradient_bytes, optimizer_steps * 4 * (processes - 1)
     gathered = 0
     if sharded:
         encoder, decoder = passes(own, new_tokens, sizes.encoder_is_trained, dtype)

@@ -311,8 +311,8 @@ def test_devices_share_the_computing_and_exchange_what_is_trained(world):
     trained = policy.make_policy(models.load_summarizer("t5"), task.settings.ppo)
     gradients = sum(p.numel() for p in policy.trainable(trained).values()) * 4 * 6
     assert two.gradient_bytes == eight.gradient_bytes == gradients and two.gathered_bytes == 0
-    assert two.exchange == pytest.approx(gradients / 2e9 + 6 * 2 * scaling.LATENCY)
-    assert eight.exchange == pytest.approx(1.75 * gradients / 2e9 + 6 * 14 * scaling.LATENCY)
+    assert two.exchange == pytest.approx(gradients / 2e9 + 6 * 4 * scaling.LATENCY)
+    assert eight.exchange == pytest.approx(1.75 * gradients / 2e9 + 6 * 28 * scaling.LATENCY)
 
 
 def test_sampling_takes_at_least_as_long_as_reading_the_weights(world):
