@@ -102,7 +102,7 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
-    from detox import data, models, policy
+    from detox import data, models, policy, sharding
     from detox.engine import choose_dtype
     from detox.prompts import PromptStream
     from detox.reward import RewardModel
@@ -117,6 +117,8 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     with_value_head = policy.make_policy(
         start, settings.ppo, seed=settings.seed, dtype=choose_dtype(settings.dtype, device)
     )
+    if processes.sharded:
+        sharding.shard(start, processes)
     ppo = Seq2SeqPPOConfig.from_settings(
         settings.ppo,
         seed=settings.seed,

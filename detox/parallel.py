@@ -37,12 +37,14 @@ class Processes:
         rank: number of this process; 0 is the main one, which alone writes.
         count: how many there are.
         device: where tensors must lie to be exchanged.
+        sharded: frozen weights are to be spread over the processes.
         bytes_sent: of tensors that this process has given to the others, headers left out.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | str = "cpu"):
+    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | str = "cpu", sharded: bool = False):
         self.rank, self.count = rank, count
         self.device = torch.device(device)
+        self.sharded = sharded
         self.bytes_sent = 0
 
     @property
@@ -130,11 +132,14 @@ def start(device: str) -> Processes:
         return ALONE
     from accelerate import PartialState
 
+    # Of Accelerate's FSDP, its launcher is used: the frozen blocks alone are sharded (detox/sharding.py).
+    sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     if not state.is_main_process:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (is open as long as the process lives)
-    return Processes(state.process_index, state.num_processes, "cpu" if on_cpu else state.device)
+    device = torch.device("cpu") if on_cpu else state.device
+    return Processes(state.process_index, state.num_processes, device, sharded)
 
 
 def has_the_word() -> bool:

@@ -735,17 +735,32 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     def _halve_rollout(self, error: Exception, size: int) -> None:
         """Let sampling go on with half of `size` prompts at once where `error` is a lack of memory; else raise it."""
-        _refuse_to_halve(error, size)
+        self._refuse_to_halve(error, size)
         self.rollout_size = (size + 1) // 2
         print(f"out of memory: sampling for {self.rollout_size} prompts at once, same result", file=sys.stderr)
 
     def _halve_microbatch(self, error: Exception) -> None:
         """Let training go on with half the microbatch where `error` is a lack of memory; raise it again if not."""
-        _refuse_to_halve(error, self.microbatch_size)
+        self._refuse_to_halve(error, self.microbatch_size)
         self.optimizer.zero_grad()
         self.microbatch_size = (self.microbatch_size + 1) // 2
         empty_cache(self.engine.device)
         print(f"out of memory: going on with microbatches of {self.microbatch_size}, same result", file=sys.stderr)
+
+    def _refuse_to_halve(self, error: Exception, size: int) -> None:
+        """Raise `error` again where it is no lack of memory, or where the work can't be cut in smaller pieces."""
+        if not is_out_of_memory(error):
+            raise error
+        if self.engine.sharded:
+            raise TrainingError(
+                f"out of memory ({error}); the last checkpoint is whole: with sharded weights all processes take the "
+                "same steps, so lower --ppo.microbatch-size for all of them, or start more processes"
+            ) from error
+        if size == 1:
+            raise TrainingError(
+                f"out of memory with one example at a time ({error}); the last checkpoint is whole: free some memory, "
+                "choose a smaller --model.base, or prepare shorter dialogues (--data.max-query-tokens)"
+            ) from error
 
     def _metrics(self, experience: Experience, statistics: list[dict[str, float]]) -> dict[str, float]:
         mask = experience.mask
@@ -854,17 +869,6 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     )
-
-
-def _refuse_to_halve(error: Exception, size: int) -> None:
-    """Raise `error` again where it is no lack of memory, or where one example at a time is too many already."""
-    if not is_out_of_memory(error):
-        raise error
-    if size == 1:
-        raise TrainingError(
-            f"out of memory with one example at a time ({error}); the last checkpoint is whole: free some memory, "
-            "choose a smaller --model.base, or prepare shorter dialogues (--data.max-query-tokens)"
-        ) from error
 
 
 def _extend(plain: PPOConfig) -> Seq2SeqPPOConfig:
