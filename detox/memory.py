@@ -3,13 +3,14 @@
 Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every
 summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
 
-- backbone: w a parameter. The reference is inside it. Where several processes share it out (FSDP), each holds
-  its part of every layer, one whole layer that it works on and the next, and all that is no layer.
+- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.sharding`), a process holds its
+  part of every block, the one that it works on and the next in full, and all that is no block.
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
 - optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
   an update is taken back to where it fails.
 - reward model: 4 a parameter.
-- rollout: keys and values of prompts and summaries, hidden states, and (in float32) the merged weights.
+- rollout: keys and values of prompts and summaries, hidden states, and the merged weights (in float32, if they
+  are not sharded).
 - update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every
   layer: the residual stream once a norm; query, key, value and output of attention (in float32 on a CPU);
   the arguments of the activation; the input of each layer with an adapter. Hugging Face's modules keep
@@ -90,7 +91,7 @@ def plan(
         device: on a CPU the libraries count too.
         query_tokens: of the longest prompt.
         packed: for the packed engine, or that of Hugging Face.
-        shards: processes that share the backbone's layers out among them.
+        shards: processes that the frozen blocks are spread over.
     """
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     w, on_cpu = dtype.itemsize, device.type == "cpu"
@@ -101,7 +102,7 @@ def plan(
     # What a rollout leaves: the encoder's output and the hidden states that predicted each token.
     left = rollout_tokens * sizes.d * w + ppo.batch_size * new_tokens * sizes.d * 4
     generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, w)
-    if dtype == torch.float32:
+    if dtype == torch.float32 and shards == 1:
         generate += sizes.lora_weights * 4
     encode = _encoding(sizes, min(rollout_tokens, max(ENCODE_ROWS, query_tokens)) if packed else rollout_tokens, w)
     kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, 4 if on_cpu else w)

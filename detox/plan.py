@@ -40,7 +40,7 @@ class Task:
     notes: tuple[str, ...]
 
     def plan_memory(self, processes: int = 1, sharded: bool = False) -> memory.Plan:
-        """Return the memory of one of several processes; FSDP works through Hugging Face's modules."""
+        """Return the memory of one of several processes; sharded weights run in Hugging Face's modules."""
         return memory.plan(
             memory.share(self.settings, processes),
             self.summarizer,
@@ -182,10 +182,10 @@ def several_devices(task: Task) -> list[str]:
     if settings.plan_budget_gb is not None:
         fits = [task.largest_microbatch(count) or "none" for count in counts]
         lines.append(_row(f"  microbatch in {settings.plan_budget_gb:g} GB", fits))
-    lines += ["", "an update, backbone on each", *_update_rows([task.plan_update(machine, n) for n in counts], alone)]
+    lines += ["", "an update, backbone whole on each", *_update_rows([task.plan_update(machine, n) for n in counts], alone)]
     lines += [
         "",
-        "an update, backbone shared out (FSDP, --engine hf)",
+        "an update, backbone sharded (configs/fsdp.yaml)",
         _row("  backbone of each, MB", [made.parts["backbone"] / MB for made in sharded]),
         _row("  peak of each, MB", [made.peak / MB for made in sharded]),
         *_update_rows([task.plan_update(machine, n, sharded=True) for n in counts], alone),

@@ -6,8 +6,8 @@ The batch stays as it is, and each device takes its share of the prompts and of 
   long as reading the decoder's weights and the caches once, which more devices don't shorten.
 - gradients: those of all that is trained, in float32, summed over the devices once an optimizer step. A ring
   moves 2 (N - 1) / N of them through each device, in 2 (N - 1) steps; as many gather a few statistics.
-- weights, where the backbone's layers are shared out (FSDP): a device fetches the (N - 1) / N of a layer that it
-  does not hold before each pass through it, forward or backward; one token of sampling is one pass.
+- weights, where they are sharded (`detox.sharding`): before each pass through a block, forward or backward, a device
+  fetches the (N - 1) / N that it does not hold; one token of sampling is one pass through the decoder.
 
 An exchange takes bytes over bandwidth, and a latency a step. Nothing is hidden behind computing, and prompts of
 unlike length keep no device waiting: the first makes the estimate too long, the second too short.
@@ -97,7 +97,7 @@ def estimate(
         query_tokens: of each prompt.
         machine: rates of each device.
         processes: that share the batch, a device each.
-        sharded: the backbone's layers are shared out among them.
+        sharded: the frozen blocks are spread over them.
     """
     ppo, new_tokens, dtype = settings.ppo, settings.rollout.max_new_tokens, choose_dtype(settings.dtype, device)
     own, w = memory.share(settings, processes).ppo, dtype.itemsize

@@ -324,7 +324,7 @@ def test_sampling_takes_at_least_as_long_as_reading_the_weights(world):
     assert reading < two.compute < one.compute < 2 * two.compute
 
 
-def test_devices_that_share_the_backbone_out_hold_a_part_and_fetch_the_rest(world):
+def test_devices_among_which_the_blocks_are_sharded_hold_a_part_and_fetch_the_rest(world):
     task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=1), world / "no-run")
     summarizer = task.summarizer
     layers = summarizer.encoder_blocks + summarizer.decoder_blocks
