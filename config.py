@@ -442,6 +442,8 @@ class PPOTraining(EngineStage):
     rollout: Rollout = field(default_factory=Rollout)
     ppo: PPO = field(default_factory=PPO)
     save: Checkpoints = field(default_factory=Checkpoints)
+    report_to: Literal["none", "tensorboard", "wandb"] = "none"
+    """Also report the metrics of every update to a tracker, which must be installed."""
     plan: bool = False
     """Print how much memory this will take, by part, and do nothing; loads no weights."""
     plan_budget_gb: Optional[float] = None

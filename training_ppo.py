@@ -40,7 +40,7 @@ class Parts(NamedTuple):
 
 
 def main(settings: config.PPOTraining) -> int:
-    from detox import artifacts, checkpoint, parallel
+    from detox import artifacts, checkpoint, parallel, trackers
 
     run = Path(settings.checkpoints) / settings.run_name
     if settings.plan:
@@ -48,6 +48,7 @@ def main(settings: config.PPOTraining) -> int:
 
         print(plan.report(settings, run))
         return 0
+    trackers.check(settings)
     processes = parallel.start(settings.device)
     with artifacts.lock(run) if processes.is_main else contextlib.nullcontext():
         inputs, settings = find_inputs(settings, run)
@@ -149,7 +150,7 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint, collapse
+    from detox import checkpoint, collapse, trackers
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
 
@@ -162,7 +163,8 @@ def train(
     log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
     hidden = None if processes.is_main else True
     bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=hidden)
-    with Interrupt() as interrupt, bar:
+    tracking = trackers.tracker(settings, folder, trainer.updates_done)
+    with Interrupt() as interrupt, bar, tracking if processes.is_main else contextlib.nullcontext() as tracker:
         stopped_by = None
         if resumed is None:
             stopped_by = warm_up(settings, parts, bar, interrupt)
@@ -185,6 +187,7 @@ def train(
             if reason is not None:
                 metrics["collapse"] = reason
             log.append({"update": trainer.updates_done, **metrics})
+            trackers.report(tracker, log.lines[-1])
             if processes.is_main:
                 tqdm.write(summary(log.lines[-1], updates))
             if "skipped" not in metrics:

@@ -27,7 +27,7 @@ _NAME = re.compile(r"step-(\d{4,})")
 
 # Settings that may differ when a run goes on; all others decide what the numbers are.
 _FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
-_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "plan", "plan_budget_gb"}
+_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "report_to", "plan", "plan_budget_gb"}
 
 
 def name(update: int) -> str:

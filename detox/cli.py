@@ -213,9 +213,14 @@ def _speak_utf8() -> None:
 
 
 def _has_the_word() -> bool:
-    """Return whether this is the process, of several that a launcher has started, that tells of the failure."""
+    """Return whether this is the process, of several that a launcher has started, that tells of the failure.
+
+    Before they have joined they all do the same, and the main one speaks.
+    """
     parallel = sys.modules.get("detox.parallel")
-    return parallel is None or parallel.has_the_word()
+    if parallel is None or not parallel.joined():
+        return os.environ.get("RANK", "0") == "0"
+    return parallel.has_the_word()
 
 
 def _fail(line: str, code: int) -> int:

@@ -166,7 +166,8 @@ class Engine(ABC):
 
     def describe(self) -> str:
         """Return a phrase for people: what runs the model, in which precision."""
-        return f"{self.kind} engine, frozen weights in {str(self.head_weight.dtype).removeprefix('torch.')}"
+        how = ", sharded" if self.sharded else ""
+        return f"{self.kind} engine, frozen weights in {str(self.head_weight.dtype).removeprefix('torch.')}{how}"
 
     @abstractmethod
     def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:

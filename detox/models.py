@@ -144,6 +144,14 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that the device or the machine has no memory left."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
 # -------------------------------------------------------------------------------------------------------- hub
 
 

@@ -142,10 +142,13 @@ def start(device: str) -> Processes:
     return Processes(state.process_index, state.num_processes, device, sharded)
 
 
+def joined() -> bool:
+    """Return whether this process has joined others."""
+    return dist.is_initialized()
+
+
 def has_the_word() -> bool:
-    """Return whether this process is the one to say why the run fails: the first that asks."""
-    if not dist.is_initialized():
-        return True
+    """Return whether this process is the one, of those that have joined, to say why the run fails: who asks first."""
     rank = str(dist.get_rank())
     with contextlib.suppress(RuntimeError):  # the launcher that keeps the store is gone
         return dist.distributed_c10d._get_default_store().compare_set(_FAILURE, "", rank).decode() == rank
