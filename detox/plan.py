@@ -171,6 +171,8 @@ def several_devices(task: Task) -> list[str]:
     sharded = [task.plan_memory(count, sharded=True) for count in counts]
     machine = scaling.find_machine(settings, task.device, task.is_here)  # takes memory, so after the plans
     alone = task.plan_update(machine, 1)
+    updates = [task.plan_update(machine, count) for count in counts]
+    spread = [task.plan_update(machine, count, sharded=True) for count in counts]
     lines = [
         _row("devices", counts),
         _row("prompts of each", [settings.ppo.batch_size // count for count in counts]),
@@ -182,13 +184,13 @@ def several_devices(task: Task) -> list[str]:
     if settings.plan_budget_gb is not None:
         fits = [task.largest_microbatch(count) or "none" for count in counts]
         lines.append(_row(f"  microbatch in {settings.plan_budget_gb:g} GB", fits))
-    lines += ["", "an update, backbone whole on each", *_update_rows([task.plan_update(machine, n) for n in counts], alone)]
+    lines += ["", "an update, backbone whole on each", *_update_rows(updates, alone)]
     lines += [
         "",
         "an update, backbone sharded (configs/fsdp.yaml)",
         _row("  backbone of each, MB", [made.parts["backbone"] / MB for made in sharded]),
         _row("  peak of each, MB", [made.peak / MB for made in sharded]),
-        *_update_rows([task.plan_update(machine, n, sharded=True) for n in counts], alone),
+        *_update_rows(spread, alone),
     ]
     return lines + ["", *assumptions(task, machine)]
 

@@ -127,7 +127,7 @@ CASES = {
     "devices that share unevenly": Case(
         PPO, "--plan --plan-processes 1 16", ("--plan-processes=16", "must divide --ppo.minibatch-size")
     ),
-    "devices by name": Case(PPO, "--plan --plan-processes two", ("--plan-processes='two'", "whole number")),
+    "devices by name": Case(PPO, "--plan --plan-processes two", ("--plan-processes=['two']", "see --help")),
     "rate of no devices": Case(PPO, "--plan --plan-gflops 100", ("--plan-gflops=100", "needs --plan-processes")),
     "no bandwidth": Case(PPO, "--plan --plan-processes 1 --plan-link-rate 0", ("--plan-link-rate=0", "greater than 0")),
     "preset": Case(DATA, "--preset gpt", ("--preset=gpt", "choose flan-t5 or demo")),
