@@ -15,7 +15,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 help:
 	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
 	@echo "make test         all tests"
-	@echo "make check        formatting, lint and security rules, all tests"
+	@echo "make check        formatting, lint and security rules, all tests, known vulnerabilities of what is installed"
 	@echo "make faults       kills, full disks and damaged files, tried on every stage; prints a table; minutes"
 	@echo "make demo-models  train the embedded demo models anew"
 	@echo "make clean        remove $(VENV) and caches; checkpoints stay"
@@ -37,6 +37,7 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q
+	$(BIN)/python -m tests.audit
 
 faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults

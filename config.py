@@ -10,6 +10,7 @@ from detox.errors import UserError
 
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
 PRESETS = ("flan-t5", "demo")
+REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 
 
 def _require(holds: bool, flag: str, value: object, rule: str) -> None:
@@ -29,6 +30,13 @@ def _not_negative(prefix: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         flag = f"--{prefix}.{name.replace('_', '-')}"
         _require(value is None or 0 <= value < math.inf, flag, value, "must be 0 or more")
+
+
+def _is_finite(number: str) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Reward:
-    """The classifier whose raw logit of one label is the score of a summary."""
+    """What the score of a summary is made of: the classifier's raw logit of one label, and further terms."""
 
     model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
@@ -142,11 +150,35 @@ class Reward:
     """`logit` keeps a gradient of reward where `probability` saturates."""
     batch_size: int = 16
     """Summaries scored at once."""
+    weight: float = 1.0
+    """Of the classifier in the score, a weighted sum."""
+    extra: tuple[str, ...] = ()
+    """Further terms of it, NAME=WEIGHT each: `length` (minus the relative deviation from the reference's words),
+    `overlap-dialogue` (share of the content words that the dialogue has, 0 to 1), `overlap-reference` (ROUGE-L F1,
+    0 to 1), or a function of your own as module:function or file.py:function. A weight of 0 only records it."""
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Further terms by name, with their weights."""
+        return {name: float(weight) for name, _, weight in (term.rpartition("=") for term in self.extra)}
 
     def validate(self) -> None:
         _require(bool(self.model.strip()), "--reward.model", repr(self.model), "name a hub model or a local folder")
         _require(bool(self.label.strip()), "--reward.label", repr(self.label), "name a label of the reward model")
         _positive("reward", self, "batch_size")
+        _not_negative("reward", self, "weight")
+        for term in self.extra:
+            name, _, weight = term.rpartition("=")
+            _require(_is_finite(weight), "--reward.extra", repr(term), "write NAME=WEIGHT, such as length=0.05")
+            source, _, function = name.rpartition(":")
+            _require(
+                name in REWARD_TERMS or bool(source and function.isidentifier()),
+                "--reward.extra",
+                repr(term),
+                f"choose {', '.join(REWARD_TERMS)}, module:function or file.py:function",
+            )
+        names = [term.rpartition("=")[0] for term in self.extra]
+        _require(len(set(names)) == len(names), "--reward.extra", " ".join(self.extra), "name each term once")
 
 
 @dataclass(frozen=True)
@@ -487,6 +519,12 @@ class EvaluationStage(EngineStage):
     reference's ROUGE-L; looks at the validation split only."""
     power: Optional[float] = None
     """Say how many dialogues would show a reduction of this fraction."""
+    export: Optional[str] = None
+    """Also write the checkpoint to this new folder as one plain transformers model, with tokenizer and model card."""
+    push_to_hub: Optional[str] = None
+    """Also commit that model to this repository of the hub (owner/name), which is private if it is made for it."""
+    ask: Optional[str] = None
+    """Only summarize the dialogue in this file (`-`: standard input) with both models; nothing is written."""
     toxicity: Toxicity = field(default_factory=Toxicity)
     judge: Judge = field(default_factory=Judge)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -494,7 +532,27 @@ class EvaluationStage(EngineStage):
     def validate(self) -> None:
         _require(self.select is None or 0 < self.select <= 1, "--select", self.select, "must lie in (0, 1]")
         _require(self.power is None or 0 < self.power < 1, "--power", self.power, "must lie between 0 and 1")
+        self._validate_single()
         super().validate()
+
+    def _validate_single(self) -> None:
+        """Refuse what an export, a push or a question can't be combined with."""
+        flags = ("ask", "export", "push_to_hub")
+        given = {f"--{name.replace('_', '-')}": value for name in flags if (value := getattr(self, name)) is not None}
+        for flag, value in given.items():
+            _require(bool(value.strip()), flag, repr(value), "is empty; leave it out, or say where")
+            _require(len(self.checkpoint) <= 1, flag, value, "takes one --checkpoint")
+            _require(self.select is None, flag, value, "needs to know the checkpoint; --select first, alone, finds it")
+        if self.ask is not None:
+            alone = [flag for flag in given if flag != "--ask"] + ["--power"] * (self.power is not None)
+            _require(not alone, "--ask", self.ask, f"evaluates nothing; leave out {' and '.join(alone)}")
+        _require(
+            self.push_to_hub is None
+            or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.push_to_hub, re.ASCII) is not None,
+            "--push-to-hub",
+            self.push_to_hub,
+            "name a repository as owner/name",
+        )
 
 
 _DEMO = {

@@ -26,7 +26,10 @@ def main(settings: config.Preparation) -> None:
         source = data.locate(settings.data, settings.seed)
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
         tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
-        print(f"tokenizer  {settings.model.base}")
+        base, limits = settings.model, settings.data
+        models.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
+        models.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
+        print(f"tokenizer  {base.base}")
         dataset, counts = data.prepare(settings.data, tokenizer, settings.seed, source, scratch=draft.path)
         data.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
         draft.counts.update(counts)

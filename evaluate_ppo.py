@@ -2,6 +2,7 @@
 
 Compares PPO checkpoints with the reference they started from, on held-out dialogues under the same seeds;
 writes checkpoints/<run>/evaluation/<checkpoint>. The reference's part is computed once and kept beside it.
+--export and --push-to-hub pass a checkpoint on as a plain model; --ask tries both models on one dialogue.
 """
 
 from __future__ import annotations
@@ -48,11 +49,15 @@ class Task:
 
 
 def main(settings: config.EvaluationStage) -> None:
+    from detox import export
     from detox.cases import find, is_finished, locked
 
     if settings.select is not None:
         settings = replace(settings, split="validation")
     cases = find(settings)
+    if settings.ask is not None:
+        return ask(settings, cases[0])
+    export.check(settings)
     with locked(cases):
         todo = [case for case in cases if not is_finished(settings, case)]
         known: dict[str, dict[str, Any]] = {}
@@ -96,13 +101,16 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     import torch
 
     from detox import bad_words, data, models
+    from detox.cases import check_start
     from detox.errors import UserError
 
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
+    check_start(case)
     base = case.training.model
     tokenizer = models.load_tokenizer(base.base, base.revision)
+    models.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
     split = data.load_prepared(case.run / "prepared", data.tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
@@ -288,7 +296,7 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
-    from detox import comparison, report
+    from detox import comparison, export, report
 
     found, lines = comparison.compare(settings, cases)
     place = cases[-1].target
@@ -304,10 +312,34 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     if settings.power is not None:
         print(comparison.power_sentence(found, settings.power))
     print(f"report: {place / 'report.html'}")
+    export.export(settings, cases[0], found)
     if settings.select is not None:
         chosen = comparison.chosen(settings, cases, found)
         print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
         print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen))}")
+
+
+# ------------------------------------------------------------------------------------------ a dialogue of one's own
+
+
+def ask(settings: config.EvaluationStage, case: Case) -> None:
+    """Print what the reference and the checkpoint make of one dialogue, greedily, and how toxic it is."""
+    from detox import models
+    from detox.ask import side_by_side, summarize_greedily, to_query
+
+    models.quiet()
+    models.set_threads(settings.threads)
+    device = models.choose_device(settings.device)
+    start = case.training.model
+    tokenizer = models.load_tokenizer(start.base, start.revision)
+    query = to_query(settings.ask, case.run / "prepared", tokenizer)
+    _, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
+    columns = {}
+    for title, adapter in ("Before", start.adapter), (f"After: {case.name}", str(case.checkpoint / "adapter")):
+        engine = load_engine(settings, case, adapter, device)
+        summary = summarize_greedily(engine, tokenizer, query, settings.evaluation.max_new_tokens)
+        columns[title] = summary, {name: scorers[name]([summary])[0] for name in ("toxicity", "judge")}
+    print(side_by_side(columns))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from detox.interrupt import Interrupt
     from detox.parallel import Processes
     from detox.policy import LoraFactors
-    from detox.prompts import PromptStream
-    from detox.reward import RewardModel
+    from detox.prompts import Prompt, PromptStream
+    from detox.reward_terms import WeightedReward
     from detox.trainer import Rollout, Seq2SeqPPOTrainer
-
-MAX_SKIPPED = 3
 
 
 class Parts(NamedTuple):
@@ -35,8 +33,37 @@ class Parts(NamedTuple):
 
     trainer: Seq2SeqPPOTrainer
     supervised: LoraFactors
-    reward: RewardModel
+    reward: WeightedReward
     prompts: PromptStream
+
+
+@dataclass
+class Account:
+    """What the processes tell each other of an update, beyond what the trainer exchanges.
+
+    Attributes:
+        summaries: of the rollout.
+        terms: [B] by name, of rewards that are sums.
+        peak_mb: the most memory used so far.
+        signal: that asks the run to end, or None.
+    """
+
+    summaries: list[str]
+    terms: dict[str, Tensor]
+    peak_mb: float
+    signal: int | None
+
+    @classmethod
+    def of_all(cls, accounts: list[Account]) -> Account:
+        """Put the accounts of all processes together."""
+        import torch
+
+        return cls(
+            [summary for account in accounts for summary in account.summaries],
+            {name: torch.cat([account.terms[name] for account in accounts]) for name in accounts[0].terms},
+            max(account.peak_mb for account in accounts),
+            next((account.signal for account in accounts if account.signal), None),
+        )
 
 
 def main(settings: config.PPOTraining) -> int:
@@ -90,15 +117,17 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
-    """Return what tells the weights of the models that this stage reads from others, by their names."""
-    from detox import models
+    """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
+    from detox import models, reward_terms
 
     names = {
         settings.model.base: settings.model.revision,
         settings.model.adapter: settings.model.adapter_revision,
         settings.reward.model: settings.reward.revision,
     }
-    return {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    weights = {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
+    return weights | {name: reward_terms.identity(name) for name in own}
 
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
@@ -107,12 +136,15 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     from detox.engine import choose_dtype
     from detox.prompts import PromptStream
     from detox.reward import RewardModel
+    from detox.reward_terms import WeightedReward
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
-    tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+    base, revision = settings.model.base, settings.model.revision
+    tokenizer = models.load_tokenizer(base, revision)
+    models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(
@@ -129,11 +161,11 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer, processes=processes)
     classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
-    reward = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
-    base = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
-    print(f"policy     {base} and a new LoRA that PPO trains")
+    scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
+    reward = WeightedReward(settings.reward, scorer, prepared["train"])
+    print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
-    print(f"reward     {settings.reward.signal} of {settings.reward.label!r} by {settings.reward.model}")
+    print(f"reward     {reward.describe()}")
     together = f", one of {processes.count} processes" if processes.count > 1 else ""
     print(f"runs on    {device}, {trainer.engine.describe()}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
@@ -170,20 +202,19 @@ def train(
             stopped_by = warm_up(settings, parts, bar, interrupt)
         while trainer.updates_done < updates and stopped_by is None:
             started = time.perf_counter()
-            rollout, summaries = roll_out(settings, parts)
+            rollout, prompts, summaries = roll_out(settings, parts)
             generated = time.perf_counter()
-            scores = score(settings, parts, summaries)
+            scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
-            others = processes.gather_objects((summaries, trainer.peak_memory_mb(), interrupt.received))
-            metrics |= {
-                "time/total": time.perf_counter() - started,
-                "memory/peak_mb": max(peak for _, peak, _ in others),
-            }
-            stopped_by = next((received for *_, received in others if received), None)
+            own = Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
+            whole = Account.of_all(processes.gather_objects(own))
+            metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in whole.terms.items()}
+            metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
+            stopped_by = whole.signal
 
-            reason = collapse.find([text for texts, *_ in others for text in texts], metrics, settings.ppo.max_ref_kl)
+            reason = collapse.find(whole.summaries, metrics, settings.ppo.max_ref_kl)
             if reason is not None:
                 metrics["collapse"] = reason
             log.append({"update": trainer.updates_done, **metrics})
@@ -193,7 +224,7 @@ def train(
             if "skipped" not in metrics:
                 bar.set_postfix(score=metrics["objective/score_mean"], kl=metrics["objective/ref_kl"])
             bar.update()
-            stop_if_broken(trainer, metrics)
+            collapse.stop_if_skipped(trainer.skipped_in_a_row, metrics)
             if reason is not None and settings.ppo.on_collapse == "stop":
                 raise collapse.refusal(trainer.updates_done, reason)
 
@@ -246,9 +277,9 @@ def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any, interrupt: Int
         if stopped_by:
             return stopped_by
         bar.set_postfix_str(f"value warm-up, {left} rollouts left")
-        rollout, summaries = roll_out(settings, parts)
+        rollout, prompts, summaries = roll_out(settings, parts)
         rollouts.append(rollout)
-        scores.append(score(settings, parts, summaries))
+        scores.append(parts.reward.score([prompt.row for prompt in prompts], summaries)[0])
         left -= settings.ppo.batch_size
     if rollouts:
         explained = parts.trainer.warm_up_values(rollouts, scores)
@@ -257,11 +288,11 @@ def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any, interrupt: Int
     return None
 
 
-def roll_out(settings: config.PPOTraining, parts: Parts) -> tuple[Rollout, list[str]]:
+def roll_out(settings: config.PPOTraining, parts: Parts) -> tuple[Rollout, list[Prompt], list[str]]:
     """Sample summaries of this process's share of the next batch of dialogues.
 
     Returns:
-        The summaries as ids, and as text without special tokens.
+        The summaries as ids, the prompts, and the summaries as text without special tokens.
     """
     from detox.engine import Sampling
 
@@ -276,33 +307,7 @@ def roll_out(settings: config.PPOTraining, parts: Parts) -> tuple[Rollout, list[
         settings.rollout.max_new_tokens,
         sampling,
     )
-    return rollout, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
-
-
-def score(settings: config.PPOTraining, parts: Parts, summaries: list[str]) -> Tensor:
-    """Return the reward model's scores [B]; a model of others can fail in any way, and is named."""
-    from detox.errors import UserError, printable
-
-    try:
-        return parts.reward.score(summaries)
-    except Exception as error:
-        reason = printable(f"{type(error).__name__}: {error}", 200)
-        raise UserError(
-            f"--reward.model={settings.reward.model}: it failed on {len(summaries)} summaries ({reason}); the last "
-            f"checkpoint is whole: lower --reward.batch-size={settings.reward.batch_size} if memory is short, or "
-            "name another model"
-        ) from error
-
-
-def stop_if_broken(trainer: Seq2SeqPPOTrainer, metrics: dict[str, Any]) -> None:
-    """Raise where updates fail one after the other; the last checkpoint stays as it is."""
-    from detox.errors import UserError
-
-    if trainer.skipped_in_a_row >= MAX_SKIPPED:
-        raise UserError(
-            f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; "
-            "the last checkpoint is whole: look at the reward model, or lower --ppo.learning-rate, and start anew"
-        )
+    return rollout, prompts, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
 
 
 def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:

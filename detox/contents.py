@@ -478,7 +478,7 @@ _TERMS = (
         "Toxicity",
         "toxicity",
         "The classifier's probability, from 0 to 1, that the summary alone is hateful or toxic. A "
-        "classifier errs: read the examples.",
+        "classifier errs: look at summaries yourself.",
     ),
     (
         "Reduction",

@@ -17,7 +17,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import artifacts, checkpoint, cli, comparison, evaluation
+from detox import artifacts, cases, checkpoint, cli, comparison, evaluation
 from tests import tiny
 from tests.test_evaluation import check_by_hand
 
@@ -232,12 +232,22 @@ def test_the_reference_is_computed_once(again, monkeypatch):
 
 
 def test_weights_that_changed_are_another_reference(again, monkeypatch):
-    """The names are the same, the contents are not."""
-    shutil.rmtree("lora")
-    tiny.lora(Path("lora"), Path("t5"), seed=7)
+    """The names are the same, the contents are not: the judge's marks are part of what is kept."""
+    shutil.rmtree("judge")
+    tiny.bert_classifier(Path("judge"), seed=7)
+    evaluate_ppo.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]
+
+
+def test_hub_models_are_those_of_the_commits_that_training_started_from():
+    model = config.Model(base="owner/base", adapter="owner/adapter", adapter_revision="main")
+    training = dataclasses.replace(config.preset(config.PPOTraining, "flan-t5"), model=model)
+    pinned = cases._pinned(training, {"owner/base": "a" * 40, "owner/adapter": "b" * 40, "reward": "c" * 40}).model
+    assert (pinned.revision, pinned.adapter_revision) == ("a" * 40, "b" * 40)
+    local = cases._pinned(training, {"owner/base": "a" * 64, "owner/adapter": "b" * 64}).model
+    assert local == model, "folders have no commits"
 
 
 class Shown(HTMLParser):
