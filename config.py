@@ -480,11 +480,30 @@ class PPOTraining(EngineStage):
     """Print how much memory this will take, by part, and do nothing; loads no weights."""
     plan_budget_gb: Optional[float] = None
     """With --plan: also say which microbatch fits so many GB."""
+    plan_processes: tuple[int, ...] = ()
+    """With --plan: for so many devices each (1 2 4 8), memory, what they exchange, and the time of an update."""
+    plan_gflops: Optional[float] = None
+    """With --plan-processes: 10^9 operations a second that a device keeps up (default: measured or a data sheet's)."""
+    plan_memory_rate: Optional[float] = None
+    """With --plan-processes: GB a second at which a device reads weights (default: measured or a data sheet's)."""
+    plan_link_rate: Optional[float] = None
+    """With --plan-processes: GB a second from one device to another (default: 25 for GPUs, else 1.25)."""
 
     def validate(self) -> None:
-        value = self.plan_budget_gb
-        _require(value is None or 0 < value < math.inf, "--plan-budget-gb", value, "must be greater than 0")
-        _require(value is None or self.plan, "--plan-budget-gb", value, "needs --plan")
+        for name in ("plan_budget_gb", "plan_gflops", "plan_memory_rate", "plan_link_rate"):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            _require(value is None or 0 < value < math.inf, flag, value, "must be greater than 0")
+            needs = "plan" if name == "plan_budget_gb" else "plan_processes"
+            _require(value is None or bool(getattr(self, needs)), flag, value, f"needs --{needs.replace('_', '-')}")
+        for count in self.plan_processes:
+            _require(self.plan, "--plan-processes", count, "needs --plan")
+            _require(count > 0, "--plan-processes", count, "must be greater than 0")
+            _require(
+                self.ppo.minibatch_size % count == 0,
+                "--plan-processes",
+                count,
+                f"must divide --ppo.minibatch-size={self.ppo.minibatch_size}, of which each device takes its share",
+            )
         super().validate()
 
 

@@ -159,6 +159,7 @@ def _wrong_value(flag: str, message: str) -> str:
     for reason, rule in (
         ("could not convert string to float", "must be a number"),
         ("invalid literal for int() with base 10", "must be a whole number"),
+        ("Could not find valid parse for arguments", "not what it takes, see --help"),
     ):
         found = re.search(rf"{re.escape(reason)}: (.*)", message)
         if found:

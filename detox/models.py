@@ -81,6 +81,10 @@ _CONVERT = (
 )
 
 
+class HubUnreachable(UserError):
+    """A model is not in the local cache, and the hub cannot be reached."""
+
+
 def quiet() -> None:
     """Silence what says nothing to users: libraries on their removals, bars and reports of loading.
 
@@ -181,8 +185,8 @@ def hub_errors(name: str) -> Iterator[None]:
     offline mode, in which they take what is in the local cache at once; otherwise they would retry for a minute.
 
     Raises:
-        UserError: unreachable and not in the cache, no such repository or revision, gated, or the cache
-            cannot be written.
+        HubUnreachable: and the repository is not in the cache.
+        UserError: no such repository or revision, gated, or the cache cannot be written.
     """
     offline, endpoint = constants.HF_HUB_OFFLINE, constants.ENDPOINT
     problem = None if offline else hub_problem(endpoint)
@@ -215,7 +219,7 @@ def hub_errors(name: str) -> Iterator[None]:
         if offline:
             problem = "HF_HUB_OFFLINE is set"
         problem = problem or (f"it answers {status}" if status else str(error).partition("\n")[0])
-        raise UserError(
+        raise HubUnreachable(
             f"{name}: not in the local cache, and the hub at {endpoint} cannot be reached "
             f"({printable(problem, 120)}); use --preset demo, or name a local path instead"
         ) from None
@@ -370,6 +374,16 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     if any((source.folder / file).is_file() for file in _TOKENIZER):
         _check_vocabulary(source, _tokenizer(source), model.get_input_embeddings().weight.shape[0])
     return model
+
+
+def read_config(name: str, revision: str | None = None) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """Return the settings of a model, and the content of its config.json, from which transformers may depart.
+
+    Raises:
+        UserError: not found, or no model that is loaded here; `HubUnreachable` where that is all.
+    """
+    source = _locate(name, revision, ("config.json",))
+    return _config(source), source.json("config.json")
 
 
 def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None) -> None:

@@ -122,6 +122,14 @@ CASES = {
     "no limit of KL": Case(PPO, "--ppo.max-ref-kl 0", ("--ppo.max-ref-kl=0", "greater than 0")),
     "does not divide": Case(PPO, "--ppo.minibatch-size 3", ("--ppo.minibatch-size=3", "must divide")),
     "biased sampling": Case(PPO, "--rollout.top-k 50", ("--rollout.top-k=50", "--rollout.force")),
+    "plan of devices without a plan": Case(PPO, "--plan-processes 2", ("--plan-processes=2", "needs --plan")),
+    "no devices": Case(PPO, "--plan --plan-processes 0", ("--plan-processes=0", "greater than 0")),
+    "devices that share unevenly": Case(
+        PPO, "--plan --plan-processes 1 16", ("--plan-processes=16", "must divide --ppo.minibatch-size")
+    ),
+    "devices by name": Case(PPO, "--plan --plan-processes two", ("--plan-processes=['two']", "see --help")),
+    "rate of no devices": Case(PPO, "--plan --plan-gflops 100", ("--plan-gflops=100", "needs --plan-processes")),
+    "no bandwidth": Case(PPO, "--plan --plan-processes 1 --plan-link-rate 0", ("--plan-link-rate=0", "greater than 0")),
     "preset": Case(DATA, "--preset gpt", ("--preset=gpt", "choose flan-t5 or demo")),
     "run outside": Case(DATA, "--run ../r", ("--run=../r", "letters, digits")),
     "seed": Case(LORA, "--seed -1", ("--seed=-1", "must lie in")),
