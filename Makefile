@@ -10,13 +10,14 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check faults demo-models clean
+.PHONY: help run test check faults docs demo-models clean
 
 help:
 	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
 	@echo "make test         all tests"
 	@echo "make check        formatting, lint and security rules, all tests"
 	@echo "make faults       kills, full disks and damaged files, tried on every stage; prints a table; minutes"
+	@echo "make docs         write docs/settings.md anew from config.py"
 	@echo "make demo-models  train the embedded demo models anew"
 	@echo "make clean        remove $(VENV) and caches; checkpoints stay"
 	@echo
@@ -40,6 +41,9 @@ check: $(DEV_STAMP)
 
 faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults
+
+docs: $(STAMP)
+	$(BIN)/python -m detox.settings_reference
 
 demo-models: $(STAMP)
 	$(BIN)/python -m detox.demo.build
