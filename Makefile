@@ -10,14 +10,16 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check faults docs demo-models clean
+.PHONY: help run test check faults dev docs lock demo-models clean
 
 help:
 	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
 	@echo "make test         all tests"
-	@echo "make check        formatting, lint and security rules, all tests"
+	@echo "make check        formatting, lint and security rules, types, all tests"
 	@echo "make faults       kills, full disks and damaged files, tried on every stage; prints a table; minutes"
+	@echo "make dev          only make $(VENV), with all that tests and checks need"
 	@echo "make docs         write docs/settings.md anew from config.py"
+	@echo "make lock         write requirements.lock anew; needs uv"
 	@echo "make demo-models  train the embedded demo models anew"
 	@echo "make clean        remove $(VENV) and caches; checkpoints stay"
 	@echo
@@ -37,19 +39,26 @@ test: $(DEV_STAMP)
 check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
 
 faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults
 
+dev: $(DEV_STAMP)
+
 docs: $(STAMP)
 	$(BIN)/python -m detox.settings_reference
+
+lock:
+	uv pip compile requirements.txt requirements-dev.txt --universal --python-version 3.10 -q \
+	  --custom-compile-command "make lock" -o requirements.lock
 
 demo-models: $(STAMP)
 	$(BIN)/python -m detox.demo.build
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.txt

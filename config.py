@@ -4,12 +4,13 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal, Optional
+from typing import Any, Literal, Optional, TypeVar, get_args
 
 from detox.errors import UserError
 
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
-PRESETS = ("flan-t5", "demo")
+Preset = Literal["flan-t5", "demo"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
 def _require(holds: bool, flag: str, value: object, rule: str) -> None:
@@ -375,7 +376,7 @@ class Evaluation:
 class Stage:
     """What every stage has."""
 
-    preset: Literal["flan-t5", "demo"] = "flan-t5"
+    preset: Preset = "flan-t5"
     """Set of defaults: `flan-t5` (models and data from the hub) or `demo` (embedded, offline)."""
     run: Optional[str] = None
     """Name of the run, the folder below --checkpoints; the preset's name unless given."""
@@ -403,6 +404,9 @@ class Stage:
             validate = getattr(getattr(self, setting.name), "validate", None)
             if validate is not None:
                 validate()
+
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -495,7 +499,7 @@ class EvaluationStage(EngineStage):
         super().validate()
 
 
-_DEMO = {
+_DEMO: dict[type[Stage], dict[str, Any]] = {
     Preparation: dict(
         model=Base(base="demo:base"),
         data=Data(dataset="demo:corpus", max_query_tokens=256, max_summary_tokens=64),
@@ -517,12 +521,14 @@ _DEMO = {
 }
 
 
-def preset(stage: type, name: str) -> Stage:
+def preset(stage: type[S], name: str) -> S:
     """Return the settings of `stage` with the defaults of the preset `name`.
 
     Raises:
         UserError: there is no such preset.
     """
-    _require(name in PRESETS, "--preset", name, f"choose {' or '.join(PRESETS)}")
-    settings = stage(preset=name)
-    return replace(settings, **_DEMO[stage]) if name == "demo" else settings
+    for known in PRESETS:
+        if known == name:
+            settings = stage(preset=known)
+            return replace(settings, **_DEMO[stage]) if known == "demo" else settings
+    raise UserError(f"--preset={name}: choose {' or '.join(PRESETS)}")

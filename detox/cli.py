@@ -17,20 +17,19 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, TypeVar
+from typing import TextIO
 
 import tyro
 from tyro import _errors as tyro_errors
 
 import config
+from config import S
 from detox import flags
 from detox.artifacts import storage_error
 from detox.errors import UserError, printable
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 WIDEST_HELP = 100
-
-S = TypeVar("S", bound=config.Stage)
 
 
 class _Terminated(BaseException):
@@ -177,7 +176,7 @@ def _refuse(event: tyro_errors.ParseErrorEvent, defaults: config.Stage) -> None:
     argument = getattr(event, "argument", None)
     flag = argument.lowered.name_or_flags[0] if argument is not None else "arguments"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
-        raise UserError(_unknown(event.tokens[0], flags.names(defaults)))
+        raise UserError(_unknown(event.tokens[0], flags.flag_names(defaults)))
     if isinstance(event, tyro_errors.InvalidChoice):
         raise UserError(f"{flag}={event.value}: choose {' or '.join(event.choices)}")
     if isinstance(event, tyro_errors.BadValue):

@@ -154,11 +154,15 @@ def pool(
     found = evaluation.results(merged, settings)
     for key in ("drift", "greedy"):
         found[key] = _average([one[key] for one in named.values()])
-    options = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     pooled = {}
     for key in ("toxicity", "judge"):
         sides = ([evaluation.column(evaluation.samples(lines, side), key) for lines in runs] for side in SIDES)
-        pooled[key] = statistics.pool(*sides, threshold=settings.evaluation.threshold, **options)
+        pooled[key] = statistics.pool(
+            *sides,
+            threshold=settings.evaluation.threshold,
+            resamples=settings.evaluation.resamples,
+            seed=settings.seed,
+        )
     found["pooled"] = {
         **pooled["toxicity"],
         "judge_mean": pooled["judge"]["mean"],

@@ -51,28 +51,25 @@ class Group(NamedTuple):
 
 def groups(settings: config.Stage) -> list[Group]:
     """Return the flags of a stage, its own first, with the values of `settings` as defaults."""
-    nested = [field.name for field in dataclasses.fields(settings) if dataclasses.is_dataclass(_value(settings, field))]
+    names = [field.name for field in dataclasses.fields(settings)]
     found = [Group("", "", list(_flags(settings, "--")))]
-    for name in nested:
+    for name in names:
         inner = getattr(settings, name)
-        found.append(Group(name, inspect.cleandoc(inner.__doc__ or ""), list(_flags(inner, f"--{name}."))))
+        if dataclasses.is_dataclass(inner):
+            found.append(Group(name, inspect.cleandoc(inner.__doc__ or ""), list(_flags(inner, f"--{name}."))))
     return found
 
 
-def names(settings: config.Stage) -> list[str]:
+def flag_names(settings: config.Stage) -> list[str]:
     """Return the names of all flags of a stage."""
     return [flag.name for group in groups(settings) for flag in group.flags]
 
 
-def _value(settings: Any, field: dataclasses.Field[Any]) -> Any:
-    return getattr(settings, field.name)
-
-
 def _flags(settings: Any, prefix: str) -> Iterator[Flag]:
-    kinds = get_type_hints(type(settings))
-    descriptions = _descriptions(type(settings))
+    owner: type[object] = type(settings)
+    kinds, descriptions = get_type_hints(owner), _descriptions(owner)
     for field in dataclasses.fields(settings):
-        value = _value(settings, field)
+        value = getattr(settings, field.name)
         if not dataclasses.is_dataclass(value):
             name = prefix + field.name.replace("_", "-")
             yield Flag(name, _kind(kinds[field.name]), _typed(value), descriptions.get(field.name, ""))
@@ -108,7 +105,7 @@ def _typed(value: object) -> str:
 
 
 @cache
-def _descriptions(settings: type) -> dict[str, str]:
+def _descriptions(settings: type[object]) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those it inherits from."""
     found: dict[str, str] = {}
     for owner in reversed(settings.__mro__):

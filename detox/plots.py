@@ -290,7 +290,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     """Reward, toxicity and ROUGE-L over the distance from the starting model."""
     points = [c for c in lookup(results, "checkpoints") or [] if number(lookup(c, "sqrt_kl")) is not None]
     points = sorted(points, key=lambda c: c["sqrt_kl"])
-    panels = (
+    candidates: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("reward score", (("score_mean", None, AFTER, "solid"),)),
         (
             "toxicity",
@@ -300,7 +300,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     )
     panels = tuple(
         (label, shown)
-        for label, series in panels
+        for label, series in candidates
         if (shown := tuple(s for s in series if any(number(c.get(s[0])) is not None for c in points)))
     )
     if len(points) < 2 or not panels:
@@ -347,15 +347,15 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels = (
+    panels: list[tuple[str, str, str | None]] = [
         ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
         ("KL to the reference, nats a summary", "objective/ref_kl", None),
         ("Entropy, nats a token", "ppo/policy/entropy", None),
         ("Value loss", "ppo/loss/value", None),
         ("Explained variance", "ppo/val/explained_variance", None),
         ("Response length, tokens", "tokens/response_mean", None),
-    )
-    panels = tuple(p for p in panels if any(number(line.get(p[1])) is not None for line in metrics))
+    ]
+    panels = [p for p in panels if any(number(line.get(p[1])) is not None for line in metrics)]
     updates = [number(line.get("update")) or i for i, line in enumerate(metrics, start=1)]
     name = run or path.absolute().parent.parent.name
     with rc_context(_STYLE):

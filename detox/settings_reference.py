@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import config
@@ -57,6 +58,14 @@ def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
 
+def problem() -> str | None:
+    """Return what to say where the committed file is not what `config.py` says now."""
+    current = PATH.is_file() and PATH.read_text(encoding="utf-8") == text()
+    return None if current else f"docs/{PATH.name} is not what config.py says now; run `{COMMAND}` and commit it"
+
+
 if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        sys.exit(problem())
     PATH.write_text(text(), encoding="utf-8")
     print(f"wrote {PATH}")
