@@ -27,7 +27,7 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
     if len(cases) == 1 and settings.select is None:
         return found[focus.name], evaluation.read_examples(focus.target)
     extra: Results = {"compared": ", ".join(found)}
-    if settings.select is None and differ_by_seed(cases):
+    if settings.select is None and differ_by_seed(list(cases)):
         pooled, lines = pool(found, [evaluation.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}

@@ -212,6 +212,8 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
     drops = sorted((d for d in map(drop, examples) if d is not None), reverse=True)
     if not drops:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     better, worse = sum(d > 0 for d in drops), sum(d < 0 for d in drops)
 
     def draw(figure: Figure) -> None:
@@ -222,7 +224,7 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
             axes.fill_between(edges, [keep(h, 0.0) for h in heights], color=color, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xlim(0, len(drops))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         high, low = max(0.001, drops[0]), min(-0.001, drops[-1])  # room for the words above and below
         axes.set_ylim(min(low * 1.2, -0.2 * high), max(high * 1.1, -0.2 * low))
         for x, y, words, place in (
