@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import config
@@ -104,7 +103,6 @@ def _typed(value: object) -> str:
     return str(value).replace("\n", "\\n")
 
 
-@cache
 def _descriptions(settings: type[object]) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those it inherits from."""
     found: dict[str, str] = {}
