@@ -4,12 +4,13 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal, Optional
+from typing import Any, Literal, Optional, TypeVar, get_args
 
 from detox.errors import UserError
 
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
-PRESETS = ("flan-t5", "demo")
+Preset = Literal["flan-t5", "demo"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 
 
@@ -73,9 +74,13 @@ class Data:
     revision: Optional[str] = None
     """Pin the hub dataset to this commit, tag or branch."""
     id_column: str = "id"
+    """Column that holds the dialogue's name."""
     dialogue_column: str = "dialogue"
+    """Column that holds the dialogue."""
     summary_column: str = "summary"
+    """Column that holds the reference summary."""
     topic_column: str = "topic"
+    """Column that holds the topic, by which the report is sliced."""
     prompt: str = PROMPT
     """Instruction around the dialogue; `{dialogue}` marks its place, `\\n` a line break."""
     min_query_tokens: int = 1
@@ -123,13 +128,17 @@ class Lora:
     alpha: int = 32
     """Scaling: the adapter's output is multiplied by alpha / r."""
     dropout: float = 0.05
+    """Share of the adapter's inputs left out at random."""
     targets: str = "all-linear"
     """`all-linear`, or names of linear layers separated by commas (q,v)."""
     epochs: float = 3.0
+    """Passes over the training split."""
     max_steps: Optional[int] = None
     """Stop after so many optimizer steps."""
     batch_size: int = 16
+    """Examples in one optimizer step."""
     learning_rate: float = 1e-3
+    """At the start; it falls to 0 over the run."""
 
     def validate(self) -> None:
         _positive("lora", self, "r", "alpha", "epochs", "max_steps", "batch_size", "learning_rate")
@@ -188,9 +197,11 @@ class Rollout:
     max_new_tokens: int = 100
     """Longest summary, in tokens, its end-of-sequence token included."""
     temperature: float = 1.0
+    """Logits are divided by it."""
     top_k: int = 0
-    """0 keeps all tokens."""
+    """Sample among so many of the likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability; 1 keeps all."""
     force: bool = False
     """Allow temperature, top-k or top-p that change the distribution; the KL estimate is then wrong."""
 
@@ -222,9 +233,11 @@ class PPO:
     ppo_epochs: int = 4
     """Passes over each rollout."""
     learning_rate: float = 2e-4
+    """Of the adapter that PPO trains."""
     schedule: Literal["linear", "constant"] = "linear"
     """Linear decay to 0 over the run, or none."""
     adam_eps: float = 1e-5
+    """Adam's epsilon."""
     max_grad_norm: float = 1.0
     """Clip the gradient of each optimizer step to this norm."""
     kl_coef: float = 0.2
@@ -232,6 +245,7 @@ class PPO:
     kl_penalty: Literal["k1", "k3", "full"] = "k1"
     """Estimator of the penalty a token: log-ratio, Schulman's k3, or the exact sum over the vocabulary."""
     kl_control: Literal["fixed", "adaptive"] = "fixed"
+    """Keep the weight of the penalty, or steer it towards `kl_target`."""
     kl_target: float = 6.0
     """KL a summary, in nats, that adaptive control steers to."""
     kl_horizon: int = 10_000
@@ -241,6 +255,7 @@ class PPO:
     lam: float = 0.95
     """Lambda of generalized advantage estimation."""
     whiten_advantages: bool = True
+    """Bring the advantages of a rollout to mean 0 and variance 1."""
     clip_range: float = 0.2
     """Clip of the probability ratio."""
     value_clip_range: Optional[float] = None
@@ -271,6 +286,7 @@ class PPO:
     lora_r: int = 16
     """Rank of the adapter that PPO trains."""
     lora_alpha: int = 32
+    """Scaling: the adapter's output is multiplied by alpha / r."""
     lora_scope: Literal["decoder", "all"] = "decoder"
     """With `decoder`, the encoder runs once an update."""
     lora_targets: str = "all-linear"
@@ -324,6 +340,7 @@ class Toxicity:
     model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
     revision: Optional[str] = None
+    """Pin the hub model to this commit, tag or branch."""
     label: str = "hate"
     """Its probability is the toxicity."""
 
@@ -339,6 +356,7 @@ class Judge:
     model: str = "unitary/toxic-bert"
     """Sequence classifier: a hub name, a local folder, or demo:judge."""
     revision: Optional[str] = None
+    """Pin the hub model to this commit, tag or branch."""
     label: str = "toxic"
     """Its probability is the toxicity."""
 
@@ -390,13 +408,14 @@ class Evaluation:
 class Stage:
     """What every stage has."""
 
-    preset: Literal["flan-t5", "demo"] = "flan-t5"
+    preset: Preset = "flan-t5"
     """Set of defaults: `flan-t5` (models and data from the hub) or `demo` (embedded, offline)."""
     run: Optional[str] = None
     """Name of the run, the folder below --checkpoints; the preset's name unless given."""
     checkpoints: str = "checkpoints"
     """Folder that holds the runs."""
     seed: int = 0
+    """Of everything that is drawn: the demo's dialogues, new weights, orders, samples."""
     overwrite: bool = False
     """Replace what this stage wrote before."""
 
@@ -417,6 +436,9 @@ class Stage:
             validate = getattr(getattr(self, setting.name), "validate", None)
             if validate is not None:
                 validate()
+
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -514,6 +536,7 @@ class EvaluationStage(EngineStage):
     checkpoint: tuple[str, ...] = ()
     """Checkpoint folders, such as checkpoints/demo/ppo/step-0020; default: the run's last."""
     split: Literal["test", "validation"] = "test"
+    """Part of the prepared dialogues to compare on."""
     select: Optional[float] = None
     """Pick the least toxic of the checkpoints (default: all of the run) that keeps at least this share of the
     reference's ROUGE-L; looks at the validation split only."""
@@ -555,7 +578,7 @@ class EvaluationStage(EngineStage):
         )
 
 
-_DEMO = {
+_DEMO: dict[type[Stage], dict[str, Any]] = {
     Preparation: dict(
         model=Base(base="demo:base"),
         data=Data(dataset="demo:corpus", max_query_tokens=256, max_summary_tokens=64),
@@ -577,12 +600,14 @@ _DEMO = {
 }
 
 
-def preset(stage: type, name: str) -> Stage:
+def preset(stage: type[S], name: str) -> S:
     """Return the settings of `stage` with the defaults of the preset `name`.
 
     Raises:
         UserError: there is no such preset.
     """
-    _require(name in PRESETS, "--preset", name, f"choose {' or '.join(PRESETS)}")
-    settings = stage(preset=name)
-    return replace(settings, **_DEMO[stage]) if name == "demo" else settings
+    for known in PRESETS:
+        if known == name:
+            settings = stage(preset=known)
+            return replace(settings, **_DEMO[stage]) if known == "demo" else settings
+    raise UserError(f"--preset={name}: choose {' or '.join(PRESETS)}")
