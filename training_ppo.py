@@ -101,15 +101,14 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
     device = models.choose_device(settings.device)
     tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
+    dtype = choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
-    with_value_head = policy.make_policy(
-        start, settings.ppo, seed=settings.seed, dtype=choose_dtype(settings.dtype, device)
-    )
+    with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
     ppo = Seq2SeqPPOConfig.from_settings(
         settings.ppo, seed=settings.seed, engine=settings.engine, cpu=device.type == "cpu"
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer)
-    classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
+    classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
     reward = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
     base = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
     print(f"policy     {base} and a new LoRA that PPO trains")

@@ -207,13 +207,14 @@ def classifier_config(shape: Shape) -> Any:
     )
 
 
-def make_classifier(shape: Shape, device: str) -> Any:
+def make_classifier(shape: Shape, device: str, dtype: Any) -> Any:
     """Return a randomly initialised RoBERTa classifier, frozen."""
     import torch
     from transformers import RobertaForSequenceClassification
 
     torch.manual_seed(1)
-    return RobertaForSequenceClassification(classifier_config(shape)).to(device).eval().requires_grad_(False)
+    model = RobertaForSequenceClassification(classifier_config(shape))
+    return model.to(device, dtype).eval().requires_grad_(False)
 
 
 def make_tokenizer() -> Any:
@@ -402,7 +403,7 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     task = make_task(variant, arguments)
     before = peak_mb()
     iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
-    classifier = make_classifier(task.shape, task.device)
+    classifier = make_classifier(task.shape, task.device, task.dtype)
     # A first, short iteration pays for what is done once; this project's trainer checks its ratio there.
     short = min(WARM_UP_TOKENS, arguments.new_tokens)
     iterate(task.prompts([8] * arguments.batch_size, seed=1), short, Timer(task.device), classifier)
@@ -509,8 +510,7 @@ def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[s
     for name, own in of.items():
         median = {phase: _median(own, lambda run, phase=phase: run["seconds"][phase]) for phase in (*PHASES, "total")}
         work = own[0]["gflop"]
-        best = {phase: peak["float32" if phase == "score" else own[0]["dtype"]] for phase in PHASES}
-        floor = {phase: work[phase] / best[phase] for phase in PHASES}
+        floor = {phase: work[phase] / peak[own[0]["dtype"]] for phase in PHASES}
         totals = [run["seconds"]["total"] for run in own]
         summary[name] = {
             "dtype": own[0]["dtype"],

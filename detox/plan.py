@@ -7,7 +7,7 @@ summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2)
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
 - optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
   an update is taken back to where it fails.
-- reward model: 4 a parameter.
+- reward model: w a parameter.
 - rollout: keys and values of prompts and summaries, hidden states, and (in float32) the merged weights.
 - update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every
   layer: the residual stream once a norm; query, key, value and output of attention (in float32 on a CPU);
@@ -163,7 +163,7 @@ def plan(
         "adapters": adapters * 8,
         "value head": value_head * 8,
         "optimizer": (adapters + value_head) * 20,
-        "reward model": reward_parameters * 4,
+        "reward model": reward_parameters * w,
         "activations of the rollout": rollout,
         "activations of the update": update,
         "logits": step_logits if in_rollout else chunk_logits,

@@ -55,7 +55,7 @@ from benchmarks import ppo_step
 def iterate(shape, ppo, queries, new_tokens):
     task = ppo_step.Task(shape, config.PPO(ppo_epochs=1, **ppo), "cpu", torch.float32, "auto")
     run = ppo_step.this_project(task)
-    classifier = ppo_step.make_classifier(shape, "cpu")
+    classifier = ppo_step.make_classifier(shape, "cpu", torch.float32)
     for seed in range(2):
         run(task.prompts([queries] * ppo["batch_size"], seed), new_tokens, ppo_step.Timer("cpu"), classifier)
 
@@ -96,7 +96,7 @@ def test_plan_is_within_a_fifth_of_the_measured_peak(case, measured):
     )
     made_for = ppo_step.Shape(**shape)
     sizes = plan.Sizes.of(ppo_step.t5_config(made_for), settings.ppo)
-    classifier = sum(p.numel() for p in ppo_step.make_classifier(made_for, "cpu").parameters())
+    classifier = sum(p.numel() for p in ppo_step.make_classifier(made_for, "cpu", torch.float32).parameters())
     made = plan.plan(settings, sizes, classifier, CPU, queries, packed=True)
     planned = (made.peak - made.parts["interpreter and libraries"]) / 2**20
     assert planned == pytest.approx(measured[case], rel=0.2)
