@@ -11,12 +11,13 @@ summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2)
 - rollout: keys and values of prompts and summaries, hidden states, and (in float32) the merged weights.
 - update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every
   layer: the residual stream once a norm; query, key, value and output of attention (in float32 on a CPU);
-  the arguments of the activation; the input of each layer with an adapter. Hugging Face's modules keep
-  more: `_kept_by_modules`.
+  the arguments of the activation; the input of each layer with an adapter; and of all prompts of a rollout,
+  keys and values before LoRA, where the encoder is frozen. Hugging Face's modules keep more:
+  `_kept_by_modules`.
 - logits: of one step of the rollout, or of one chunk of the fused head in the update, as the peak is in
   either.
-- allocator and kernels, on a CPU: a measured share of what a phase allocates. malloc does not give back all
-  that is freed; for bfloat16 weights, oneDNN also keeps a kernel for each shape and repacks weights.
+- allocator and kernels, on a CPU: a measured share of what a phase allocates. malloc keeps most of what is freed,
+  in pieces; for bfloat16 weights, oneDNN also keeps a kernel for each shape and repacks weights.
 
 The peak is what stays (weights, optimizer, libraries) and the larger of rollout and update.
 """
@@ -33,13 +34,14 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 import config
 from detox import artifacts, models, policy
 from detox.engine import choose_dtype
+from detox.logprobs import CHUNK
 
 GIB = 2**30
-HEAD_CHUNK = 256
-"""Rows whose logits the fused head holds at once."""
 ENCODE_ROWS = 1536
 """Tokens that the packed engine encodes at once."""
-OVERHEAD = {torch.float32: 0.15, torch.bfloat16: 0.8}
+KNOWN_BYTES = 2**28
+"""Most that the packed engine keeps of keys and values of a rollout's prompts between its passes."""
+OVERHEAD = {torch.float32: 0.3, torch.bfloat16: 0.65}
 """On a CPU, memory that a phase takes beyond what it asks for, as a share of that."""
 OUTPUTS = ("o", "out_proj", "wo", "fc2")
 """Last parts of the names of layers that read what attention or the activation gave out."""
@@ -140,21 +142,22 @@ def plan(
     """
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     w, on_cpu = dtype.itemsize, device.type == "cpu"
+    a = 4 if packed and on_cpu else w  # inside attention
     rollout_tokens, update_tokens = ppo.batch_size * query_tokens, ppo.effective_microbatch * query_tokens
     new_tokens = settings.rollout.max_new_tokens
     answers = ppo.effective_microbatch * new_tokens
     adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
     # What a rollout leaves: the encoder's output and the hidden states that predicted each token.
     left = rollout_tokens * sizes.d * w + ppo.batch_size * new_tokens * sizes.d * 4
-    generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, w)
+    generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, a)
     if dtype == torch.float32:
         generate += sizes.lora_weights * 4
     encode = _encoding(sizes, min(rollout_tokens, max(ENCODE_ROWS, query_tokens)) if packed else rollout_tokens, w)
-    kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, 4 if on_cpu else w)
+    kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, a) + _known_by_packed(sizes, rollout_tokens, w)
     if not packed:
         kept = _kept_by_modules(sizes, answers, update_tokens, ppo.lora_r, w)
     step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
-    chunk_logits = min(HEAD_CHUNK, answers) * sizes.vocabulary * 12
+    chunk_logits = min(CHUNK, answers) * sizes.vocabulary * (12 if w == 4 else 14)
     rollout, update = left + max(generate, encode), left + kept
     phase = max(rollout + step_logits, update + chunk_logits)
     in_rollout = phase == rollout + step_logits
@@ -176,15 +179,22 @@ def plan(
     return Plan(parts, peak, ppo.effective_microbatch, query_tokens, new_tokens, engine, dtype)
 
 
-def _generating(sizes: Sizes, batch: int, query_tokens: int, new_tokens: int, w: int) -> int:
+def _generating(sizes: Sizes, batch: int, query_tokens: int, new_tokens: int, a: int) -> int:
     """Bytes of both caches, of which the growing one exists twice while it grows."""
-    memory = 2 * sizes.decoder_layers * batch * query_tokens * sizes.inner * w
-    return memory + 2 * 2 * sizes.decoder_layers * batch * new_tokens * sizes.inner * w
+    memory = 2 * sizes.decoder_layers * batch * query_tokens * sizes.inner * a
+    return memory + 2 * 2 * sizes.decoder_layers * batch * new_tokens * sizes.inner * a
 
 
 def _encoding(sizes: Sizes, rows: int, w: int) -> int:
     """Bytes that the widest layer takes without a graph: residual stream, normed input, and three buffers."""
     return rows * (8 * sizes.d + w * sizes.d + 3 * w * max(sizes.d_ff, sizes.inner))
+
+
+def _known_by_packed(sizes: Sizes, tokens: int, w: int) -> int:
+    """Bytes of the prompts' keys and values, before LoRA, that all passes over a rollout share; none if many."""
+    known = 2 * sizes.decoder_layers * tokens * sizes.inner * w
+    trained = any(_stack(name) == "encoder" for name in sizes.adapted)
+    return 0 if trained or known > KNOWN_BYTES else known
 
 
 def _kept_by_packed(sizes: Sizes, answers: int, tokens: int, r: int, w: int, a: int) -> int:
