@@ -4,12 +4,14 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Literal, Optional
+from typing import Any, Literal, Optional, TypeVar, get_args
 
 from detox.errors import UserError
 
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
-PRESETS = ("flan-t5", "demo")
+Preset = Literal["flan-t5", "demo"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 
 
 def _require(holds: bool, flag: str, value: object, rule: str) -> None:
@@ -29,6 +31,13 @@ def _not_negative(prefix: str, settings: object, *names: str) -> None:
         value = getattr(settings, name)
         flag = f"--{prefix}.{name.replace('_', '-')}"
         _require(value is None or 0 <= value < math.inf, flag, value, "must be 0 or more")
+
+
+def _is_finite(number: str) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,13 @@ class Data:
     revision: Optional[str] = None
     """Pin the hub dataset to this commit, tag or branch."""
     id_column: str = "id"
+    """Column that holds the dialogue's name."""
     dialogue_column: str = "dialogue"
+    """Column that holds the dialogue."""
     summary_column: str = "summary"
+    """Column that holds the reference summary."""
     topic_column: str = "topic"
+    """Column that holds the topic, by which the report is sliced."""
     prompt: str = PROMPT
     """Instruction around the dialogue; `{dialogue}` marks its place, `\\n` a line break."""
     min_query_tokens: int = 1
@@ -115,13 +128,17 @@ class Lora:
     alpha: int = 32
     """Scaling: the adapter's output is multiplied by alpha / r."""
     dropout: float = 0.05
+    """Share of the adapter's inputs left out at random."""
     targets: str = "all-linear"
     """`all-linear`, or names of linear layers separated by commas (q,v)."""
     epochs: float = 3.0
+    """Passes over the training split."""
     max_steps: Optional[int] = None
     """Stop after so many optimizer steps."""
     batch_size: int = 16
+    """Examples in one optimizer step."""
     learning_rate: float = 1e-3
+    """At the start; it falls to 0 over the run."""
 
     def validate(self) -> None:
         _positive("lora", self, "r", "alpha", "epochs", "max_steps", "batch_size", "learning_rate")
@@ -130,7 +147,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Reward:
-    """The classifier whose raw logit of one label is the score of a summary."""
+    """What the score of a summary is made of: the classifier's raw logit of one label, and further terms."""
 
     model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
@@ -142,11 +159,35 @@ class Reward:
     """`logit` keeps a gradient of reward where `probability` saturates."""
     batch_size: int = 16
     """Summaries scored at once."""
+    weight: float = 1.0
+    """Of the classifier in the score, a weighted sum."""
+    extra: tuple[str, ...] = ()
+    """Further terms of it, NAME=WEIGHT each: `length` (minus the relative deviation from the reference's words),
+    `overlap-dialogue` (share of the content words that the dialogue has, 0 to 1), `overlap-reference` (ROUGE-L F1,
+    0 to 1), or a function of your own as module:function or file.py:function. A weight of 0 only records it."""
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Further terms by name, with their weights."""
+        return {name: float(weight) for name, _, weight in (term.rpartition("=") for term in self.extra)}
 
     def validate(self) -> None:
         _require(bool(self.model.strip()), "--reward.model", repr(self.model), "name a hub model or a local folder")
         _require(bool(self.label.strip()), "--reward.label", repr(self.label), "name a label of the reward model")
         _positive("reward", self, "batch_size")
+        _not_negative("reward", self, "weight")
+        for term in self.extra:
+            name, _, weight = term.rpartition("=")
+            _require(_is_finite(weight), "--reward.extra", repr(term), "write NAME=WEIGHT, such as length=0.05")
+            source, _, function = name.rpartition(":")
+            _require(
+                name in REWARD_TERMS or bool(source and function.isidentifier()),
+                "--reward.extra",
+                repr(term),
+                f"choose {', '.join(REWARD_TERMS)}, module:function or file.py:function",
+            )
+        names = [term.rpartition("=")[0] for term in self.extra]
+        _require(len(set(names)) == len(names), "--reward.extra", " ".join(self.extra), "name each term once")
 
 
 @dataclass(frozen=True)
@@ -156,9 +197,11 @@ class Rollout:
     max_new_tokens: int = 100
     """Longest summary, in tokens, its end-of-sequence token included."""
     temperature: float = 1.0
+    """Logits are divided by it."""
     top_k: int = 0
-    """0 keeps all tokens."""
+    """Sample among so many of the likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability; 1 keeps all."""
     force: bool = False
     """Allow temperature, top-k or top-p that change the distribution; the KL estimate is then wrong."""
 
@@ -190,9 +233,11 @@ class PPO:
     ppo_epochs: int = 4
     """Passes over each rollout."""
     learning_rate: float = 2e-4
+    """Of the adapter that PPO trains."""
     schedule: Literal["linear", "constant"] = "linear"
     """Linear decay to 0 over the run, or none."""
     adam_eps: float = 1e-5
+    """Adam's epsilon."""
     max_grad_norm: float = 1.0
     """Clip the gradient of each optimizer step to this norm."""
     kl_coef: float = 0.2
@@ -200,6 +245,7 @@ class PPO:
     kl_penalty: Literal["k1", "k3", "full"] = "k1"
     """Estimator of the penalty a token: log-ratio, Schulman's k3, or the exact sum over the vocabulary."""
     kl_control: Literal["fixed", "adaptive"] = "fixed"
+    """Keep the weight of the penalty, or steer it towards `kl_target`."""
     kl_target: float = 6.0
     """KL a summary, in nats, that adaptive control steers to."""
     kl_horizon: int = 10_000
@@ -209,6 +255,7 @@ class PPO:
     lam: float = 0.95
     """Lambda of generalized advantage estimation."""
     whiten_advantages: bool = True
+    """Bring the advantages of a rollout to mean 0 and variance 1."""
     clip_range: float = 0.2
     """Clip of the probability ratio."""
     value_clip_range: Optional[float] = None
@@ -220,7 +267,7 @@ class PPO:
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
     value_warmup: int = 128
-    """Rollouts on which the value head alone is fitted before the first update."""
+    """Rollouts, rounded up to whole batches, on which the value head alone is fitted before the first update."""
     score_normalize: bool = False
     """Subtract the running mean of the scores."""
     score_scale: bool = False
@@ -239,6 +286,7 @@ class PPO:
     lora_r: int = 16
     """Rank of the adapter that PPO trains."""
     lora_alpha: int = 32
+    """Scaling: the adapter's output is multiplied by alpha / r."""
     lora_scope: Literal["decoder", "all"] = "decoder"
     """With `decoder`, the encoder runs once an update."""
     lora_targets: str = "all-linear"
@@ -292,6 +340,7 @@ class Toxicity:
     model: str = "facebook/roberta-hate-speech-dynabench-r4-target"
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
     revision: Optional[str] = None
+    """Pin the hub model to this commit, tag or branch."""
     label: str = "hate"
     """Its probability is the toxicity."""
 
@@ -307,6 +356,7 @@ class Judge:
     model: str = "unitary/toxic-bert"
     """Sequence classifier: a hub name, a local folder, or demo:judge."""
     revision: Optional[str] = None
+    """Pin the hub model to this commit, tag or branch."""
     label: str = "toxic"
     """Its probability is the toxicity."""
 
@@ -358,13 +408,14 @@ class Evaluation:
 class Stage:
     """What every stage has."""
 
-    preset: Literal["flan-t5", "demo"] = "flan-t5"
+    preset: Preset = "flan-t5"
     """Set of defaults: `flan-t5` (models and data from the hub) or `demo` (embedded, offline)."""
     run: Optional[str] = None
     """Name of the run, the folder below --checkpoints; the preset's name unless given."""
     checkpoints: str = "checkpoints"
     """Folder that holds the runs."""
     seed: int = 0
+    """Of everything that is drawn: the demo's dialogues, new weights, orders, samples."""
     overwrite: bool = False
     """Replace what this stage wrote before."""
 
@@ -385,6 +436,9 @@ class Stage:
             validate = getattr(getattr(self, setting.name), "validate", None)
             if validate is not None:
                 validate()
+
+
+S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -442,15 +496,36 @@ class PPOTraining(EngineStage):
     rollout: Rollout = field(default_factory=Rollout)
     ppo: PPO = field(default_factory=PPO)
     save: Checkpoints = field(default_factory=Checkpoints)
+    report_to: Literal["none", "tensorboard", "wandb"] = "none"
+    """Also report the metrics of every update to a tracker, which must be installed."""
     plan: bool = False
     """Print how much memory this will take, by part, and do nothing; loads no weights."""
     plan_budget_gb: Optional[float] = None
     """With --plan: also say which microbatch fits so many GB."""
+    plan_processes: tuple[int, ...] = ()
+    """With --plan: for so many devices each (1 2 4 8), memory, what they exchange, and the time of an update."""
+    plan_gflops: Optional[float] = None
+    """With --plan-processes: 10^9 operations a second that a device keeps up (default: measured or a data sheet's)."""
+    plan_memory_rate: Optional[float] = None
+    """With --plan-processes: GB a second at which a device reads weights (default: measured or a data sheet's)."""
+    plan_link_rate: Optional[float] = None
+    """With --plan-processes: GB a second from one device to another (default: 25 for GPUs, else 1.25)."""
 
     def validate(self) -> None:
-        value = self.plan_budget_gb
-        _require(value is None or 0 < value < math.inf, "--plan-budget-gb", value, "must be greater than 0")
-        _require(value is None or self.plan, "--plan-budget-gb", value, "needs --plan")
+        for name in ("plan_budget_gb", "plan_gflops", "plan_memory_rate", "plan_link_rate"):
+            value, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            _require(value is None or 0 < value < math.inf, flag, value, "must be greater than 0")
+            needs = "plan" if name == "plan_budget_gb" else "plan_processes"
+            _require(value is None or bool(getattr(self, needs)), flag, value, f"needs --{needs.replace('_', '-')}")
+        for count in self.plan_processes:
+            _require(self.plan, "--plan-processes", count, "needs --plan")
+            _require(count > 0, "--plan-processes", count, "must be greater than 0")
+            _require(
+                self.ppo.minibatch_size % count == 0,
+                "--plan-processes",
+                count,
+                f"must divide --ppo.minibatch-size={self.ppo.minibatch_size}, of which each device takes its share",
+            )
         super().validate()
 
 
@@ -461,11 +536,18 @@ class EvaluationStage(EngineStage):
     checkpoint: tuple[str, ...] = ()
     """Checkpoint folders, such as checkpoints/demo/ppo/step-0020; default: the run's last."""
     split: Literal["test", "validation"] = "test"
+    """Part of the prepared dialogues to compare on."""
     select: Optional[float] = None
     """Pick the least toxic of the checkpoints (default: all of the run) that keeps at least this share of the
     reference's ROUGE-L; looks at the validation split only."""
     power: Optional[float] = None
     """Say how many dialogues would show a reduction of this fraction."""
+    export: Optional[str] = None
+    """Also write the checkpoint to this new folder as one plain transformers model, with tokenizer and model card."""
+    push_to_hub: Optional[str] = None
+    """Also commit that model to this repository of the hub (owner/name), which is private if it is made for it."""
+    ask: Optional[str] = None
+    """Only summarize the dialogue in this file (`-`: standard input) with both models; nothing is written."""
     toxicity: Toxicity = field(default_factory=Toxicity)
     judge: Judge = field(default_factory=Judge)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -473,10 +555,30 @@ class EvaluationStage(EngineStage):
     def validate(self) -> None:
         _require(self.select is None or 0 < self.select <= 1, "--select", self.select, "must lie in (0, 1]")
         _require(self.power is None or 0 < self.power < 1, "--power", self.power, "must lie between 0 and 1")
+        self._validate_single()
         super().validate()
 
+    def _validate_single(self) -> None:
+        """Refuse what an export, a push or a question can't be combined with."""
+        flags = ("ask", "export", "push_to_hub")
+        given = {f"--{name.replace('_', '-')}": value for name in flags if (value := getattr(self, name)) is not None}
+        for flag, value in given.items():
+            _require(bool(value.strip()), flag, repr(value), "is empty; leave it out, or say where")
+            _require(len(self.checkpoint) <= 1, flag, value, "takes one --checkpoint")
+            _require(self.select is None, flag, value, "needs to know the checkpoint; --select first, alone, finds it")
+        if self.ask is not None:
+            alone = [flag for flag in given if flag != "--ask"] + ["--power"] * (self.power is not None)
+            _require(not alone, "--ask", self.ask, f"evaluates nothing; leave out {' and '.join(alone)}")
+        _require(
+            self.push_to_hub is None
+            or re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", self.push_to_hub, re.ASCII) is not None,
+            "--push-to-hub",
+            self.push_to_hub,
+            "name a repository as owner/name",
+        )
 
-_DEMO = {
+
+_DEMO: dict[type[Stage], dict[str, Any]] = {
     Preparation: dict(
         model=Base(base="demo:base"),
         data=Data(dataset="demo:corpus", max_query_tokens=256, max_summary_tokens=64),
@@ -498,12 +600,14 @@ _DEMO = {
 }
 
 
-def preset(stage: type, name: str) -> Stage:
+def preset(stage: type[S], name: str) -> S:
     """Return the settings of `stage` with the defaults of the preset `name`.
 
     Raises:
         UserError: there is no such preset.
     """
-    _require(name in PRESETS, "--preset", name, f"choose {' or '.join(PRESETS)}")
-    settings = stage(preset=name)
-    return replace(settings, **_DEMO[stage]) if name == "demo" else settings
+    for known in PRESETS:
+        if known == name:
+            settings = stage(preset=known)
+            return replace(settings, **_DEMO[stage]) if known == "demo" else settings
+    raise UserError(f"--preset={name}: choose {' or '.join(PRESETS)}")

@@ -1,7 +1,8 @@
 """Stage 1: dialogues become tokenized prompts on disk.
 
 Reads a dataset (the hub's, a folder, a file, or the embedded corpus) and the summarizer's tokenizer; writes
-checkpoints/<run>/prepared and says what was dropped, and why.
+checkpoints/<run>/prepared and says what was dropped, and why. Under `accelerate launch` or `torchrun` the other
+processes tokenize what the main one reads and writes; the result is the same.
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ from pathlib import Path
 
 import config
 from detox import artifacts, cli
+from detox.errors import UserError
 
 
 def main(settings: config.Preparation) -> None:
-    from detox import data, models
+    from detox import data, models, parallel
 
+    processes = parallel.start("cpu")
+    if processes.count > 1 and settings.data.workers > 1:
+        raise UserError(
+            f"--data.workers={settings.data.workers}: the {processes.count} processes of the launcher share the work "
+            "already; leave it out"
+        )
+    if not processes.is_main:
+        tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+        return data.assist(settings.data, tokenizer, processes)
     run = Path(settings.checkpoints) / settings.run_name
     with (
         artifacts.lock(run),
@@ -26,8 +37,11 @@ def main(settings: config.Preparation) -> None:
         source = data.locate(settings.data, settings.seed)
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
         tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
-        print(f"tokenizer  {settings.model.base}")
-        dataset, counts = data.prepare(settings.data, tokenizer, settings.seed, source, scratch=draft.path)
+        base, limits = settings.model, settings.data
+        models.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
+        models.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
+        print(f"tokenizer  {base.base}")
+        dataset, counts = data.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
         data.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
         draft.counts.update(counts)
     print(f"\n{data.counts_table(counts)}\n")

@@ -2,6 +2,9 @@
 
 Compares PPO checkpoints with the reference they started from, on held-out dialogues under the same seeds;
 writes checkpoints/<run>/evaluation/<checkpoint>. The reference's part is computed once and kept beside it.
+--export and --push-to-hub pass a checkpoint on as a plain model; --ask tries both models on one dialogue.
+Under `accelerate launch` or `torchrun` several processes share the work; what they write is the same, if each has as
+many threads (--threads) as the single one.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from detox.engine import Engine
     from detox.evaluation import Line, Records, Results
     from detox.models import Classifier
+    from detox.parallel import Processes
 
 Scorer = Callable[[list[str]], list[float]]
 
@@ -45,38 +49,47 @@ class Task:
     classifiers: Mapping[str, Classifier]
     scorers: Mapping[str, Scorer]
     device: torch.device
+    processes: Processes
 
 
 def main(settings: config.EvaluationStage) -> None:
+    from detox import export, parallel
     from detox.cases import find, is_finished, locked
 
+    processes = parallel.start(settings.device)
     if settings.select is not None:
         settings = replace(settings, split="validation")
-    cases = find(settings)
-    with locked(cases):
-        todo = [case for case in cases if not is_finished(settings, case)]
+    cases = processes.on_main(lambda: find(settings))
+    if settings.ask is not None:
+        return processes.on_main(lambda: ask(settings, cases[0]))
+    processes.on_main(lambda: export.check(settings))
+    with processes.within(lambda: locked(cases)):
+        todo = processes.on_main(lambda: [case for case in cases if not is_finished(settings, case)])
         known: dict[str, dict[str, Any]] = {}
         for case in todo:
-            evaluate(settings, case, known)
-        conclude(settings, cases)
+            evaluate(settings, case, known, processes)
+        processes.on_main(lambda: conclude(settings, cases))
 
 
 # ------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate(settings: config.EvaluationStage, case: Case, known: dict[str, dict[str, Any]]) -> None:
+def evaluate(
+    settings: config.EvaluationStage, case: Case, known: dict[str, dict[str, Any]], processes: Processes
+) -> None:
     """Evaluate one checkpoint and write it down.
 
     Args:
         settings: of the stage.
         case: the checkpoint.
         known: the reference's part by key, as this process has read or made it.
+        processes: share the work; the main one writes.
     """
     from detox import evaluation
     from detox.cases import inputs
 
-    task = prepare(settings, case)
-    with publish(settings, case.target, inputs(case), str(task.device)) as folder:
+    task = prepare(settings, case, processes)
+    with processes.within(lambda: publish(settings, case.target, inputs(case), str(task.device))) as folder:
         k = settings.evaluation.samples
         draws = {"samples": evaluation.Draw(stop=k), "greedy": evaluation.Draw(greedy=True)}
         policy = load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
@@ -84,25 +97,29 @@ def evaluate(settings: config.EvaluationStage, case: Case, known: dict[str, dict
         del policy
         reference = load_engine(settings, case, case.training.model.adapter, task.device)
         groups, title = list(after.values()), f"{case.name} as the reference sees it"
-        evaluation.teacher_force(reference, task.queries, groups, settings.evaluation, title=title)
+        evaluation.teacher_force(reference, task.queries, groups, settings.evaluation, title=title, processes=processes)
         score(settings, task, groups)
         before = run_reference(settings, case, task, reference, known)
-        lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
-        write(folder, evaluation.results(lines, settings) | provenance(settings, case, reference), lines)
+        if processes.is_main:
+            lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
+            write(folder, evaluation.results(lines, settings) | provenance(settings, case, reference), lines)
 
 
-def prepare(settings: config.EvaluationStage, case: Case) -> Task:
+def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) -> Task:
     """Load tokenizer, dialogues and classifiers: small things first, so that errors come early."""
     import torch
 
     from detox import bad_words, data, models
+    from detox.cases import check_start
     from detox.errors import UserError
 
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
+    processes.on_main(lambda: check_start(case))
     base = case.training.model
     tokenizer = models.load_tokenizer(base.base, base.revision)
+    models.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
     split = data.load_prepared(case.run / "prepared", data.tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
@@ -111,7 +128,7 @@ def prepare(settings: config.EvaluationStage, case: Case) -> Task:
     queries = [torch.tensor(ids) for ids in split["input_ids"]]
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     banned = bad_words.banned_sequences(tokenizer, words)
-    return Task(split, queries, tokenizer, banned, classifiers, scorers, device)
+    return Task(split, queries, tokenizer, banned, classifiers, scorers, device, processes)
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,14 +177,21 @@ def summarize(
     from detox import evaluation
 
     return evaluation.summarize(
-        engine, task.tokenizer, task.queries, draws, settings.evaluation, seed=settings.seed, title=title
+        engine,
+        task.tokenizer,
+        task.queries,
+        draws,
+        settings.evaluation,
+        seed=settings.seed,
+        title=title,
+        processes=task.processes,
     )
 
 
 def score(settings: config.EvaluationStage, task: Task, groups: list[Records]) -> None:
     from detox import evaluation
 
-    evaluation.score(groups, task.scorers, task.split["summaries"], settings.evaluation.bert_score)
+    evaluation.score(groups, task.scorers, task.split["summaries"], settings.evaluation.bert_score, task.processes)
 
 
 def run_reference(
@@ -178,7 +202,7 @@ def run_reference(
     known: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the reference's summaries, scored, and the toxicity of the dialogues, from disk if kept."""
-    from detox import artifacts, evaluation
+    from detox import evaluation
 
     k = settings.evaluation.samples
     draws = {
@@ -188,25 +212,37 @@ def run_reference(
     }
     if settings.evaluation.best_of:
         draws["filtered"] = evaluation.Draw(stop=k, banned=task.banned)
-    key = reference_key(settings, task, engine, draws)
+    key = task.processes.on_main(lambda: reference_key(settings, task, engine, draws))
     if key in known:
         return known[key]
-    kept = case.target.parent / f"reference-{key}"
-    there = [
-        kept,
-        *sorted(case.run.parent.glob(f"*/evaluation/{kept.name}")),
-    ]  # of another run, it is as good
-    found = next((folder for folder in there if folder.exists()), None)
-    if found is not None and not settings.overwrite:
-        artifacts.read_manifest(found, STAGE)
-        known[key] = json.loads((found / _REFERENCE).read_text(encoding="utf-8"))
-        return known[key]
+    folder = case.target.parent / f"reference-{key}"
+    kept = None if settings.overwrite else task.processes.on_main(lambda: read_reference(case, folder.name))
+    if kept is not None:
+        known[key] = kept
+        return kept
     records = summarize(settings, task, engine, draws, "reference")
     score(settings, task, list(records.values()))
-    known[key] = {"records": records, "dialogue_toxicity": task.scorers["toxicity"](task.split["dialogue"])}
-    with publish(settings, kept, {}, str(task.device)) as folder:
-        (folder / _REFERENCE).write_text(json.dumps(known[key]) + "\n", encoding="utf-8")
+    heat = evaluation.rate(task.split["dialogue"], task.scorers["toxicity"], task.processes)
+    known[key] = {"records": records, "dialogue_toxicity": heat}
+    task.processes.on_main(lambda: keep_reference(settings, task, folder, known[key]))
     return known[key]
+
+
+def read_reference(case: Case, name: str) -> dict[str, Any] | None:
+    """Return the reference's part as the run, or another one beside it, has kept it."""
+    from detox import artifacts
+
+    own = case.target.parent / name
+    for folder in (own, *sorted(case.run.parent.glob(f"*/evaluation/{name}"))):
+        if folder.exists():
+            artifacts.read_manifest(folder, STAGE)
+            return json.loads((folder / _REFERENCE).read_text(encoding="utf-8"))
+    return None
+
+
+def keep_reference(settings: config.EvaluationStage, task: Task, target: Path, part: dict[str, Any]) -> None:
+    with publish(settings, target, {}, str(task.device)) as folder:
+        (folder / _REFERENCE).write_text(json.dumps(part) + "\n", encoding="utf-8")
 
 
 def reference_key(settings: config.EvaluationStage, task: Task, engine: Engine, draws: Mapping[str, Any]) -> str:
@@ -288,7 +324,7 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
-    from detox import comparison, report
+    from detox import comparison, export, report
 
     found, lines = comparison.compare(settings, cases)
     place = cases[-1].target
@@ -304,10 +340,36 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     if settings.power is not None:
         print(comparison.power_sentence(found, settings.power))
     print(f"report: {place / 'report.html'}")
+    export.export(settings, cases[0], found)
     if settings.select is not None:
         chosen = comparison.chosen(settings, cases, found)
         print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
         print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen))}")
+
+
+# ------------------------------------------------------------------------------------------ a dialogue of one's own
+
+
+def ask(settings: config.EvaluationStage, case: Case) -> None:
+    """Print what the reference and the checkpoint make of one dialogue, greedily, and how toxic it is."""
+    from detox import models
+    from detox.ask import side_by_side, summarize_greedily, to_query
+    from detox.cases import check_start
+
+    models.quiet()
+    models.set_threads(settings.threads)
+    device = models.choose_device(settings.device)
+    check_start(case)
+    start = case.training.model
+    tokenizer = models.load_tokenizer(start.base, start.revision)
+    query = to_query(settings.ask, case.run / "prepared", tokenizer)
+    _, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
+    columns = {}
+    for title, adapter in ("Before", start.adapter), (f"After: {case.name}", str(case.checkpoint / "adapter")):
+        engine = load_engine(settings, case, adapter, device)
+        summary = summarize_greedily(engine, tokenizer, query, settings.evaluation.max_new_tokens)
+        columns[title] = summary, {name: scorers[name]([summary])[0] for name in ("toxicity", "judge")}
+    print(side_by_side(columns))
 
 
 if __name__ == "__main__":

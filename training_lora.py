@@ -28,8 +28,14 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, models
+    from detox import data, models, parallel
 
+    processes = parallel.start("cpu")
+    if processes.count > 1:
+        raise UserError(
+            f"training_lora.py runs as one process, and a launcher has started {processes.count}; start it as "
+            f"{cli.command('training_lora.py', settings)}"
+        )
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)

@@ -1,14 +1,16 @@
 """Stage 2: PPO makes the summarizer civil.
 
 Reads the prompts of data_preparation.py, the base model, its supervised LoRA checkpoint and the reward model; writes
-checkpoints/<run>/ppo. Run again after an interruption, it goes on from the last complete checkpoint.
+checkpoints/<run>/ppo. Run again after an interruption, it goes on from the last complete checkpoint. Several processes
+(`accelerate launch`, `torchrun`) share each batch; the result is that of one.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,12 +20,12 @@ from detox import cli
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from detox.interrupt import Interrupt
+    from detox.parallel import Processes
     from detox.policy import LoraFactors
-    from detox.prompts import PromptStream
-    from detox.reward import RewardModel
+    from detox.prompts import Prompt, PromptStream
+    from detox.reward_terms import WeightedReward
     from detox.trainer import Rollout, Seq2SeqPPOTrainer
-
-MAX_SKIPPED = 3
 
 
 class Parts(NamedTuple):
@@ -31,12 +33,41 @@ class Parts(NamedTuple):
 
     trainer: Seq2SeqPPOTrainer
     supervised: LoraFactors
-    reward: RewardModel
+    reward: WeightedReward
     prompts: PromptStream
 
 
+@dataclass
+class Account:
+    """What the processes tell each other of an update, beyond what the trainer exchanges.
+
+    Attributes:
+        summaries: of the rollout.
+        terms: [B] by name, of rewards that are sums.
+        peak_mb: the most memory used so far.
+        signal: that asks the run to end, or None.
+    """
+
+    summaries: list[str]
+    terms: dict[str, Tensor]
+    peak_mb: float
+    signal: int | None
+
+    @classmethod
+    def of_all(cls, accounts: list[Account]) -> Account:
+        """Put the accounts of all processes together."""
+        import torch
+
+        return cls(
+            [summary for account in accounts for summary in account.summaries],
+            {name: torch.cat([account.terms[name] for account in accounts]) for name in accounts[0].terms},
+            max(account.peak_mb for account in accounts),
+            next((account.signal for account in accounts if account.signal), None),
+        )
+
+
 def main(settings: config.PPOTraining) -> int:
-    from detox import artifacts, checkpoint
+    from detox import artifacts, checkpoint, parallel, trackers
 
     run = Path(settings.checkpoints) / settings.run_name
     if settings.plan:
@@ -44,21 +75,30 @@ def main(settings: config.PPOTraining) -> int:
 
         print(plan.report(settings, run))
         return 0
-    with artifacts.lock(run):
+    trackers.check(settings)
+    processes = parallel.start(settings.device)
+    with processes.within(lambda: artifacts.lock(run)):
         inputs, settings = find_inputs(settings, run)
         weights = find_weights(settings)
         folder = run / "ppo"
-        artifacts.sweep(folder)
-        resumed = None if settings.overwrite else checkpoint.last(folder)
+        resumed = processes.on_main(lambda: find_checkpoint(settings, folder))
         if resumed is not None:
             manifest = checkpoint.check(resumed, settings, inputs, weights)
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
-        parts = build(settings, inputs)
-        if settings.overwrite and folder.exists():  # only now that all that is needed is there
+        parts = build(settings, inputs, processes)
+        if processes.is_main and settings.overwrite and folder.exists():  # only now that all that is needed is there
             artifacts.remove(folder)
         return train(settings, parts, folder, resumed, inputs, weights)
+
+
+def find_checkpoint(settings: config.PPOTraining, folder: Path) -> Path | None:
+    """Return the checkpoint to go on from, if there is one, once the leavings of dead processes are gone."""
+    from detox import artifacts, checkpoint
+
+    artifacts.sweep(folder)
+    return None if settings.overwrite else checkpoint.last(folder)
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
@@ -77,44 +117,56 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
-    """Return what tells the weights of the models that this stage reads from others, by their names."""
-    from detox import models
+    """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
+    from detox import models, reward_terms
 
     names = {
         settings.model.base: settings.model.revision,
         settings.model.adapter: settings.model.adapter_revision,
         settings.reward.model: settings.reward.revision,
     }
-    return {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    weights = {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
+    return weights | {name: reward_terms.identity(name) for name in own}
 
 
-def build(settings: config.PPOTraining, inputs: dict[str, Path]) -> Parts:
+def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
-    from detox import data, models, policy
+    from detox import data, models, policy, sharding
     from detox.engine import choose_dtype
     from detox.prompts import PromptStream
     from detox.reward import RewardModel
+    from detox.reward_terms import WeightedReward
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     models.quiet()
     models.set_threads(settings.threads)
     device = models.choose_device(settings.device)
-    tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+    base, revision = settings.model.base, settings.model.revision
+    tokenizer = models.load_tokenizer(base, revision)
+    models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
     dtype = choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
+    if processes.sharded:
+        sharding.shard(start, processes)
     ppo = Seq2SeqPPOConfig.from_settings(
-        settings.ppo, seed=settings.seed, engine=settings.engine, cpu=device.type == "cpu"
+        settings.ppo,
+        seed=settings.seed,
+        engine=settings.engine,
+        cpu=device.type == "cpu",
+        processes=processes.count,
     )
-    trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer)
+    trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer, processes=processes)
     classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
-    reward = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
-    base = f"{settings.model.base} with supervised adapter {settings.model.adapter}"
-    print(f"policy     {base} and a new LoRA that PPO trains")
+    scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
+    reward = WeightedReward(settings.reward, scorer, prepared["train"])
+    print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
-    print(f"reward     {settings.reward.signal} of {settings.reward.label!r} by {settings.reward.model}")
-    print(f"runs on    {device}, {trainer.engine.describe()}")
+    print(f"reward     {reward.describe()}")
+    together = f", one of {processes.count} processes" if processes.count > 1 else ""
+    print(f"runs on    {device}, {trainer.engine.describe()}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
 
 
@@ -129,86 +181,122 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint, collapse
+    from detox import checkpoint, collapse, trackers
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
-    from detox.plots import training_png
 
-    trainer, updates = parts.trainer, settings.ppo.updates
+    trainer, processes, updates = parts.trainer, parts.trainer.processes, settings.ppo.updates
     progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None, "metrics": []}
     if resumed is not None:
         progress = checkpoint.restore(resumed, trainer)
         parts.prompts.position = progress["position"]
         print(f"goes on    from {resumed}")
-    log = MetricsLog(folder / "metrics.jsonl", progress["metrics"])
-    bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=None)
-    with Interrupt() as interrupt, bar:
+    log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
+    hidden = None if processes.is_main else True
+    bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=hidden)
+    tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
+    with Interrupt() as interrupt, bar, tracking as tracker:
+        stopped_by = None
         if resumed is None:
-            warm_up(settings, parts, bar)
-        stopping = interrupt.received is not None
-        while trainer.updates_done < updates and not stopping:
+            stopped_by = warm_up(settings, parts, bar, interrupt)
+        while trainer.updates_done < updates and stopped_by is None:
             started = time.perf_counter()
-            rollout, summaries = roll_out(settings, parts, settings.ppo.batch_size)
+            rollout, prompts, summaries = roll_out(settings, parts)
             generated = time.perf_counter()
-            scores = score(settings, parts, summaries)
+            scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
-            metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": trainer.peak_memory_mb()}
+            own = Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
+            whole = Account.of_all(processes.gather_objects(own))
+            metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in whole.terms.items()}
+            metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
+            stopped_by = whole.signal
 
-            reason = collapse.find(summaries, metrics, settings.ppo.max_ref_kl)
+            reason = collapse.find(whole.summaries, metrics, settings.ppo.max_ref_kl)
             if reason is not None:
                 metrics["collapse"] = reason
             log.append({"update": trainer.updates_done, **metrics})
-            tqdm.write(summary(log.lines[-1], updates))
+            trackers.report(tracker, log.lines[-1])
+            if processes.is_main:
+                tqdm.write(summary(log.lines[-1], updates))
             if "skipped" not in metrics:
                 bar.set_postfix(score=metrics["objective/score_mean"], kl=metrics["objective/ref_kl"])
             bar.update()
-            stop_if_broken(trainer, metrics)
+            collapse.stop_if_skipped(trainer.skipped_in_a_row, metrics)
             if reason is not None and settings.ppo.on_collapse == "stop":
                 raise collapse.refusal(trainer.updates_done, reason)
 
-            stopping = interrupt.received is not None
-            if stopping or trainer.updates_done == updates or trainer.updates_done % settings.save.every == 0:
+            if stopped_by or trainer.updates_done == updates or trainer.updates_done % settings.save.every == 0:
                 value = objective(log.lines[-settings.save.every :])
                 if progress["best"] is None or value > progress["best_objective"]:
                     progress["best"], progress["best_objective"] = trainer.updates_done, value
                 progress["position"], progress["metrics"] = parts.prompts.position, log.lines
-                checkpoint.save(
-                    folder / checkpoint.name(trainer.updates_done),
-                    trainer,
-                    settings,
-                    supervised=parts.supervised,
-                    progress=progress,
-                    inputs=inputs,
-                    weights=weights,
-                )
-                checkpoint.prune(folder, settings.save.keep, progress["best"])
-                training_png(log.lines, folder / "training.png")
-    return finish(settings, folder, trainer.updates_done, interrupt.exit_code)
+                if processes.is_main:
+                    save(settings, parts, folder, progress, inputs, weights)
+    return finish(settings, folder, trainer.updates_done, stopped_by)
 
 
-def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any) -> None:
-    """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something."""
+def save(
+    settings: config.PPOTraining,
+    parts: Parts,
+    folder: Path,
+    progress: dict[str, Any],
+    inputs: dict[str, Path],
+    weights: dict[str, str],
+) -> None:
+    """Write a checkpoint and the curves, and remove the checkpoints that are no longer kept."""
+    from detox import checkpoint
+    from detox.plots import training_png
+
+    checkpoint.save(
+        folder / checkpoint.name(parts.trainer.updates_done),
+        parts.trainer,
+        settings,
+        supervised=parts.supervised,
+        progress=progress,
+        inputs=inputs,
+        weights=weights,
+    )
+    checkpoint.prune(folder, settings.save.keep, progress["best"])
+    training_png(progress["metrics"], folder / "training.png")
+
+
+def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any, interrupt: Interrupt) -> int | None:
+    """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something.
+
+    Returns:
+        The signal that ended it before its time, or None.
+    """
     rollouts: list[Rollout] = []
     scores: list[Tensor] = []
     left = settings.ppo.value_warmup
     while left > 0:
+        stopped_by = next(filter(None, parts.trainer.processes.gather_objects(interrupt.received)), None)
+        if stopped_by:
+            return stopped_by
         bar.set_postfix_str(f"value warm-up, {left} rollouts left")
-        rollout, summaries = roll_out(settings, parts, min(left, settings.ppo.batch_size))
+        rollout, prompts, summaries = roll_out(settings, parts)
         rollouts.append(rollout)
-        scores.append(score(settings, parts, summaries))
-        left -= len(summaries)
+        scores.append(parts.reward.score([prompt.row for prompt in prompts], summaries)[0])
+        left -= settings.ppo.batch_size
     if rollouts:
         explained = parts.trainer.warm_up_values(rollouts, scores)
-        print(f"value head fitted to {settings.ppo.value_warmup} rollouts; it explains {explained:.0%} of the returns")
+        count = len(rollouts) * settings.ppo.batch_size
+        print(f"value head fitted to {count} rollouts; it explains {explained:.0%} of the returns")
+    return None
 
 
-def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Rollout, list[str]]:
-    """Sample summaries of the next `count` dialogues; return them as ids and as text without special tokens."""
+def roll_out(settings: config.PPOTraining, parts: Parts) -> tuple[Rollout, list[Prompt], list[str]]:
+    """Sample summaries of this process's share of the next batch of dialogues.
+
+    Returns:
+        The summaries as ids, the prompts, and the summaries as text without special tokens.
+    """
     from detox.engine import Sampling
 
-    prompts = parts.prompts.take(count)
+    batch = settings.ppo.batch_size
+    prompts = parts.prompts.take(batch)[parts.trainer.processes.share(batch)]
     sampling = Sampling(
         temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
     )
@@ -218,46 +306,21 @@ def roll_out(settings: config.PPOTraining, parts: Parts, count: int) -> tuple[Ro
         settings.rollout.max_new_tokens,
         sampling,
     )
-    return rollout, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
+    return rollout, prompts, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
 
 
-def score(settings: config.PPOTraining, parts: Parts, summaries: list[str]) -> Tensor:
-    """Return the reward model's scores [B]; a model of others can fail in any way, and is named."""
-    from detox.errors import UserError, printable
-
-    try:
-        return parts.reward.score(summaries)
-    except Exception as error:
-        reason = printable(f"{type(error).__name__}: {error}", 200)
-        raise UserError(
-            f"--reward.model={settings.reward.model}: it failed on {len(summaries)} summaries ({reason}); the last "
-            f"checkpoint is whole: lower --reward.batch-size={settings.reward.batch_size} if memory is short, or "
-            "name another model"
-        ) from error
-
-
-def stop_if_broken(trainer: Seq2SeqPPOTrainer, metrics: dict[str, Any]) -> None:
-    """Raise where updates fail one after the other; the last checkpoint stays as it is."""
-    from detox.errors import UserError
-
-    if trainer.skipped_in_a_row >= MAX_SKIPPED:
-        raise UserError(
-            f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; "
-            "the last checkpoint is whole: look at the reward model, or lower --ppo.learning-rate, and start anew"
-        )
-
-
-def finish(settings: config.PPOTraining, folder: Path, updates: int, exit_code: int) -> int:
-    """Say what was written and what to type next."""
+def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:
+    """Say what was written and what to type next; return the exit code."""
     from detox import checkpoint
 
-    if exit_code:
-        again = cli.command("training_ppo.py", settings) + " and the same settings"
-        print(f"interrupted: {updates} updates are saved; go on with: {again}", file=sys.stderr)
-    else:
+    if stopped_by is None:
         print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
         print(f"next: {cli.command('evaluate_ppo.py', settings)}")
-    return exit_code
+        return 0
+    again = cli.command("training_ppo.py", settings) + " and the same settings"
+    saved = f"{updates} updates are saved; go on" if updates else "nothing is saved yet; start again"
+    print(f"interrupted: {saved} with: {again}", file=sys.stderr)
+    return 128 + stopped_by
 
 
 if __name__ == "__main__":

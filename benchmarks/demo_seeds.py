@@ -22,6 +22,8 @@ SETTINGS = {
     "default": (),
     "probability": ("--reward.signal", "probability"),
     "stock-like": ("--ppo.lora-scope", "all", "--ppo.lora-targets", "q,v", "--engine", "hf"),
+    "all-lora": ("--ppo.lora-scope", "all", "--engine", "hf"),
+    "hf": ("--engine", "hf"),
 }
 """Flags of training_ppo.py; the preset `demo` is in float32 already."""
 

@@ -25,13 +25,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import config
 from detox.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_KEYS = {
+_KEYS: dict[str, type | tuple[type, ...]] = {
     "schema_version": int,
     "stage": str,
     "config": dict,
@@ -139,7 +140,7 @@ def publish(
             _remove(path)
 
 
-def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str | None = None) -> dict:
+def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str | None = None) -> dict[str, Any]:
     """Return the manifest of a whole artefact.
 
     Args:
@@ -296,8 +297,8 @@ def _source(target: Path, folder: Path) -> dict[str, str]:
     }
 
 
-def _flush_files(folder: Path) -> list[dict]:
-    files = []
+def _flush_files(folder: Path) -> list[dict[str, Any]]:
+    files: list[dict[str, Any]] = []
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(parent, name)
@@ -445,7 +446,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def _read_whole(folder: Path, stage: str, verify: bool, remedy: str | None) -> dict:
+def _read_whole(folder: Path, stage: str, verify: bool, remedy: str | None) -> dict[str, Any]:
     anew = remedy or f"run python {stage}.py --overwrite to make it anew"
     with _storage_errors(folder):
         _recover(folder)
@@ -466,7 +467,7 @@ def _read_whole(folder: Path, stage: str, verify: bool, remedy: str | None) -> d
     return manifest
 
 
-def _parse_manifest(content: bytes, path: Path, stage: str, anew: str) -> dict:
+def _parse_manifest(content: bytes, path: Path, stage: str, anew: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
     except (ValueError, RecursionError):
@@ -496,7 +497,7 @@ def _own_digest(manifest: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _file_problem(folder: Path, entry: object, verify: bool) -> str | None:
+def _file_problem(folder: Path, entry: Any, verify: bool) -> str | None:
     name = entry.get("path") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not isinstance(entry.get("sha256"), str) or type(entry.get("bytes")) is not int:
         return f"{MANIFEST} has a wrong entry in 'files'"

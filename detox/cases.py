@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import config
-from detox import artifacts, checkpoint, cli
+from detox import artifacts, checkpoint, cli, models
 from detox.errors import UserError
 
 STAGE = "evaluate_ppo"
+_COMMIT = 40
+"""Length of a commit of the hub; the hash of a folder is longer."""
 _DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluation")
 
 
@@ -52,7 +54,7 @@ def find(settings: config.EvaluationStage) -> list[Case]:
     for folder in folders:
         if (folder / "adapter_config.json").exists():
             raise UserError(f"--checkpoint={folder}: an adapter; name the checkpoint's folder, the one that holds it")
-        training = checkpoint.settings_of(checkpoint.read_manifest(folder))
+        training = _pinned(checkpoint.settings_of(checkpoint.read_manifest(folder)), checkpoint.read_weights(folder))
         place = Path(os.path.abspath(folder))
         run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
         suffix = "" if settings.split == "test" else f"-{settings.split}"
@@ -70,6 +72,36 @@ def _shown(path: Path) -> Path:
     """Return a path as short as it can be shown."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _pinned(training: config.PPOTraining, weights: Mapping[str, str]) -> config.PPOTraining:
+    """Ask the hub for the commits that training started from, whatever a branch has become since."""
+    model = training.model
+    commits = {name: value for name, value in weights.items() if len(value) == _COMMIT}
+    start = replace(
+        model,
+        revision=commits.get(model.base, model.revision),
+        adapter_revision=commits.get(model.adapter, model.adapter_revision),
+    )
+    return replace(training, model=start)
+
+
+def check_start(case: Case) -> None:
+    """Demand that the base and the supervised adapter are those that training started from; no weight is loaded.
+
+    Raises:
+        UserError: one of them is gone or has changed.
+    """
+    model, weights = case.training.model, checkpoint.read_weights(case.checkpoint)
+    for name, revision in ((model.base, model.revision), (model.adapter, model.adapter_revision)):
+        if name == "none":
+            continue
+        advice = f"{case.checkpoint} was trained from it: put it back as it was, or train anew"
+        was = weights.get(name, "")
+        if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
+            raise UserError(f"{name}: no such folder; {advice}")
+        if models.identity(name, revision) != was:
+            raise UserError(f"{name}: not the model that it was; {advice}")
 
 
 def _start(case: Case) -> config.Model:

@@ -27,7 +27,7 @@ _NAME = re.compile(r"step-(\d{4,})")
 
 # Settings that may differ when a run goes on; all others decide what the numbers are.
 _FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
-_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "plan", "plan_budget_gb"}
+_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "report_to", "plan", "plan_budget_gb"}
 
 
 def name(update: int) -> str:
@@ -159,6 +159,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_weights(folder: Path) -> dict[str, str]:
+    """Return what told the weights of the models that a run reads from others, by their names, as `save` got it.
+
+    Raises:
+        UserError: the checkpoint does not say it.
+    """
+    found = _read_state(folder).get("weights")
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise UserError(f"{folder}: state.json does not say which weights it is of; {_remedy(folder)}")
+    return found
+
+
 def _remedy(folder: Path) -> str:
     """Return what to do about a damaged checkpoint; to start over would throw the others away."""
     match = _NAME.fullmatch(folder.name)
@@ -183,7 +195,8 @@ def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
 
 def _build(kind: type, values: Mapping[str, Any]) -> Any:
     nested = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
-    return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in values.items()})
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}  # JSON has none
+    return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in given.items()})
 
 
 def check(
@@ -216,8 +229,8 @@ def check(
     for model, now in weights.items():
         if not isinstance(before, dict) or before.get(model) != now:
             raise UserError(
-                f"{model} has other weights than when {folder} was made; put the old ones back (pin the revision of a "
-                "hub model), or start over with --overwrite or another --run"
+                f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
+                "a hub model), or start over with --overwrite or another --run"
             )
     return manifest
 

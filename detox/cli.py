@@ -10,19 +10,26 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import TextIO
 
 import tyro
 from tyro import _errors as tyro_errors
 
 import config
+from config import S
+from detox import flags
 from detox.artifacts import storage_error
 from detox.errors import UserError, printable
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
+WIDEST_HELP = 100
 
 
 class _Terminated(BaseException):
@@ -30,8 +37,8 @@ class _Terminated(BaseException):
 
 
 def run(
-    stage: type[config.Stage],
-    main: Callable[[config.Stage], int | None],
+    stage: type[S],
+    main: Callable[[S], int | None],
     argv: Sequence[str] | None = None,
     description: str = "",
 ) -> int:
@@ -60,9 +67,9 @@ def run(
     except UserError as error:
         return _fail(f"error: {error}", USER_ERROR) if _has_the_word() else USER_ERROR
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED) if _has_the_word() else INTERRUPTED
     except _Terminated:
-        return _fail("terminated", TERMINATED)
+        return _fail("terminated", TERMINATED) if _has_the_word() else TERMINATED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE
@@ -74,24 +81,21 @@ def run(
         _drop_unwritable()
 
 
-def parse(stage: type[config.Stage], argv: Sequence[str], description: str = "") -> config.Stage:
+def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
     """Return the validated settings of a stage.
 
     Raises:
+        SystemExit: help was asked for, and printed.
         UserError: an argument is unknown, given twice, without value, or has a wrong value.
     """
     _refuse_repeated(argv)
     defaults = config.preset(stage, _preset_name(argv))
-    program = Path(sys.argv[0]).name
+    if not {"-h", "--help"}.isdisjoint(argv):
+        print(help_text(defaults, Path(sys.argv[0]).name, description))
+        raise SystemExit(0)
     with tyro_errors.on_parse_error(lambda event: _refuse(event, defaults)):
-        settings = tyro.cli(
-            stage,
-            args=list(argv),
-            default=defaults,
-            prog=program,
-            description=_help_head(stage, program, description),
-        )
-    if hasattr(settings, "data"):
+        settings = tyro.cli(stage, args=list(argv), default=defaults)
+    if isinstance(settings, config.Preparation):
         prompt = settings.data.prompt.replace("\\n", "\n")
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, prompt=prompt))
     settings.validate()
@@ -110,9 +114,36 @@ def command(script: str, settings: config.Stage, *flags: str) -> str:
     return shlex.join([*words, *flags])
 
 
-def _help_head(stage: type, program: str, description: str) -> str:
-    examples = (f"python {program} --preset demo", f"python {program} --run trial --seed 1")
-    return "\n".join([description or stage.__doc__ or "", "", "Examples:", *(f"  {line}" for line in examples)])
+def help_text(settings: config.Stage, program: str, description: str = "") -> str:
+    """Return what `--help` prints, as wide as the terminal, at most `WIDEST_HELP`.
+
+    Args:
+        settings: the defaults to show.
+        program: file name of the stage.
+        description: paragraphs; the stage's docstring unless given.
+    """
+    width = min(shutil.get_terminal_size().columns, WIDEST_HELP)
+    head = description or type(settings).__doc__ or ""
+    lines = [f"usage: python {program} [--flag value ...]", ""]
+    for paragraph in head.strip().split("\n\n"):
+        lines += [*textwrap.wrap(" ".join(paragraph.split()), width), ""]
+    lines += ["Examples:", f"  python {program} --preset demo", f"  python {program} --run trial --seed 1"]
+    for group in flags.groups(settings):
+        title = f"{group.name}: {group.description}" if group.name else "Options:"
+        lines += ["", *textwrap.wrap(title, width)]
+        for flag in group.flags:
+            lines += _flag_help(flag, width)
+    return "\n".join(lines)
+
+
+def _flag_help(flag: flags.Flag, width: int) -> list[str]:
+    name = f"{flag.name}, {flag.off}" if flag.off else f"{flag.name} {flag.kind}"
+    text = f"{flag.description} (default: {flag.default})" if flag.default else flag.description
+    margin = " " * 6
+    wrapped = textwrap.wrap(
+        text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False, break_long_words=False
+    )
+    return [f"  {name}", *wrapped]
 
 
 def _preset_name(argv: Sequence[str]) -> str:
@@ -127,7 +158,7 @@ def _preset_name(argv: Sequence[str]) -> str:
 
 
 def _refuse_repeated(argv: Sequence[str]) -> None:
-    seen = set()
+    seen: set[str] = set()
     for argument in argv:
         if argument == "--":
             raise UserError("unexpected argument '--'; every setting is an option, see --help")
@@ -145,7 +176,7 @@ def _refuse(event: tyro_errors.ParseErrorEvent, defaults: config.Stage) -> None:
     argument = getattr(event, "argument", None)
     flag = argument.lowered.name_or_flags[0] if argument is not None else "arguments"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
-        raise UserError(_unknown(event.tokens[0], _flags(defaults)))
+        raise UserError(_unknown(event.tokens[0], flags.flag_names(defaults)))
     if isinstance(event, tyro_errors.InvalidChoice):
         raise UserError(f"{flag}={event.value}: choose {' or '.join(event.choices)}")
     if isinstance(event, tyro_errors.BadValue):
@@ -159,6 +190,7 @@ def _wrong_value(flag: str, message: str) -> str:
     for reason, rule in (
         ("could not convert string to float", "must be a number"),
         ("invalid literal for int() with base 10", "must be a whole number"),
+        ("Could not find valid parse for arguments", "not what it takes, see --help"),
     ):
         found = re.search(rf"{re.escape(reason)}: (.*)", message)
         if found:
@@ -166,22 +198,14 @@ def _wrong_value(flag: str, message: str) -> str:
     return f"{flag}: {message}"
 
 
-def _unknown(token: str, flags: list[str]) -> str:
+def _unknown(token: str, known: list[str]) -> str:
     name = token.partition("=")[0].replace("_", "-")
     if not name.startswith("-") or name == "-":
         return f"unexpected argument {token!r}; every setting is an option, see --help"
     tail = name.lstrip("-").rpartition(".")[2]
-    same_tail = [flag for flag in flags if flag.lstrip("-").rpartition(".")[2] == tail]
-    near = difflib.get_close_matches(name, same_tail or flags, n=1, cutoff=0.0 if same_tail else 0.6)
+    same_tail = [flag for flag in known if flag.lstrip("-").rpartition(".")[2] == tail]
+    near = difflib.get_close_matches(name, same_tail or known, n=1, cutoff=0.0 if same_tail else 0.6)
     return f"{name}: no such option; " + (f"did you mean {near[0]}?" if near else "see --help")
-
-
-def _flags(settings: object, prefix: str = "--") -> list[str]:
-    flags = []
-    for setting in dataclasses.fields(settings):
-        value, name = getattr(settings, setting.name), prefix + setting.name.replace("_", "-")
-        flags += _flags(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
-    return flags
 
 
 @contextlib.contextmanager
@@ -190,7 +214,7 @@ def _sigterm_raises() -> Iterator[None]:
 
     owner = os.getpid()
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a forked worker: its pool ends it so, and it has nothing to clean up
             os._exit(TERMINATED)
         raise _Terminated
@@ -213,9 +237,14 @@ def _speak_utf8() -> None:
 
 
 def _has_the_word() -> bool:
-    """Return whether this is the process, of several that a launcher has started, that tells of the failure."""
+    """Return whether this is the process, of several that a launcher has started, that tells of the failure.
+
+    Before they have joined they all do the same, and the main one speaks.
+    """
     parallel = sys.modules.get("detox.parallel")
-    return parallel is None or parallel.has_the_word()
+    if parallel is None or not parallel.joined():
+        return os.environ.get("RANK", "0") == "0"
+    return parallel.has_the_word()
 
 
 def _fail(line: str, code: int) -> int:
@@ -226,7 +255,7 @@ def _fail(line: str, code: int) -> int:
     return code
 
 
-def _reader_is_gone(stream: io.TextIOBase) -> bool:
+def _reader_is_gone(stream: TextIO) -> bool:
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)

@@ -1,4 +1,4 @@
-"""Collapse of the policy in training: what counts as one, and the words for it."""
+"""When training must not go on: a collapsed policy, updates that fail one after the other; and the words for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detox.errors import UserError, printable
+
+MAX_SKIPPED = 3
 
 
 def find(summaries: Sequence[str], metrics: Mapping[str, Any], max_ref_kl: float | None) -> str | None:
@@ -34,3 +36,17 @@ def refusal(update: int, reason: str) -> UserError:
         f"--ppo.on-collapse=stop: the policy collapsed in update {update}: {reason}; the last checkpoint is whole: "
         "raise --ppo.kl-coef or lower --ppo.learning-rate and start anew, or pass --ppo.on-collapse warn"
     )
+
+
+def stop_if_skipped(in_a_row: int, metrics: Mapping[str, Any]) -> None:
+    """Raise where too many updates in a row were skipped.
+
+    Args:
+        in_a_row: updates skipped up to now.
+        metrics: of the last one; `skipped` says why.
+    """
+    if in_a_row >= MAX_SKIPPED:
+        raise UserError(
+            f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; "
+            "the last checkpoint is whole: look at the reward model, or lower --ppo.learning-rate, and start anew"
+        )

@@ -27,7 +27,7 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
     if len(cases) == 1 and settings.select is None:
         return found[focus.name], evaluation.read_examples(focus.target)
     extra: Results = {"compared": ", ".join(found)}
-    if settings.select is None and differ_by_seed(cases):
+    if settings.select is None and differ_by_seed(list(cases)):
         pooled, lines = pool(found, [evaluation.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
@@ -154,11 +154,15 @@ def pool(
     found = evaluation.results(merged, settings)
     for key in ("drift", "greedy"):
         found[key] = _average([one[key] for one in named.values()])
-    options = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     pooled = {}
     for key in ("toxicity", "judge"):
         sides = ([evaluation.column(evaluation.samples(lines, side), key) for lines in runs] for side in SIDES)
-        pooled[key] = statistics.pool(*sides, threshold=settings.evaluation.threshold, **options)
+        pooled[key] = statistics.pool(
+            *sides,
+            threshold=settings.evaluation.threshold,
+            resamples=settings.evaluation.resamples,
+            seed=settings.seed,
+        )
     found["pooled"] = {
         **pooled["toxicity"],
         "judge_mean": pooled["judge"]["mean"],

@@ -394,7 +394,7 @@ def _pooled(results: Results) -> Section | None:
         return None
     runs = lookup(part, "runs")
     names = runs if isinstance(runs, Sequence) and not isinstance(runs, str) else []
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for key, entry in part.items():
         average = number(
             lookup(entry, "average")
@@ -408,7 +408,7 @@ def _pooled(results: Results) -> Section | None:
     text = f"{count(len(names), 'run')}: {', '.join(map(str, names))}." if names else ""
     if isinstance(runs, int):
         text = f"{count(runs, 'run')}."
-    columns = ("Reduction over runs", "Average", "Lowest and highest", "Std")
+    columns: tuple[str, ...] = ("Reduction over runs", "Average", "Lowest and highest", "Std")
     if all(row[-1] == NOTHING for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     tables = (Table(columns, tuple(rows)),) if rows else ()
@@ -425,7 +425,7 @@ def _power(results: Results) -> Section | None:
     lines = [line for line in lookup(results, "power") or [] if lookup(line, "dialogues") is not None]
     if not lines:
         return None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for line in lines:
         reduction, effect = (
             number(lookup(line, "reduction")),
@@ -478,7 +478,7 @@ _TERMS = (
         "Toxicity",
         "toxicity",
         "The classifier's probability, from 0 to 1, that the summary alone is hateful or toxic. A "
-        "classifier errs: read the examples.",
+        "classifier errs: look at summaries yourself.",
     ),
     (
         "Reduction",

@@ -35,6 +35,7 @@ import config
 from detox import artifacts
 from detox.demo import corpus
 from detox.errors import UserError, printable
+from detox.parallel import ALONE, Processes
 
 SPLITS = ("train", "validation", "test")
 DEMO_DIALOGUES = {"train": 4000, "validation": 200, "test": 400}
@@ -66,6 +67,7 @@ DROPPED = (
 )
 _ALIASES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 _SUFFIXES = ("csv", "json", "jsonl", "parquet")
+_DECODER = json.JSONDecoder()
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 Record = dict[str, Any]
@@ -309,7 +311,7 @@ def _json_record(where: str, text: str) -> Record:
 def _json_value(where: str, text: str, begin: int) -> tuple[Record, int]:
     """Parse the object at `begin`; return it and the position after it."""
     try:
-        record, end = json.JSONDecoder().raw_decode(text, begin)
+        record, end = _DECODER.raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", "nested too deep" if isinstance(error, RecursionError) else str(error))
         raise UserError(f"{where}: not valid JSON ({reason}); correct or remove it") from None
@@ -406,11 +408,13 @@ def prepare(
     seed: int,
     source: Source | None = None,
     scratch: Path | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[DatasetDict, Counter]:
     """Turn dialogues into tokenized prompts, filtered by length, no dialogue in two splits.
 
-    Rows stream through; what stays in memory is 16 bytes a dialogue, and the references of the test split.
-    The result is the same, to the byte, whatever the number of workers.
+    Rows stream through; what stays in memory is a digest a dialogue (and one of its id, split by split), and the
+    references of the test split.
+    The result is the same, to the byte, whatever the number of workers or processes.
 
     Args:
         settings: names source, columns, prompt and limits.
@@ -418,6 +422,7 @@ def prepare(
         seed: of the generator behind `demo:corpus`.
         source: what `locate` found; looked up where it is not given.
         scratch: a folder for temporary files, on a disk that holds the result (default: the system's).
+        processes: of which this is the main one; the others `assist`.
 
     Returns:
         The splits `train`, `validation` and `test` with the columns of `FEATURES`, and the counts
@@ -429,10 +434,13 @@ def prepare(
     source = source or locate(settings, seed)
     prompter = Prompter(settings, tokenizer)
     counts: Counter = Counter()
-    dialogues: dict[str, set[bytes]] = {}
+    dialogues: dict[str, _Digests] = {}
     splits: dict[str, Dataset] = {}
     # The mapped files stay readable after the folder is gone.
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, _ordered_map(prompter, settings.workers) as fit:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch) as folder,
+        _ordered_map(prompter, settings.workers, processes) as fit,
+    ):
         for split in reversed(SPLITS):
             tally = _Tally(split, counts)
             rows = _distinct(tqdm(source.rows(split), split, unit=" rows", disable=None), tally, dialogues, source)
@@ -441,6 +449,13 @@ def prepare(
             if not len(splits[split]):
                 raise UserError(_nothing_left(settings.dataset, tally))
     return DatasetDict({split: splits[split] for split in SPLITS}), counts
+
+
+def assist(settings: config.Data, tokenizer: PreTrainedTokenizerBase, processes: Processes) -> None:
+    """Tokenize a share of the rows that the main process reads in `prepare`, until it has read them all."""
+    prompter = Prompter(settings, tokenizer)
+    for _ in SPLITS:
+        deque(_shared_map(prompter, processes, ()), maxlen=0)
 
 
 class _Tally:
@@ -465,12 +480,12 @@ def _nothing_left(name: str, tally: _Tally) -> str:
     )
 
 
-def _distinct(rows: Iterable[Row], tally: _Tally, dialogues: dict[str, set[bytes]], source: Source) -> Iterator[Row]:
+def _distinct(rows: Iterable[Row], tally: _Tally, dialogues: dict[str, _Digests], source: Source) -> Iterator[Row]:
     """Yield one row a dialogue, with its references, unless the dialogue is in a split that came before."""
     references = _references(source.rows(tally.split)) if tally.split == "test" else {}
     others = list(dialogues.items())
-    own = dialogues[tally.split] = set()
-    ids: set[bytes] = set()
+    own = dialogues[tally.split] = _Digests()
+    ids = _Digests()
     for row in rows:
         tally.add("read")
         digest = _digest(row.dialogue)
@@ -480,23 +495,61 @@ def _distinct(rows: Iterable[Row], tally: _Tally, dialogues: dict[str, set[bytes
         if not row.summaries:
             tally.add("no summary")
             continue
-        if digest in own:
+        if not own.add(digest):
             used = set(row.summaries) <= set(references.get(digest, ()))
             tally.add("duplicate" if not references else "further reference" if used else "beyond 3 references")
             continue
-        own.add(digest)
-        identity = hashlib.blake2b(row.id.encode(), digest_size=16).digest()
-        if identity in ids:
+        if not ids.add(hashlib.blake2b(row.id.encode(), digest_size=16).digest()):
             raise UserError(
                 f"{row.where}: id {printable(row.id, 80)!r} already names another dialogue; give each its own"
             )
-        ids.add(identity)
         elsewhere = next((split for split, digests in others if digest in digests), None)
         if elsewhere is not None:
             tally.add(f"also in {elsewhere}")
             continue
         summaries = references.get(digest, row.summaries[:1])
         yield row._replace(id=_common_id(row.id, summaries), summaries=tuple(summaries))
+
+
+class _Digests:
+    """A set of digests of 16 bytes: open addressing in one array, 24 to 48 bytes each, where `set` takes 130."""
+
+    _EMPTY = bytes(16)
+
+    def __init__(self) -> None:
+        self._slots, self._count = bytearray(16 * 64), 0
+
+    def __contains__(self, digest: bytes) -> bool:
+        return self._slots.startswith(digest, self._place(digest))
+
+    def add(self, digest: bytes) -> bool:
+        """Add a digest; return whether it is new."""
+        place = self._place(digest)
+        if self._slots.startswith(digest, place):
+            return False
+        self._slots[place : place + 16] = digest
+        self._count += 1
+        if 24 * self._count > len(self._slots):
+            self._grow()
+        return True
+
+    def _place(self, digest: bytes) -> int:
+        """Return where the digest stands, or the empty slot where it would."""
+        slots = self._slots
+        # not by the first bytes, which are alike within a split of a single file (_share)
+        place = int.from_bytes(digest[8:], "little") * 16 % len(slots)
+        while not slots.startswith((digest, self._EMPTY), place):
+            place = (place + 16) % len(slots)
+        return place
+
+    def _grow(self) -> None:
+        old = self._slots
+        self._slots = bytearray(2 * len(old))
+        for start in range(0, len(old), 16):
+            digest = bytes(old[start : start + 16])
+            if digest != self._EMPTY:
+                place = self._place(digest)
+                self._slots[place : place + 16] = digest
 
 
 def _references(rows: Iterable[Row]) -> dict[bytes, list[str]]:
@@ -611,15 +664,19 @@ class Prompter:
         if not texts:
             return []
         inputs = {"text_target" if target else "text": texts}
-        return self.tokenizer(**inputs, truncation=False, padding=False, verbose=False)["input_ids"]
+        options = {"truncation": False, "padding": False, "return_attention_mask": False, "verbose": False}
+        return self.tokenizer(**inputs, **options)["input_ids"]
 
 
 # -------------------------------------------------------------------------------------------- many processes
 
 
 @contextmanager
-def _ordered_map(function: Callable[[Any], Any], workers: int) -> Iterator[_Map]:
-    """Give a `map` over that many processes: results in order, arguments read only a little ahead."""
+def _ordered_map(function: Callable[[Any], Any], workers: int, processes: Processes) -> Iterator[_Map]:
+    """Give a `map` over workers or the processes of the run: results in order, arguments read only a little ahead."""
+    if processes.count > 1:
+        yield partial(_shared_map, function, processes)
+        return
     if workers == 1:
         yield partial(map, function)
         return
@@ -641,6 +698,13 @@ def _ordered_map(function: Callable[[Any], Any], workers: int) -> Iterator[_Map]
             raise UserError(f"--data.workers={workers}: a worker process died; try fewer") from None
         finally:
             executor.shutdown(cancel_futures=True)
+
+
+def _shared_map(function: Callable[[Any], Any], processes: Processes, arguments: Iterable[Any]) -> Iterator[Any]:
+    """Map over the processes of a run: the main one reads the arguments, and all are given all results, in order."""
+    arguments = iter(arguments)
+    while block := processes.on_main(lambda: list(islice(arguments, processes.count))):
+        yield from processes.map(function, block)
 
 
 _function: Callable[[Any], Any]

@@ -22,6 +22,7 @@ from detox.allocator import keep_freed_memory
 from detox.errors import UserError
 from detox.layers import few_rows_times
 from detox.logprobs import linear_logprobs
+from detox.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Engine(ABC):
 
     Attributes:
         kind: name for people.
+        sharded: weights lie with other processes too, so that all of them run every step together.
 
     Args:
         model: `PreTrainedModel`, or a `PeftModel` around one; the reference is the same model, adapters off.
@@ -161,6 +163,7 @@ class Engine(ABC):
         # T5 1.0 multiplies by d ** -0.5 before its tied head; transformers before 5.21 told so by the tie itself.
         scaled = config.model_type == "t5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
         self.head_scale = config.d_model**-0.5 if scaled else 1.0
+        self.sharded = is_sharded(self.base)
         encoder = self.base.get_encoder()
         self.encoder_is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
 
@@ -170,7 +173,8 @@ class Engine(ABC):
 
     def describe(self) -> str:
         """Return a phrase for people: what runs the model, in which precision."""
-        return f"{self.kind} engine, frozen weights in {str(self.head_weight.dtype).removeprefix('torch.')}"
+        how = ", sharded" if self.sharded else ""
+        return f"{self.kind} engine, frozen weights in {str(self.head_weight.dtype).removeprefix('torch.')}{how}"
 
     @abstractmethod
     def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
@@ -267,6 +271,7 @@ class Engine(ABC):
                     lengths[alive[ended]], finished[alive[ended]] = step + 1, True
                     remaining = (~ended).nonzero().squeeze(1)
                     if len(remaining) == 0:
+                        self._keep_step(state, chosen, max_new_tokens - step - 1)
                         break
                     alive, chosen = alive[remaining], chosen[remaining]
                     self.keep(state, remaining)
@@ -276,6 +281,11 @@ class Engine(ABC):
         longest = mask.shape[1]
         responses = [tokens[i, :size].clone() for i, size in enumerate(sizes)]
         return Generated(responses, logprobs[:, :longest].contiguous(), finished, hidden[:, :longest][mask])
+
+    def _keep_step(self, state: Any, tokens: Tensor, steps: int) -> None:
+        """Decode on for nothing where other processes may still need this one's part of the weights."""
+        for _ in range(steps if self.sharded else 0):
+            self.advance(state, tokens)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits = few_rows_times(self.head_input(hidden), self.head_weight)
@@ -289,10 +299,10 @@ class Engine(ABC):
     def adapters_merged(self) -> Iterator[None]:
         """Fold the adapters into copies of their layers' weights while the context lasts.
 
-        Only for float32 weights: a small update would be lost in bfloat16's rounding. The original tensors come back
-        untouched, so nothing drifts however often this is done.
+        Only for float32 weights, since a small update would be lost in bfloat16's rounding, that are here in full. The
+        original tensors come back untouched, so nothing drifts however often this is done.
         """
-        layers = self._lora_layers() if self.head_weight.dtype == torch.float32 else []
+        layers = self._lora_layers() if self.head_weight.dtype == torch.float32 and not self.sharded else []
         originals = [layer.get_base_layer().weight.data for layer in layers]
         try:
             for layer, weight in zip(layers, originals):
@@ -465,8 +475,10 @@ def make_engine(
         UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
     """
     keep_freed_memory()
-    on_mps = next(model.parameters()).device.type == "mps"
-    if name == "packed" or (name == "auto" and not on_mps):
+    on_mps, sharded = next(model.parameters()).device.type == "mps", is_sharded(model)
+    if name == "packed" and sharded:
+        raise UserError("--engine=packed: reads weights in place, and these are sharded; leave it to auto, or use hf")
+    if name == "packed" or (name == "auto" and not on_mps and not sharded):
         from detox.t5 import PackedT5Engine
 
         if PackedT5Engine.supports(model):

@@ -2,7 +2,8 @@
 
 A summary is a record (a dict) that carries every number that was measured on it. Figures are computed from
 the lines of examples.jsonl, which hold these records, and from nothing else: whoever has that file can
-compute them again.
+compute them again. Several processes share the batches, which are the same whatever their number, and so is
+every record, to the last bit.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ import config
 from detox import quality, statistics
 from detox.engine import Encoded, Engine, Sampling, by_length, uniforms
 from detox.errors import UserError
+from detox.parallel import ALONE, Processes
 
 Record = dict[str, Any]
 Records = list[list[Record]]
@@ -34,6 +38,8 @@ Results = dict[str, Any]
 
 EVALUATION_STREAM = 10
 _KEYS_A_DIALOGUE = 1 << 16
+_CHUNK = 64
+"""Texts that a scorer is given at once."""
 SIDES = ("before", "after")
 
 
@@ -57,6 +63,20 @@ class Draw:
         return None if self.greedy else uniforms(seed, EVALUATION_STREAM, keys, count)
 
 
+class _Batch(NamedTuple):
+    """What is computed at once."""
+
+    rows: list[int]
+    """Dialogues that are encoded together."""
+    draw: str
+    jobs: list[tuple[int, Any]]
+    """The place of a dialogue among `rows`, and what is wanted of it."""
+
+
+def _batches(rows: list[int], draw: str, jobs: list[tuple[int, Any]], size: int) -> list[_Batch]:
+    return [_Batch(rows, draw, jobs[start : start + size]) for start in range(0, len(jobs), size)]
+
+
 def summarize(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
@@ -66,6 +86,7 @@ def summarize(
     *,
     seed: int,
     title: str,
+    processes: Processes = ALONE,
 ) -> dict[str, Records]:
     """Let a model summarize every dialogue; each is encoded once for all draws.
 
@@ -77,28 +98,53 @@ def summarize(
         settings: longest summary and batch size.
         seed: of the sampling.
         title: for the progress bar.
+        processes: share the work; all of them return all records.
 
     Returns:
         For each name records with `summary`, `ids`, `tokens` (how many), `finished`, `logprob` (nats, of the
         whole summary under this model).
     """
     wanted = {name: range(draw.start, draw.stop) for name, draw in draws.items()}
-    records: dict[str, Records] = {name: [[{} for _ in wanted[name]] for _ in queries] for name in draws}
-    total = len(queries) * sum(map(len, wanted.values()))
-    with torch.no_grad(), tqdm(total=total, desc=title, unit="summary", disable=None) as bar:
-        for rows in by_length([len(query) for query in queries], settings.batch_size):
-            encoded = engine.encode([queries[row] for row in rows])
-            for name, draw in draws.items():
-                jobs = [(i, place) for i in range(len(rows)) for place in range(len(wanted[name]))]
-                for batch in _batches(jobs, settings.batch_size):
-                    owners = [rows[i] for i, _ in batch]
-                    numbers = [wanted[name][place] for _, place in batch]
-                    uniform = draw.uniforms(owners, numbers, settings.max_new_tokens, seed)
-                    made = _generate(engine, tokenizer, _select(encoded, batch), uniform, draw, settings)
-                    for row, (_, place), record in zip(owners, batch, made, strict=True):
-                        records[name][row][place] = record
-                    bar.update(len(batch))
+    batches = [
+        batch
+        for rows in by_length([len(query) for query in queries], settings.batch_size)
+        for name, numbers in wanted.items()
+        for batch in _batches(rows, name, [(i, n) for i in range(len(rows)) for n in numbers], settings.batch_size)
+    ]
+
+    def generate(encoded: Encoded, batch: _Batch) -> list[Record]:
+        draw = draws[batch.draw]
+        owners, numbers = [batch.rows[i] for i, _ in batch.jobs], [number for _, number in batch.jobs]
+        uniform = draw.uniforms(owners, numbers, settings.max_new_tokens, seed)
+        return _generate(engine, tokenizer, encoded, uniform, draw, settings)
+
+    made = _work_through(batches, generate, engine, queries, title, processes)
+    records: dict[str, Records] = {name: [[{} for _ in numbers] for _ in queries] for name, numbers in wanted.items()}
+    for batch, found in zip(batches, made, strict=True):
+        for (i, number), record in zip(batch.jobs, found, strict=True):
+            records[batch.draw][batch.rows[i]][number - wanted[batch.draw].start] = record
     return records
+
+
+def _work_through(
+    batches: Sequence[_Batch],
+    work: Callable[[Encoded, _Batch], list[Any]],
+    engine: Engine,
+    queries: Sequence[Tensor],
+    title: str,
+    processes: Processes,
+) -> list[list[Any]]:
+    """Return what `work` gives of every batch, in order; a process takes neighbours, and encodes what they need."""
+    mine, made = batches[processes.share(len(batches))], []
+    total = sum(len(batch.jobs) for batch in mine)
+    hidden = None if processes.is_main else True
+    with torch.no_grad(), tqdm(total=total, desc=title, unit="summary", disable=hidden) as bar:
+        for rows, together in groupby(mine, key=attrgetter("rows")):
+            encoded = engine.encode([queries[row] for row in rows])
+            for batch in together:
+                made.append(work(encoded.select([i for i, _ in batch.jobs]), batch))
+                bar.update(len(batch.jobs))
+    return list(chain.from_iterable(processes.gather_objects(made)))
 
 
 def _generate(
@@ -124,14 +170,6 @@ def _generate(
     ]
 
 
-def _batches(jobs: list[Any], size: int) -> list[list[Any]]:
-    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
-
-
-def _select(encoded: Encoded, jobs: Sequence[tuple[int, Any]]) -> Encoded:
-    return encoded.select([i for i, _ in jobs])
-
-
 def teacher_force(
     engine: Engine,
     queries: Sequence[Tensor],
@@ -139,6 +177,7 @@ def teacher_force(
     settings: config.Evaluation,
     *,
     title: str,
+    processes: Processes = ALONE,
 ) -> None:
     """Add `reference_logprob`, the log-probability (nats) of each summary under the model of `engine`.
 
@@ -148,18 +187,21 @@ def teacher_force(
         groups: records with `ids`, each group of the same n dialogues.
         settings: batch size.
         title: for the progress bar.
+        processes: share the work; all of them have the same records, before and after.
     """
-    total = sum(len(row) for group in groups for row in group)
-    with torch.no_grad(), tqdm(total=total, desc=title, unit="summary", disable=None) as bar:
-        for rows in by_length([len(query) for query in queries], settings.batch_size):
-            encoded = engine.encode([queries[row] for row in rows])
-            jobs = [(i, record) for i, row in enumerate(rows) for group in groups for record in group[row]]
-            for batch in _batches(jobs, settings.batch_size):
-                ids = [torch.tensor(record["ids"]) for _, record in batch]
-                logprobs = engine.logprobs(_select(encoded, batch), ids).logprobs.double().cpu().sum(1)
-                for (_, record), logprob in zip(batch, logprobs.tolist(), strict=True):
-                    record["reference_logprob"] = logprob
-                bar.update(len(batch))
+    batches = []
+    for rows in by_length([len(query) for query in queries], settings.batch_size):
+        jobs = [(i, record) for i, row in enumerate(rows) for group in groups for record in group[row]]
+        batches += _batches(rows, "", jobs, settings.batch_size)
+
+    def logprobs(encoded: Encoded, batch: _Batch) -> list[float]:
+        ids = [torch.tensor(record["ids"]) for _, record in batch.jobs]
+        return engine.logprobs(encoded, ids).logprobs.double().cpu().sum(1).tolist()
+
+    made = _work_through(batches, logprobs, engine, queries, title, processes)
+    for batch, found in zip(batches, made, strict=True):
+        for (_, record), logprob in zip(batch.jobs, found, strict=True):
+            record["reference_logprob"] = logprob
 
 
 def score(
@@ -167,6 +209,7 @@ def score(
     scorers: Mapping[str, Callable[[list[str]], Sequence[float]]],
     references: Sequence[Sequence[str]],
     bert_score: str | None = None,
+    processes: Processes = ALONE,
 ) -> None:
     """Add what the scorers say, the four ROUGE F1 and BERTScore to every record; equal texts are scored once.
 
@@ -175,6 +218,7 @@ def score(
         scorers: name of the number to the function that gives it, from texts.
         references: reference summaries of the n dialogues.
         bert_score: encoder for BERTScore; None leaves it out.
+        processes: share the work but for BERTScore, which is the main one's; all have the same records.
 
     Raises:
         UserError: a scorer gives what is no number, or `bert-score` is not installed.
@@ -182,7 +226,7 @@ def score(
     records = [record for group in groups for row in group for record in row]
     texts = list(dict.fromkeys(record["summary"] for record in records))
     for name, scorer in scorers.items():
-        values = dict(zip(texts, map(float, scorer(texts)), strict=True))
+        values = dict(zip(texts, rate(texts, scorer, processes), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
         for record in records:
@@ -190,15 +234,28 @@ def score(
     owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
     pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
     written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
-    overlaps = quality.rouge(written, wanted)
+    part = processes.share(len(pairs))
+    parts = processes.gather_objects(quality.rouge(written[part], wanted[part]))
+    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in quality.ROUGE_TYPES}
     if bert_score is not None:
-        overlaps["bert_score"] = quality.bert_score(written, wanted, bert_score)
+        overlaps["bert_score"] = processes.on_main(lambda: quality.bert_score(written, wanted, bert_score))
         if overlaps["bert_score"] is None:
             raise UserError("--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out")
     place = {pair: at for at, pair in enumerate(pairs)}
     for i, record in owned:
         at = place[i, record["summary"]]
         record |= {name: float(values[at]) for name, values in overlaps.items()}
+
+
+def rate(
+    texts: Sequence[str], scorer: Callable[[list[str]], Sequence[float]], processes: Processes = ALONE
+) -> list[float]:
+    """Return what a scorer says of each text; texts of like length go to it together, and processes take turns."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+    chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
+    found = processes.map(lambda rows: list(map(float, scorer([texts[i] for i in rows]))), chunks)
+    values = dict(zip(chain.from_iterable(chunks), chain.from_iterable(found), strict=True))
+    return [values[i] for i in range(len(texts))]
 
 
 def examples(

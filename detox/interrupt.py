@@ -26,11 +26,6 @@ class Interrupt:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    @property
-    def exit_code(self) -> int:
-        """130 for SIGINT, 143 for SIGTERM, 0 without a signal."""
-        return 0 if self.received is None else 128 + self.received
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number

@@ -15,16 +15,17 @@ class MetricsLog:
     """The metrics of a run.
 
     Args:
-        path: the file; is written anew.
+        path: the file; is written anew. None keeps the lines in memory alone.
         lines: of the updates before, as the checkpoint has them that the run goes on from. The file itself is not
             read: a killed process may have left half a line there, and lines of updates that are done again.
     """
 
-    def __init__(self, path: Path, lines: Sequence[Mapping[str, Any]] = ()):
+    def __init__(self, path: Path | None, lines: Sequence[Mapping[str, Any]] = ()):
         self.path = path
         self.lines: list[dict[str, Any]] = [dict(line) for line in lines]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in self.lines))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in self.lines))
 
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add the line of one update; numbers that are not finite become null."""
@@ -33,8 +34,9 @@ class MetricsLog:
             for key, value in entry.items()
         }
         self.lines.append(clean)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(clean) + "\n")
 
 
 def objective(entries: Sequence[Mapping[str, Any]]) -> float:

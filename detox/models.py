@@ -7,10 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,10 @@ _CONVERT = (
 )
 
 
+class HubUnreachable(UserError):
+    """A model is not in the local cache, and the hub cannot be reached."""
+
+
 def quiet() -> None:
     """Silence what says nothing to users: libraries on their removals, bars and reports of loading.
 
@@ -140,11 +145,19 @@ def empty_cache(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether `error` says that the device or the machine has no memory left."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
 # -------------------------------------------------------------------------------------------------------- hub
 
 
 @functools.lru_cache(maxsize=4)
-def _hub_problem(endpoint: str) -> str | None:
+def hub_problem(endpoint: str) -> str | None:
     """Ask once whether the hub answers; return why not, or None.
 
     The request runs in a thread, because a broken resolver blocks for longer than any timeout of the client.
@@ -168,18 +181,20 @@ def _hub_problem(endpoint: str) -> str | None:
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what goes wrong with the hub inside this block into one `UserError` about the repository `name`.
 
-    Where the hub does not answer, the block runs in the libraries' offline mode, in which they take what
-    is in the local cache at once; otherwise they would retry for a minute.
+    Bars of downloads show on a terminal alone. Where the hub does not answer, the block runs in the libraries'
+    offline mode, in which they take what is in the local cache at once; otherwise they would retry for a minute.
 
     Raises:
-        UserError: unreachable and not in the cache, no such repository or revision, gated, or the cache
-            cannot be written.
+        HubUnreachable: and the repository is not in the cache.
+        UserError: no such repository or revision, gated, or the cache cannot be written.
     """
     offline, endpoint = constants.HF_HUB_OFFLINE, constants.ENDPOINT
-    problem = None if offline else _hub_problem(endpoint)
+    problem = None if offline else hub_problem(endpoint)
     constants.HF_HUB_OFFLINE = offline or problem is not None
+    shown = sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # the variable decides, if set
     try:
-        yield
+        with nullcontext() if shown else huggingface_hub.utils.disable_progress_bars():
+            yield
     except (errors.HFValidationError, errors.HfUriError):
         raise UserError(f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling") from None
     except errors.GatedRepoError:
@@ -204,7 +219,7 @@ def hub_errors(name: str) -> Iterator[None]:
         if offline:
             problem = "HF_HUB_OFFLINE is set"
         problem = problem or (f"it answers {status}" if status else str(error).partition("\n")[0])
-        raise UserError(
+        raise HubUnreachable(
             f"{name}: not in the local cache, and the hub at {endpoint} cannot be reached "
             f"({printable(problem, 120)}); use --preset demo, or name a local path instead"
         ) from None
@@ -276,16 +291,18 @@ def resolved_revision(model: object) -> str | None:
 
 
 def identity(name: str, revision: str | None = None) -> str:
-    """Return what tells a model's weights from others: the commit of a hub name, the hash of a folder's files.
+    """Return what tells a model from others: the commit of a hub name, the hash of a folder's settings and weights.
 
     Raises:
         UserError: there is no such model.
     """
-    source = _locate(name, revision, ())
+    settings = ("config.json", "adapter_config.json")
+    source = _locate(name, revision, settings)
     if source.commit is not None:
         return source.commit
     digest = hashlib.sha256()
-    for path in sorted(source.folder.glob("*.safetensors")):
+    there = [source.folder / file for file in settings if (source.folder / file).is_file()]
+    for path in [*there, *sorted(source.folder.glob("*.safetensors"))]:
         digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
     return digest.hexdigest()
 
@@ -357,6 +374,50 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     if any((source.folder / file).is_file() for file in _TOKENIZER):
         _check_vocabulary(source, _tokenizer(source), model.get_input_embeddings().weight.shape[0])
     return model
+
+
+def read_config(name: str, revision: str | None = None) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """Return the settings of a model, and the content of its config.json, from which transformers may depart.
+
+    Raises:
+        UserError: not found, or no model that is loaded here; `HubUnreachable` where that is all.
+    """
+    source = _locate(name, revision, ("config.json",))
+    return _config(source), source.json("config.json")
+
+
+def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None) -> None:
+    """Demand that a summarizer has positions for so many tokens; T5, whose positions are relative, always has.
+
+    Args:
+        flag: that sets `tokens`, for the message.
+        tokens: longest prompt or summary.
+        name: `demo:<name>`, a folder, or a hub name.
+        revision: commit, tag or branch of a hub name.
+
+    Raises:
+        UserError: it has not, or there is no such model.
+    """
+    source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
+    has_config = (source.folder / "config.json").exists()
+    limit = source.json("config.json").get("max_position_embeddings") if has_config else None
+    if isinstance(limit, int) and tokens > limit:
+        raise UserError(f"{flag}={tokens}: {name} takes {limit} tokens; set it to {limit} or less")
+
+
+def plain_files(name: str, revision: str | None = None) -> tuple[dict[str, Any], list[Path]]:
+    """Return config.json of a summarizer as it stands, and the files of its tokenizer.
+
+    Args:
+        name: `demo:<name>`, a folder, or a hub name.
+        revision: commit, tag or branch of a hub name.
+
+    Raises:
+        UserError: not found, or config.json can't be read.
+    """
+    source = _locate(name, revision, (*_SMALL_FILES, *_TOKENIZER, *_WEIGHTS))
+    files = (source.folder / file for file in (*_SMALL_FILES, *_TOKENIZER) if file != "config.json")
+    return source.json("config.json"), [file for file in files if file.is_file()]
 
 
 def _config(source: _Source) -> PreTrainedConfig:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from torch import distributed as dist
 
 from detox.errors import UserError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TIMEOUT = timedelta(hours=2)
@@ -36,12 +39,14 @@ class Processes:
         rank: number of this process; 0 is the main one, which alone writes.
         count: how many there are.
         device: where tensors must lie to be exchanged.
+        sharded: frozen weights are to be spread over the processes.
         bytes_sent: of tensors that this process has given to the others, headers left out.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | str = "cpu"):
+    def __init__(self, rank: int = 0, count: int = 1, device: torch.device | str = "cpu", sharded: bool = False):
         self.rank, self.count = rank, count
         self.device = torch.device(device)
+        self.sharded = sharded
         self.bytes_sent = 0
 
     @property
@@ -115,12 +120,26 @@ class Processes:
             raise Elsewhere("the main process has failed")
         return told[0]
 
+    @contextlib.contextmanager
+    def within(self, make: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result]:
+        """Let the main process alone enter the context that `make` gives; yield in every process what it gave."""
+        with contextlib.ExitStack() as stack:
+            yield self.on_main(lambda: stack.enter_context(make()))
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Return `function` of each item, in order; the processes take turns. Results must be picklable."""
+        parts = self.gather_objects([function(item) for item in items[self.rank :: self.count]])
+        results: list[Any] = [None] * len(items)
+        for rank, part in enumerate(parts):
+            results[rank :: self.count] = part
+        return results
+
 
 ALONE = Processes()
 
 
 def start(device: str) -> Processes:
-    """Join the other processes of the run, if a launcher has started some.
+    """Join the other processes of the run, if a launcher has started some; only the main one speaks from then on.
 
     Args:
         device: as the setting names it; what is exchanged lies on a CUDA device unless that is `cpu`.
@@ -129,15 +148,23 @@ def start(device: str) -> Processes:
         return ALONE
     from accelerate import PartialState
 
+    # Of Accelerate's FSDP, its launcher is used: the frozen blocks alone are sharded (detox/sharding.py).
+    sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
-    return Processes(state.process_index, state.num_processes, "cpu" if on_cpu else state.device)
+    if not state.is_main_process:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (is open as long as the process lives)
+    device = torch.device("cpu") if on_cpu else state.device
+    return Processes(state.process_index, state.num_processes, device, sharded)
+
+
+def joined() -> bool:
+    """Return whether this process has joined others."""
+    return dist.is_initialized()
 
 
 def has_the_word() -> bool:
-    """Return whether this process is the one to say why the run fails: the first that asks."""
-    if not dist.is_initialized():
-        return True
+    """Return whether this process is the one, of those that have joined, to say why the run fails: who asks first."""
     rank = str(dist.get_rank())
     with contextlib.suppress(RuntimeError):  # the launcher that keeps the store is gone
         return dist.distributed_c10d._get_default_store().compare_set(_FAILURE, "", rank).decode() == rank

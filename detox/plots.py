@@ -212,6 +212,8 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
     drops = sorted((d for d in map(drop, examples) if d is not None), reverse=True)
     if not drops:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     better, worse = sum(d > 0 for d in drops), sum(d < 0 for d in drops)
 
     def draw(figure: Figure) -> None:
@@ -222,7 +224,7 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
             axes.fill_between(edges, [keep(h, 0.0) for h in heights], color=color, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xlim(0, len(drops))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         high, low = max(0.001, drops[0]), min(-0.001, drops[-1])  # room for the words above and below
         axes.set_ylim(min(low * 1.2, -0.2 * high), max(high * 1.1, -0.2 * low))
         for x, y, words, place in (
@@ -290,7 +292,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     """Reward, toxicity and ROUGE-L over the distance from the starting model."""
     points = [c for c in lookup(results, "checkpoints") or [] if number(lookup(c, "sqrt_kl")) is not None]
     points = sorted(points, key=lambda c: c["sqrt_kl"])
-    panels = (
+    candidates: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("reward score", (("score_mean", None, AFTER, "solid"),)),
         (
             "toxicity",
@@ -300,7 +302,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     )
     panels = tuple(
         (label, shown)
-        for label, series in panels
+        for label, series in candidates
         if (shown := tuple(s for s in series if any(number(c.get(s[0])) is not None for c in points)))
     )
     if len(points) < 2 or not panels:
@@ -347,15 +349,15 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    panels = (
+    panels: list[tuple[str, str, str | None]] = [
         ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
         ("KL to the reference, nats a summary", "objective/ref_kl", None),
         ("Entropy, nats a token", "ppo/policy/entropy", None),
         ("Value loss", "ppo/loss/value", None),
         ("Explained variance", "ppo/val/explained_variance", None),
         ("Response length, tokens", "tokens/response_mean", None),
-    )
-    panels = tuple(p for p in panels if any(number(line.get(p[1])) is not None for line in metrics))
+    ]
+    panels = [p for p in panels if any(number(line.get(p[1])) is not None for line in metrics)]
     updates = [number(line.get("update")) or i for i, line in enumerate(metrics, start=1)]
     name = run or path.absolute().parent.parent.name
     with rc_context(_STYLE):

@@ -39,7 +39,7 @@ class PromptStream:
         self.seed = seed
         self.position = position
         self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)
+        self._order: np.ndarray = np.empty(0, dtype=np.int64)
 
     def take(self, count: int) -> list[Prompt]:
         """Return the next `count` prompts."""

@@ -17,7 +17,7 @@ from detox.contents import Examples, Results, Section, Table
 from detox.errors import printable
 from detox.plots import Drawing, drawings, lookup, number, plots, training_png
 
-__all__ = ["html", "markdown", "plots", "table", "training_png"]
+__all__ = ["html", "markdown", "markdown_sections", "plots", "table", "training_png"]
 
 _TEMPLATE = Path(__file__).with_name("report_template.html")
 
@@ -95,6 +95,11 @@ def _md_section(section: Section) -> list[str]:
     if section.terms:
         lines += [f"- **{_md(term)}**: {_md(meaning)}" for term, meaning in section.terms] + [""]
     return lines
+
+
+def markdown_sections(sections: Iterable[Section]) -> str:
+    """Return sections as Markdown, each with its heading."""
+    return "\n".join(line for section in sections for line in _md_section(section)) + "\n"
 
 
 def _md_example(example: Mapping[str, Any]) -> list[str]:

@@ -101,7 +101,7 @@ def bootstrap(
 def _bca(estimate: float, draws: np.ndarray, left_out: np.ndarray) -> Interval:
     """Return the interval from sorted draws [r] and the jackknife's estimates [n]."""
     n, r = len(left_out), len(draws)
-    below = (np.searchsorted(draws, estimate, "left") + np.searchsorted(draws, estimate, "right")) / (2 * r)
+    below = float(np.searchsorted(draws, estimate, "left") + np.searchsorted(draws, estimate, "right")) / (2 * r)
     bias = _NORMAL.inv_cdf(min(max(below, 0.5 / r), 1 - 0.5 / r))
     acceleration = 0.0
     if np.isfinite(left_out).all():

@@ -8,35 +8,38 @@ Constructor, `generate`, `step` and the keys of its statistics are those of `trl
 - nothing ever runs with dropout (TRL samples with it from the second update on);
 - the gradient is clipped in every optimizer step (TRL: in the first);
 - minibatches may be split into microbatches, whose gradients add up to the minibatch's own;
-- no [B, T, V] tensor is held, and what is frozen runs without a graph.
+- no [B, T, V] tensor is held, and what is frozen runs without a graph;
+- every statistic is taken over the batches of all processes, so that N processes of B / N examples give what one
+  process of B gives (TRL whitens, stops and keeps moments in each process by itself).
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+import trl.trainer.ppo_trainer as stock
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 from trl import PPOConfig, PPOTrainer
 
-import config
 from detox import artifacts, ppo_math, value_head
 from detox.engine import (
     Encoded,
     Engine,
     Generated,
     Sampling,
-    TokenOutputs,
     by_length,
     make_engine,
     response_mask,
@@ -45,7 +48,10 @@ from detox.engine import (
 )
 from detox.errors import UserError
 from detox.logprobs import linear_full_kl
-from detox.models import empty_cache
+from detox.models import empty_cache, is_out_of_memory
+from detox.parallel import ALONE, Processes
+from detox.ppo_config import Seq2SeqPPOConfig, make_optimizer
+from detox.trl_statistics import trl_statistics
 
 RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
@@ -57,72 +63,6 @@ ROLLOUT_STREAM, MINIBATCH_STREAM, GENERATE_STREAM = range(3)
 
 class TrainingError(UserError):
     """Training cannot go on soundly; the message says why and what may help."""
-
-
-@dataclass
-class Seq2SeqPPOConfig(PPOConfig):
-    """`trl.PPOConfig` and the settings that TRL does not have; `config.PPO` documents them.
-
-    TRL's own names keep their meaning: a minibatch, one optimizer step, is `mini_batch_size *
-    gradient_accumulation_steps` examples, and `mini_batch_size` of them are run at once.
-    """
-
-    kl_estimator: Literal["k1", "k3", "full"] | None = None
-    """None follows TRL's `kl_penalty`: "kl" is k1, "full" is full."""
-    adam_eps: float = 1e-5
-    value_learning_rate: float | None = None
-    value_reads_detached: bool = True
-    whiten_advantages: bool = True
-    unfinished_penalty: float = 0.0
-    early_stop_kl: float | None = None
-    updates: int | None = None
-    """With a number, learning rates decay linearly to 0 over so many updates."""
-    engine: Literal["auto", "hf", "packed"] = "auto"
-
-    @classmethod
-    def from_settings(cls, ppo: config.PPO, *, seed: int, engine: str, cpu: bool) -> Seq2SeqPPOConfig:
-        """Translate the pipeline's settings into TRL's names."""
-        microbatch = ppo.effective_microbatch
-        return cls(
-            seed=seed,
-            steps=ppo.updates * ppo.batch_size,
-            learning_rate=ppo.learning_rate,
-            batch_size=ppo.batch_size,
-            mini_batch_size=microbatch,
-            gradient_accumulation_steps=ppo.minibatch_size // microbatch,
-            ppo_epochs=ppo.ppo_epochs,
-            max_grad_norm=ppo.max_grad_norm,
-            adap_kl_ctrl=ppo.kl_control == "adaptive",
-            init_kl_coef=ppo.kl_coef,
-            target=ppo.kl_target,
-            horizon=ppo.kl_horizon,
-            gamma=ppo.gamma,
-            lam=ppo.lam,
-            cliprange=ppo.clip_range,
-            cliprange_value=ppo.value_clip_range,
-            vf_coef=ppo.vf_coef,
-            use_score_norm=ppo.score_normalize,
-            use_score_scaling=ppo.score_scale,
-            score_clip=ppo.score_clip,
-            accelerator_kwargs={"cpu": cpu},
-            kl_estimator=ppo.kl_penalty,
-            adam_eps=ppo.adam_eps,
-            value_learning_rate=ppo.value_learning_rate,
-            value_reads_detached=ppo.value_reads_detached,
-            whiten_advantages=ppo.whiten_advantages,
-            unfinished_penalty=ppo.unfinished_penalty,
-            early_stop_kl=ppo.early_stop_kl,
-            updates=ppo.updates if ppo.schedule == "linear" else None,
-            engine=engine,
-        )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kl_estimator is None:
-            offered = {"kl": "k1", "full": "full"}
-            if self.kl_penalty not in offered:
-                raise ValueError(f"kl_penalty={self.kl_penalty!r}: use 'kl' or 'full', or set kl_estimator")
-            self.kl_estimator = offered[self.kl_penalty]
 
 
 @dataclass
@@ -152,8 +92,22 @@ class Rollout:
 
 @dataclass
 class Experience:
-    """A rollout with all that the updates read; [B, T] each, 0 where `mask` is False."""
+    """The rollouts of all processes with all that the updates read; B counts the examples of all.
 
+    Attributes:
+        mine: the rows that are this process's own rollout.
+        scores: [B] float32, of the classifier.
+        finished: [B] bool, as in `Rollout`.
+        query_lengths: [B] int64, tokens.
+        mask: [B, T] bool, True = a token of the response.
+        old_logprobs, old_values, ref_logprobs, kl, rewards, advantages, returns: [B, T] float32, 0 where `mask` is
+            False.
+    """
+
+    mine: slice
+    scores: Tensor
+    finished: Tensor
+    query_lengths: Tensor
     mask: Tensor
     old_logprobs: Tensor
     old_values: Tensor
@@ -172,6 +126,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         model: `AutoModelForSeq2SeqLMWithValueHead`; LoRA or full.
         ref_model: the reference; None takes the model with its adapter off, or a copy where there is no adapter.
         tokenizer: as TRL wants it.
+        processes: that train together; each rolls out and updates with its share of the batch.
         Others: as in TRL.
 
     Raises:
@@ -190,14 +145,15 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         num_shared_layers: int | None = None,
         lr_scheduler: Any = None,
         training_data_collator: Any = None,
+        processes: Processes = ALONE,
     ):
-        if not isinstance(config, Seq2SeqPPOConfig):
-            config = _extend(config)
+        config = Seq2SeqPPOConfig.of(config)
         if not getattr(model, "is_encoder_decoder", False) or not hasattr(model, "v_head"):
             raise ValueError("model must be an AutoModelForSeq2SeqLMWithValueHead; TRL's own PPOTrainer takes others")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
             warnings.filterwarnings("ignore", message="`PPOTrainer` is deprecated", category=FutureWarning)
             warnings.filterwarnings("ignore", message="No dataset is provided", category=UserWarning)
+            stack.enter_context(_models_stay_unwrapped())
             super().__init__(
                 config,
                 model,
@@ -212,6 +168,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             )
         policy = self.accelerator.unwrap_model(self.model).eval()
         self.policy = policy
+        self.processes = processes
         self.engine = make_engine(config.engine, policy.pretrained_model, policy.v_head, config.value_reads_detached)
         self.reference: tuple[Engine, bool] = (self.engine, True)
         if self.ref_model is not None:
@@ -227,7 +184,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         self.score_moments = ppo_math.RunningMoments()
         self.rollout_size: int | None = None  # prompts sampled for at once; None is all
         self.microbatch_size = config.mini_batch_size
-        self.minibatch_size = config.backward_batch_size
+        self.minibatch_size = config.backward_batch_size * processes.count
         self.updates_done = 0
         self.skipped_in_a_row = 0
         # Whether sampling's own log-probabilities can serve as the old ones; the first update finds out.
@@ -361,20 +318,23 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         `{"skipped": reason}`; `skipped_in_a_row` counts those.
 
         Args:
-            rollout: B prompts and responses.
-            scores: [B] float, of the classifier; the unit is the caller's.
+            rollout: this process's prompts and responses.
+            scores: [B] float, theirs, of the classifier; the unit is the caller's.
 
         Returns:
-            Metrics by name.
+            Metrics by name, over all processes; times are this process's.
 
         Raises:
             TrainingError: at the first update, the policy is not the reference, or the ratio is not 1.
         """
         self._set_learning_rate()
-        if not bool(torch.isfinite(scores).all()):
-            return self._skip(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+        all_scores = self.processes.gather(scores)
+        broken = int((~torch.isfinite(all_scores)).sum())
+        if broken:
+            return self._skip(f"{broken} of {len(all_scores)} scores are not finite")
         started = time.perf_counter()
-        experience = self._experience(rollout, scores)
+        with torch.no_grad():
+            experience = self.experience(rollout, scores)
         if self.updates_done == 0:
             self._check_reference(experience)
         empty_cache(self.engine.device)
@@ -388,11 +348,11 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             self.optimizer.load_state_dict(optimizer_before)
             return self._skip(problem)
         empty_cache(self.engine.device)
-        metrics = self._metrics(rollout, experience, scores, statistics)
+        metrics = self._metrics(experience, statistics)
         metrics["time/forward"] = forwarded - started
         metrics["time/optimize"] = time.perf_counter() - forwarded
-        self._trl_stats = self._as_trl(rollout, experience, scores, statistics, metrics)
-        self.kl_ctl.update(metrics["objective/ref_kl"], len(scores) * self.accelerator.num_processes)
+        self._trl_stats = trl_statistics(experience, statistics, metrics, self.kl_ctl.value, self.config.vf_coef)
+        self.kl_ctl.update(metrics["objective/ref_kl"], len(all_scores))
         self.updates_done += 1
         self.skipped_in_a_row = 0
         if self.lr_scheduler is not None:
@@ -400,25 +360,54 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         return metrics
 
     def experience(self, rollout: Rollout, scores: Tensor) -> Experience:
-        """Return old and reference log-probabilities, values, rewards, advantages and returns of a rollout."""
-        mask = response_mask(rollout.lengths, self.engine.device)
-        old_logprobs, hidden = self._old(rollout)
-        old_values = unpack(self.engine.value(hidden), mask)
-        ref_logprobs, full_kl = self._against_reference(rollout, hidden)
-        kind = self.config.kl_estimator
-        kl = unpack(full_kl, mask) if kind == "full" else ppo_math.kl_penalty(old_logprobs, ref_logprobs, kind)
+        """Return old and reference log-probabilities, values, rewards, advantages and returns of all rollouts."""
+        own = self._measured(rollout)
+        lengths, query_lengths, finished = self.processes.gather(
+            torch.stack(
+                [
+                    torch.tensor(rollout.lengths),
+                    torch.tensor([len(query) for query in rollout.query_ids]),
+                    rollout.finished.cpu().long(),
+                ],
+                dim=1,
+            )
+        ).T
+        mask = response_mask(lengths.tolist(), self.engine.device)
+        padded = F.pad(own, (0, mask.shape[1] - own.shape[-1]))
+        old_logprobs, old_values, ref_logprobs, kl = self.processes.gather(padded.transpose(0, 1)).unbind(1)
+        scores, finished = self.processes.gather(scores.to(self.engine.device)), finished.bool().to(self.engine.device)
         self.score_moments.update(scores)
-        rewards = ppo_math.token_rewards(self._shaped(rollout, scores, self.score_moments), kl, mask, self.kl_ctl.value)
+        shaped = self._shaped(scores, finished, self.score_moments)
+        rewards = ppo_math.token_rewards(shaped, kl, mask, self.kl_ctl.value)
         advantages, returns = ppo_math.gae(rewards, old_values, mask, self.config.gamma, self.config.lam)
         if self.config.whiten_advantages:
             advantages = ppo_math.masked_whiten(advantages, mask)
-        return Experience(mask, old_logprobs, old_values, ref_logprobs, kl, rewards, advantages, returns)
+        return Experience(
+            mine=self.processes.share(len(mask)),
+            scores=scores,
+            finished=finished,
+            query_lengths=query_lengths,
+            mask=mask,
+            old_logprobs=old_logprobs,
+            old_values=old_values,
+            ref_logprobs=ref_logprobs,
+            kl=kl,
+            rewards=rewards,
+            advantages=advantages,
+            returns=returns,
+        )
 
-    def _experience(self, rollout: Rollout, scores: Tensor) -> Experience:
+    def _measured(self, rollout: Rollout) -> Tensor:
+        """Return old log-probabilities, old values, reference log-probabilities and KL of a rollout, [4, B, T]."""
         while True:
             try:
-                with torch.no_grad():
-                    return self.experience(rollout, scores)
+                mask = response_mask(rollout.lengths, self.engine.device)
+                old_logprobs, hidden = self._old(rollout)
+                old_values = unpack(self.engine.value(hidden), mask)
+                ref_logprobs, full_kl = self._against_reference(rollout, hidden)
+                kind = self.config.kl_estimator
+                kl = unpack(full_kl, mask) if kind == "full" else ppo_math.kl_penalty(old_logprobs, ref_logprobs, kind)
+                return torch.stack([old_logprobs, old_values, ref_logprobs, kl])
             except (RuntimeError, MemoryError) as error:
                 self._halve_microbatch(error)
 
@@ -428,28 +417,32 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         Returns here are the discounted scores: the KL penalty is 0, as the policy is the reference.
 
         Args:
-            rollouts: of the policy before its first update.
+            rollouts: this process's, of the policy before its first update.
             scores: [B] each.
 
         Returns:
             The share of the returns' variance that the value head explains on responses that it was not fitted to.
         """
-        returns, owners = [], []
+        features, returns, owners, done = [], [], [], 0
         for rollout, rollout_scores in zip(rollouts, scores):
             mask = response_mask(rollout.lengths, self.engine.device)
             none = torch.zeros(mask.shape, device=mask.device)
-            rewards = ppo_math.token_rewards(self._shaped(rollout, rollout_scores, None), none, mask, 0.0)
+            shaped = self._shaped(rollout_scores.to(mask.device), rollout.finished, None)
+            rewards = ppo_math.token_rewards(shaped, none, mask, 0.0)
             _, discounted = ppo_math.gae(rewards, none, mask, self.config.gamma, 1.0)
-            returns.append(discounted[mask])
-            places = torch.arange(len(mask), device=mask.device) + len(owners) * len(mask)
-            owners.append(places[:, None].expand(mask.shape)[mask])
-        features = torch.cat([rollout.hidden for rollout in rollouts])
-        return value_head.fit(self.policy.v_head.summary, features, torch.cat(returns), torch.cat(owners))
+            sizes = self.processes.gather_objects(len(mask))
+            places = torch.arange(len(mask), device=mask.device) + done + sum(sizes[: self.processes.rank])
+            done += sum(sizes)
+            features.append(self.processes.gather(rollout.hidden))
+            returns.append(self.processes.gather(discounted[mask]))
+            owners.append(self.processes.gather(places[:, None].expand(mask.shape)[mask]))
+        head = self.policy.v_head.summary
+        return value_head.fit(head, torch.cat(features), torch.cat(returns), torch.cat(owners))
 
-    def _shaped(self, rollout: Rollout, scores: Tensor, moments: ppo_math.RunningMoments | None) -> Tensor:
+    def _shaped(self, scores: Tensor, finished: Tensor, moments: ppo_math.RunningMoments | None) -> Tensor:
         return ppo_math.shape_scores(
-            scores.to(self.engine.device),
-            rollout.finished,
+            scores,
+            finished,
             moments=moments,
             normalize=self.config.use_score_norm and moments is not None,
             scale=self.config.use_score_scaling and moments is not None,
@@ -465,70 +458,65 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         """
         if self.rollout_logprobs_serve and rollout.logprobs is not None and rollout.hidden is not None:
             return rollout.logprobs, rollout.hidden
-        mask = response_mask(rollout.lengths, self.engine.device)
-        logprobs = torch.zeros(mask.shape, device=mask.device)
-        hidden = [torch.empty(0)] * len(mask)
-        for group in by_length(rollout.lengths, self.microbatch_size):
-            outputs = self._run(self.engine, rollout.encoded.select(group), rollout, group)
-            logprobs[group, : outputs.logprobs.shape[1]] = outputs.logprobs
-            for i, rows in zip(group, outputs.hidden.split([rollout.lengths[i] for i in group])):
-                hidden[i] = rows
+        logprobs, hidden = self._forced(self.engine, rollout, rollout.encoded.select)
         if self.rollout_logprobs_serve is None and rollout.logprobs is not None:
-            gap = float((rollout.logprobs - logprobs).abs().max())
+            gap = max(self.processes.gather_objects(float((rollout.logprobs - logprobs).abs().max())))
             self.rollout_logprobs_serve = gap <= RATIO_TOLERANCE[torch.float32]
-        return logprobs, torch.cat(hidden)
+        return logprobs, hidden
 
     def _against_reference(self, rollout: Rollout, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the reference's log-probabilities [B, T] and, if it is asked for, the exact KL [tokens], packed."""
         engine, off = self.reference
         shares_encoder = engine is self.engine and not engine.encoder_is_trained
-        policy_rows = hidden.split(rollout.lengths)
-        mask = response_mask(rollout.lengths, engine.device)
-        logprobs = torch.zeros(mask.shape, device=mask.device)
-        full_kl = [torch.empty(0)] * len(mask)
-        for group in by_length(rollout.lengths, self.microbatch_size):
-            encoded = (
-                rollout.encoded.select(group)
-                if shares_encoder
-                else engine.encode([rollout.query_ids[i] for i in group], reference=off)
-            )
-            outputs = self._run(engine, encoded, rollout, group, reference=off)
-            logprobs[group, : outputs.logprobs.shape[1]] = outputs.logprobs
-            if self.config.kl_estimator == "full":
-                kl = linear_full_kl(
-                    engine.head_input(torch.cat([policy_rows[i] for i in group]).to(outputs.hidden.dtype)),
-                    engine.head_input(outputs.hidden),
-                    engine.head_weight,
-                    bias=engine.head_bias,
-                )
-                for i, rows in zip(group, kl.split([rollout.lengths[i] for i in group])):
-                    full_kl[i] = rows
-        return logprobs, torch.cat(full_kl) if self.config.kl_estimator == "full" else None
 
-    def _run(
-        self, engine: Engine, encoded: Encoded, rollout: Rollout, group: Sequence[int], **options: bool
-    ) -> TokenOutputs:
-        return engine.logprobs(encoded, [rollout.response_ids[i] for i in group], **options)
+        def encode(group: Sequence[int]) -> Encoded:
+            return engine.encode([rollout.query_ids[i] for i in group], reference=off)
+
+        logprobs, its = self._forced(engine, rollout, rollout.encoded.select if shares_encoder else encode, off)
+        if self.config.kl_estimator != "full":
+            return logprobs, None
+        both = (engine.head_input(rows.to(its.dtype)) for rows in (hidden, its))
+        return logprobs, linear_full_kl(*both, engine.head_weight, bias=engine.head_bias)
+
+    def _forced(
+        self, engine: Engine, rollout: Rollout, encoded: Callable[[Sequence[int]], Encoded], reference: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a model says of the responses, a microbatch at a time.
+
+        Args:
+            engine: the model.
+            rollout: B prompts and responses.
+            encoded: gives the prompts at some indices, encoded by this model.
+            reference: adapters off.
+
+        Returns:
+            Log-probabilities [B, T], 0 beyond a response's end; hidden states [tokens, d], packed.
+        """
+        logprobs = torch.zeros(len(rollout.lengths), max(rollout.lengths), device=engine.device)
+        hidden = [torch.empty(0)] * len(logprobs)
+        for group in by_length(rollout.lengths, self.microbatch_size):
+            responses = [rollout.response_ids[i] for i in group]
+            outputs = engine.logprobs(encoded(group), responses, reference=reference)
+            logprobs[group, : outputs.logprobs.shape[1]] = outputs.logprobs
+            for i, rows in zip(group, outputs.hidden.split([rollout.lengths[i] for i in group])):
+                hidden[i] = rows
+        return logprobs, torch.cat(hidden)
 
     # --- optimization ---
 
     def _optimize(self, rollout: Rollout, experience: Experience) -> tuple[str | None, list[dict[str, float]]]:
         """Run the PPO epochs; return what went wrong, if anything, and the statistics of each minibatch."""
-        count = len(rollout.response_ids)
         statistics: list[dict[str, float]] = []
         for ppo_epoch in range(self.config.ppo_epochs):
             seed = [self.config.seed, MINIBATCH_STREAM, self.updates_done, ppo_epoch]
-            order = np.random.default_rng(seed).permutation(count).tolist()
             of_this_epoch = []
-            for start in range(0, count, self.minibatch_size):
-                minibatch = order[start : start + self.minibatch_size]
+            for minibatch in deal(len(experience.mask), self.minibatch_size, seed):
                 stats = self._minibatch(rollout, experience, minibatch, entropy=ppo_epoch == 0)
                 of_this_epoch.append(stats)
-                if self.updates_done == 0 and not statistics and start == 0:
+                if self.updates_done == 0 and not statistics and len(of_this_epoch) == 1:
                     self._check_ratio(stats["ratio_first"])
                 if not math.isfinite(stats["grad_norm"]):
                     return "a gradient is not finite", statistics
-                torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
                 self.optimizer.step()
             statistics += of_this_epoch
             approx_kl = float(np.mean([stats["approx_kl"] for stats in of_this_epoch]))
@@ -540,19 +528,32 @@ class Seq2SeqPPOTrainer(PPOTrainer):
     def _minibatch(
         self, rollout: Rollout, experience: Experience, minibatch: list[int], entropy: bool
     ) -> dict[str, float]:
-        """Accumulate the gradient of one optimizer step, over microbatches if need be; return its statistics."""
+        """Leave the clipped gradient of one optimizer step in the parameters; return its statistics.
+
+        Each process adds its own examples' part. Nothing else of the model's size passes between processes.
+        """
+        own = self._accumulate(rollout, experience, minibatch, entropy)
+        totals: dict[str, float] = {}
+        for part in self.processes.gather_objects(own):
+            _add(totals, part)
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        self.processes.sum(grads)
+        norm = torch.nn.utils.get_total_norm(grads)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, self.max_grad_norm, norm)
+        return totals | {"grad_norm": float(norm)}
+
+    def _accumulate(
+        self, rollout: Rollout, experience: Experience, minibatch: list[int], entropy: bool
+    ) -> dict[str, float]:
+        """Accumulate the gradient of this process's examples of a minibatch, over microbatches if need be."""
+        counted, first = int(experience.mask[minibatch].sum()), experience.mine.start
+        own = [i - first for i in minibatch if experience.mine.start <= i < experience.mine.stop]
         while True:
             try:
                 self.optimizer.zero_grad()
-                counted = int(experience.mask[minibatch].sum())
                 totals: dict[str, float] = {}
-                for group in by_length([rollout.lengths[i] for i in minibatch], self.microbatch_size):
-                    indices = [minibatch[i] for i in group]
-                    for name, value in self._backward(rollout, experience, indices, counted, entropy).items():
-                        joined = max if name == "ratio_first" else float.__add__
-                        totals[name] = joined(totals[name], value) if name in totals else value
-                norms = [p.grad.norm() for p in self.parameters if p.grad is not None]
-                totals["grad_norm"] = float(torch.stack(norms).norm())
+                for group in by_length([rollout.lengths[i] for i in own], self.microbatch_size):
+                    _add(totals, self._backward(rollout, experience, [own[i] for i in group], counted, entropy))
                 return totals
             except (RuntimeError, MemoryError) as error:
                 self._halve_microbatch(error)
@@ -560,15 +561,24 @@ class Seq2SeqPPOTrainer(PPOTrainer):
     def _backward(
         self, rollout: Rollout, experience: Experience, indices: list[int], counted: int, entropy: bool
     ) -> dict[str, float]:
-        """Add the gradient of one microbatch; its statistics are its share of the minibatch's means."""
+        """Add the gradient of one microbatch; its statistics are its share of the minibatch's means.
+
+        Args:
+            rollout: this process's.
+            experience: of all processes.
+            indices: of the microbatch's examples in `rollout`.
+            counted: tokens of the whole minibatch, over all processes.
+            entropy: report it, too.
+        """
         if self.engine.encoder_is_trained:
             encoded = self.engine.encode([rollout.query_ids[i] for i in indices])
         else:
             encoded = rollout.encoded.select(indices)
-        outputs = self._run(self.engine, encoded, rollout, indices, values=True, entropy=entropy)
-        columns = slice(outputs.mask.shape[1])
+        responses = [rollout.response_ids[i] for i in indices]
+        outputs = self.engine.logprobs(encoded, responses, values=True, entropy=entropy)
+        rows, columns = [experience.mine.start + i for i in indices], slice(outputs.mask.shape[1])
         old = {
-            name: getattr(experience, name)[indices, columns]
+            name: getattr(experience, name)[rows, columns]
             for name in ("old_logprobs", "old_values", "advantages", "returns")
         }
         policy_loss, policy_stats = ppo_math.policy_loss(
@@ -645,34 +655,47 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     def _halve_rollout(self, error: Exception, size: int) -> None:
         """Let sampling go on with half of `size` prompts at once where `error` is a lack of memory; else raise it."""
-        _refuse_to_halve(error, size)
+        self._refuse_to_halve(error, size)
         self.rollout_size = (size + 1) // 2
         print(f"out of memory: sampling for {self.rollout_size} prompts at once, same result", file=sys.stderr)
 
     def _halve_microbatch(self, error: Exception) -> None:
         """Let training go on with half the microbatch where `error` is a lack of memory; raise it again if not."""
-        _refuse_to_halve(error, self.microbatch_size)
+        self._refuse_to_halve(error, self.microbatch_size)
         self.optimizer.zero_grad()
         self.microbatch_size = (self.microbatch_size + 1) // 2
         empty_cache(self.engine.device)
         print(f"out of memory: going on with microbatches of {self.microbatch_size}, same result", file=sys.stderr)
 
-    def _metrics(
-        self, rollout: Rollout, experience: Experience, scores: Tensor, statistics: list[dict[str, float]]
-    ) -> dict[str, float]:
+    def _refuse_to_halve(self, error: Exception, size: int) -> None:
+        """Raise `error` again where it is no lack of memory, or where the work can't be cut in smaller pieces."""
+        if not is_out_of_memory(error):
+            raise error
+        if self.engine.sharded:
+            raise TrainingError(
+                f"out of memory ({error}); the last checkpoint is whole: with sharded weights all processes take the "
+                "same steps, so lower --ppo.microbatch-size for all of them, or start more processes"
+            ) from error
+        if size == 1:
+            raise TrainingError(
+                f"out of memory with one example at a time ({error}); the last checkpoint is whole: free some memory, "
+                "choose a smaller --model.base, or prepare shorter dialogues (--data.max-query-tokens)"
+            ) from error
+
+    def _metrics(self, experience: Experience, statistics: list[dict[str, float]]) -> dict[str, float]:
         mask = experience.mask
         k3 = ppo_math.kl_penalty(experience.old_logprobs, experience.ref_logprobs, "k3")
-        mean = {name: _mean(statistics, name) for name in statistics[0]}
-        lengths = torch.tensor(rollout.lengths, dtype=torch.float32)
+        mean = {name: float(np.mean([stats[name] for stats in statistics])) for name in statistics[-1]}
+        entropies = [stats["entropy"] for stats in statistics if "entropy" in stats]
         return {
-            "objective/score_mean": float(scores.mean()),
-            "objective/score_std": float(scores.std(unbiased=False)),
+            "objective/score_mean": float(experience.scores.mean()),
+            "objective/score_std": float(experience.scores.std(unbiased=False)),
             "objective/ref_kl": float((k3 * mask).sum(1).mean()),
             "objective/ref_kl_k1": float(((experience.old_logprobs - experience.ref_logprobs) * mask).sum(1).mean()),
             "objective/kl_coef": float(self.kl_ctl.value),
             "ppo/policy/approx_kl": mean["approx_kl"],
             "ppo/policy/clip_fraction": mean["clip_fraction"],
-            "ppo/policy/entropy": _mean(statistics, "entropy"),
+            "ppo/policy/entropy": float(np.mean(entropies)),
             "ppo/loss/policy": mean["policy_loss"],
             "ppo/loss/value": mean["value_loss"],
             "ppo/val/explained_variance": float(
@@ -681,67 +704,55 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             "ppo/ratio_first": 1 + statistics[0]["ratio_first"],
             "ppo/grad_norm": mean["grad_norm"],
             "ppo/learning_rate": self.optimizer.param_groups[0]["lr"],
-            "tokens/response_mean": float(lengths.mean()),
-            "tokens/finished": float(rollout.finished.float().mean()),
+            "tokens/response_mean": float(mask.sum(1).float().mean()),
+            "tokens/finished": float(experience.finished.float().mean()),
         }
 
-    def _as_trl(
-        self,
-        rollout: Rollout,
-        experience: Experience,
-        scores: Tensor,
-        statistics: list[dict[str, float]],
-        metrics: dict[str, float],
-    ) -> dict[str, Any]:
-        """Return what TRL 0.11.4's `step` reports, under its keys."""
-        mask = experience.mask
-        kl = (experience.kl * mask).sum(1)
-        queries = torch.tensor([len(query) for query in rollout.query_ids], dtype=torch.float32)
-        responses = torch.tensor(rollout.lengths, dtype=torch.float32)
-        error = ppo_math.masked_mean((experience.old_values - experience.returns) ** 2, mask)
-        return_var = ppo_math.masked_var(experience.returns, mask)
-        policy_loss, value_loss = metrics["ppo/loss/policy"], metrics["ppo/loss/value"]
-        numbers: dict[str, Any] = {
-            "objective/kl": kl.mean(),
-            "objective/kl_coef": self.kl_ctl.value,
-            "objective/entropy": -(experience.old_logprobs * mask).sum(1).mean(),
-            "ppo/mean_non_score_reward": ppo_math.masked_mean(-self.kl_ctl.value * experience.kl, mask),
-            "ppo/mean_scores": scores.mean(),
-            "ppo/std_scores": scores.std(unbiased=len(scores) > 1),
-            "tokens/queries_len_mean": queries.mean(),
-            "tokens/queries_len_std": queries.std(unbiased=len(queries) > 1),
-            "tokens/responses_len_mean": responses.mean(),
-            "tokens/responses_len_std": responses.std(unbiased=len(responses) > 1),
-            "ppo/loss/total": policy_loss + self.config.vf_coef * value_loss,
-            "ppo/policy/approxkl": _mean(statistics, "approx_kl"),
-            "ppo/policy/policykl": _mean(statistics, "policy_kl"),
-            "ppo/policy/clipfrac": _mean(statistics, "clip_fraction"),
-            "ppo/policy/advantages_mean": ppo_math.masked_mean(experience.advantages, mask),
-            "ppo/returns/mean": ppo_math.masked_mean(experience.returns, mask),
-            "ppo/returns/var": return_var,
-            "ppo/val/vpred": _mean(statistics, "value_mean"),
-            "ppo/val/error": error,
-            "ppo/val/clipfrac": _mean(statistics, "value_clip_fraction"),
-            "ppo/val/mean": ppo_math.masked_mean(experience.old_values, mask),
-            "ppo/val/var": ppo_math.masked_var(experience.old_values, mask),
-            "ppo/val/var_explained": 1 - error / return_var,
-            "time/ppo/forward_pass": metrics["time/forward"],
-            "time/ppo/optimize_step": metrics["time/optimize"],
-            "time/ppo/total": metrics["time/forward"] + metrics["time/optimize"],
-        }
-        arrays = {
-            "objective/kl_dist": kl,
-            "objective/logprobs": experience.old_logprobs,
-            "objective/ref_logprobs": experience.ref_logprobs,
-            "tokens/queries_dist": queries,
-            "tokens/responses_dist": responses,
-            "ppo/policy/advantages": experience.advantages.flatten(),
-            "ppo/policy/ratio": torch.tensor([stats["ratio_mean"] for stats in statistics]),
-        }
-        return {
-            **{name: float(value) for name, value in numbers.items()},
-            **{name: value.cpu().numpy() for name, value in arrays.items()},
-        }
+
+def deal(count: int, size: int, seed: Sequence[int]) -> list[list[int]]:
+    """Deal examples to minibatches at random, but one of each `count / size` neighbours to every minibatch.
+
+    A process's examples are neighbours, so that each minibatch has as many of one process as of any other, whatever
+    their number: no process waits, and the minibatches do not depend on it.
+
+    Args:
+        count: examples, a multiple of `size`.
+        size: examples of a minibatch.
+        seed: decides who goes where.
+
+    Raises:
+        ValueError: `size` does not divide `count`.
+    """
+    if count % size:
+        raise ValueError(f"{count} examples can't be dealt to minibatches of {size}")
+    neighbours = np.arange(count).reshape(size, -1)
+    return np.random.default_rng(seed).permuted(neighbours, axis=1).T.tolist()
+
+
+def _add(totals: dict[str, float], part: dict[str, float]) -> None:
+    """Add one part's statistics to those of the parts before; of `ratio_first`, keep the largest."""
+    for name, value in part.items():
+        joined = max if name == "ratio_first" else float.__add__
+        totals[name] = joined(totals[name], value) if name in totals else value
+
+
+@contextlib.contextmanager
+def _models_stay_unwrapped() -> Iterator[None]:
+    """Let TRL's constructor put models on their device without wrapping them in DDP.
+
+    DDP would send the frozen backbone around and average the gradients; here the trained parameters' are summed.
+    """
+
+    class Plain(Accelerator):
+        def prepare_model(self, model: Any, device_placement: bool | None = None, evaluation_mode: bool = False) -> Any:
+            return super().prepare_model(model, device_placement, evaluation_mode=True)
+
+    before = stock.Accelerator
+    stock.Accelerator = Plain
+    try:
+        yield
+    finally:
+        stock.Accelerator = before
 
 
 def _joined(query_ids: list[Tensor], parts: list[tuple[Encoded, Generated]]) -> Rollout:
@@ -759,43 +770,3 @@ def _joined(query_ids: list[Tensor], parts: list[tuple[Encoded, Generated]]) -> 
         torch.cat(padded),
         torch.cat([generated.hidden for _, generated in parts]),
     )
-
-
-def make_optimizer(model: Any, config: PPOConfig) -> torch.optim.Adam:
-    """Return Adam over what is trained: the policy's parameters, then the value head's at its own rate."""
-    head = [p for p in model.v_head.parameters() if p.requires_grad]
-    policy = [p for p in model.pretrained_model.parameters() if p.requires_grad]
-    if not policy:
-        raise ValueError("nothing in the model is trained: no parameter requires a gradient")
-    value_rate = getattr(config, "value_learning_rate", None) or config.learning_rate
-    groups = [{"params": policy, "lr": config.learning_rate}, {"params": head, "lr": value_rate}]
-    return torch.optim.Adam(groups, eps=getattr(config, "adam_eps", 1e-5))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether `error` says that the device or the machine has no memory left."""
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
-
-
-def _refuse_to_halve(error: Exception, size: int) -> None:
-    """Raise `error` again where it is no lack of memory, or where one example at a time is too many already."""
-    if not is_out_of_memory(error):
-        raise error
-    if size == 1:
-        raise TrainingError(
-            f"out of memory with one example at a time ({error}); the last checkpoint is whole: free some memory, "
-            "choose a smaller --model.base, or prepare shorter dialogues (--data.max-query-tokens)"
-        ) from error
-
-
-def _extend(plain: PPOConfig) -> Seq2SeqPPOConfig:
-    given = {f.name: getattr(plain, f.name) for f in dataclasses.fields(plain) if f.init}
-    return Seq2SeqPPOConfig(**given)
-
-
-def _mean(statistics: list[dict[str, float]], name: str) -> float:
-    values = [stats[name] for stats in statistics if name in stats]
-    return float(np.mean(values)) if values else math.nan

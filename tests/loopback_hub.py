@@ -1,4 +1,4 @@
-"""A stand-in for the model hub on 127.0.0.1: the part of its protocol that downloads use, over a folder.
+"""A stand-in for the model hub on 127.0.0.1: the part of its protocol that downloads and commits use, over a folder.
 
     with loopback_hub.start(tiny.hub(tmp_path)) as hub:
         subprocess.run([...], env=os.environ | hub.environment(tmp_path / "home"))
@@ -9,6 +9,7 @@ Layout of the folder: `models/<owner>/<name>/…` and `datasets/<owner>/<name>/�
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -22,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-_API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info)/(.+))?")
+_API = re.compile(r"/api/(models|datasets)/([^/]+(?:/[^/]+)?)(?:/(revision|tree|paths-info|preupload|commit)/(.+))?")
 _FILE = re.compile(r"(/datasets)?/(?P<name>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _OBJECT = re.compile(r"/objects/(?P<kind>[^/]+)/(?P<name>[^/]+/[^/]+)/(?P<file>.+)")
 _LARGE = (".safetensors", ".bin", ".parquet")
@@ -43,6 +44,12 @@ class Hub:
     """Repository -> status: 403 is a gated one, 401 a private one, 5xx a hub in trouble."""
     listing: dict[str, list[str]] = field(default_factory=dict)
     """Repository -> names that its listing claims besides its files."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Token -> who logs in with it, and may write to `<who>/…`."""
+    private: set[str] = field(default_factory=set)
+    """Repositories that were made private; anybody can read them here."""
+    commits: dict[str, list[list[str]]] = field(default_factory=dict)
+    """Repository -> the files of each commit."""
     requests: list[str] = field(default_factory=list)
     """`METHOD path`, in order."""
 
@@ -122,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.hub.latency)
         if match := _FILE.fullmatch(path):
             self._file("datasets" if match[1] else "models", match["name"], match["revision"], match["file"])
+        elif path in ("/api/whoami-v2", "/api/repos/create", "/api/validate-yaml"):
+            self._account(path.rpartition("/")[2], body)
         elif match := _API.fullmatch(path):
             self._api(match[1], match[2], match[3], match[4] or "main", body)
         elif match := _OBJECT.fullmatch(path):
@@ -149,12 +158,59 @@ class _Handler(BaseHTTPRequestHandler):
             return repository
         return None
 
+    def _user(self) -> str | None:
+        return self.hub.tokens.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
+
+    def _account(self, call: str, body: bytes) -> None:
+        user = self._user()
+        if call == "validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif user is None:
+            self._send(401, b'{"error": "Invalid credentials"}', {"X-Error-Message": "Invalid credentials"})
+        elif call == "whoami-v2":
+            self._json({"type": "user", "name": user, "orgs": []})
+        else:
+            self._create(user, json.loads(body))
+
+    def _create(self, user: str, wanted: dict[str, str]) -> None:
+        name = f"{wanted['organization'] or user}/{wanted['name']}"
+        folder = self.hub.root / "models" / name
+        if not name.startswith(f"{user}/"):
+            self._send(
+                403, b"", {"X-Error-Message": "You don't have the rights to create a model under this namespace"}
+            )
+        elif folder.is_dir():
+            self._send(409, json.dumps({"url": f"{self.hub.url}/{name}"}).encode(), {"X-Error-Message": "It exists"})
+        else:
+            folder.mkdir(parents=True)
+            if wanted.get("visibility") == "private":
+                self.hub.private.add(name)
+            self._json({"url": f"{self.hub.url}/{name}"})
+
+    def _write(self, name: str, call: str, body: bytes) -> None:
+        """Take a commit, or say before it how its files shall come: all of them inside of it, none as LFS objects."""
+        if not name.startswith(f"{self._user()}/"):
+            self._send(403, b"", {"X-Error-Message": "Forbidden: you must use a write token"})
+        elif call == "preupload":
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for path in paths]
+            self._json({"files": modes})
+        else:
+            files = [line["value"] for line in map(json.loads, body.splitlines()) if line["key"] == "file"]
+            for file in files:
+                path = self.hub.root / "models" / name / file["path"]
+                path.write_bytes(base64.b64decode(file["content"]))
+            self.hub.commits.setdefault(name, []).append(sorted(file["path"] for file in files))
+            self._json({"commitUrl": f"{self.hub.url}/{name}/commit/main", "commitOid": "0" * 40, "success": True})
+
     def _api(self, kind: str, name: str, call: str | None, rest: str, body: bytes) -> None:
         revision, _, below = rest.partition("/")
         repository = self._repository(kind, name, revision)
         if repository is None:
             return
-        if call == "tree":
+        if call in ("preupload", "commit"):
+            self._write(name, call, body)
+        elif call == "tree":
             recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
             below = f"{below}/" if below else ""
             names = [file for file in repository.names() if file.startswith(below)]

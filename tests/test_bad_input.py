@@ -122,6 +122,14 @@ CASES = {
     "no limit of KL": Case(PPO, "--ppo.max-ref-kl 0", ("--ppo.max-ref-kl=0", "greater than 0")),
     "does not divide": Case(PPO, "--ppo.minibatch-size 3", ("--ppo.minibatch-size=3", "must divide")),
     "biased sampling": Case(PPO, "--rollout.top-k 50", ("--rollout.top-k=50", "--rollout.force")),
+    "plan of devices without a plan": Case(PPO, "--plan-processes 2", ("--plan-processes=2", "needs --plan")),
+    "no devices": Case(PPO, "--plan --plan-processes 0", ("--plan-processes=0", "greater than 0")),
+    "devices that share unevenly": Case(
+        PPO, "--plan --plan-processes 1 16", ("--plan-processes=16", "must divide --ppo.minibatch-size")
+    ),
+    "devices by name": Case(PPO, "--plan --plan-processes two", ("--plan-processes=['two']", "see --help")),
+    "rate of no devices": Case(PPO, "--plan --plan-gflops 100", ("--plan-gflops=100", "needs --plan-processes")),
+    "no bandwidth": Case(PPO, "--plan --plan-processes 1 --plan-link-rate 0", ("--plan-link-rate=0", "greater than 0")),
     "preset": Case(DATA, "--preset gpt", ("--preset=gpt", "choose flan-t5 or demo")),
     "run outside": Case(DATA, "--run ../r", ("--run=../r", "letters, digits")),
     "seed": Case(LORA, "--seed -1", ("--seed=-1", "must lie in")),
@@ -209,6 +217,15 @@ CASES = {
     "weights cut": Case(LORA, "", ("t5", "cannot be loaded", "check the files"), cut("t5/model.safetensors")),
     "a tensor is missing": Case(LORA, "", ("t5", "lack 1 tensors", "name a model"), without_tensor),
     "pickled base": Case(LORA, "", ("t5", "pytorch_model.bin", "convert"), pickled("t5", "pytorch_model")),
+    "prompts beyond its positions": Case(
+        DATA, "--model.base bart", ("--data.max-query-tokens=512", "bart takes 128"), lambda: tiny.bart(Path("bart"))
+    ),
+    "summaries beyond its positions": Case(
+        PPO,
+        "--rollout.max-new-tokens 100 --overwrite",
+        ("--rollout.max-new-tokens=100", "t5 takes 64 tokens; set it to 64"),
+        edit("t5/config.json", max_position_embeddings=64),
+    ),
     # adapters
     "no such adapter": Case(PPO, "--model.adapter ./gone --overwrite", ("./gone", "name an existing folder")),
     "no adapter": Case(PPO, "--model.adapter t5 --overwrite", ("t5", "no adapter_config.json", "`none`")),
@@ -247,6 +264,58 @@ CASES = {
     "no bad words": Case(
         EVAL, "--evaluation.bad-words gone.txt --evaluation.best-of 1", ("gone.txt", "--evaluation.bad-words")
     ),
+    # further terms of the reward
+    "term without weight": Case(PPO, "--reward.extra length", ("--reward.extra='length'", "NAME=WEIGHT")),
+    "no such term": Case(PPO, "--reward.extra brevity=1", ("'brevity=1'", "choose length, overlap-dialogue")),
+    "no such file of a term": Case(PPO, "--reward.extra gone.py:f=1", ("gone.py: no such file", "module:function")),
+    "term of another name": Case(
+        PPO, "--reward.extra own.py:g=1", ("own.py has no function 'g'", "name one"), write("own.py", "def f(): 0\n")
+    ),
+    "term that fails": Case(
+        PPO,
+        "--reward.extra own.py:f=1",
+        ("--reward.extra=own.py:f", "ZeroDivisionError", "correct it"),
+        both(write("own.py", "def f(**texts): 1 / 0\n"), remove(f"{RUN}/ppo")),
+    ),
+    "term that gives too little": Case(
+        PPO,
+        "--reward.extra own.py:f=1",
+        ("--reward.extra=own.py:f", "returned 1 numbers for 4 summaries", "return one each"),
+        both(write("own.py", "def f(**texts): return [1]\n"), remove(f"{RUN}/ppo")),
+    ),
+    "term that gives NaN": Case(
+        PPO,
+        "--reward.extra own.py:f=1",
+        ("--reward.extra=own.py:f", "returned nan", "return finite numbers"),
+        both(write("own.py", "def f(summaries, **_): return [float('nan')] * len(summaries)\n"), remove(f"{RUN}/ppo")),
+    ),
+    "other terms": Case(PPO, "--reward.extra length=1", ("--reward.extra was [], now ['length=1']", "another --run")),
+    # the result goes on
+    "export exists": Case(EVAL, "--export t5", ("--export=t5", "exists", "choose another")),
+    "export over something else": Case(EVAL, "--export t5 --overwrite", ("--export=t5", "no earlier", "move it away")),
+    "export to nowhere": Case(EVAL, "--export=", ("--export=''", "leave it out")),
+    "export and several": Case(
+        EVAL, f"--export out --checkpoint {STEP} {STEP}", ("--export=out", "takes one --checkpoint")
+    ),
+    "export and select": Case(EVAL, "--export out --select 0.9", ("--export=out", "--select first")),
+    "no repository": Case(EVAL, "--push-to-hub mine", ("--push-to-hub=mine", "owner/name")),
+    "repository outside": Case(EVAL, "--push-to-hub ../mine", ("--push-to-hub=../mine", "owner/name")),
+    "ask and export": Case(EVAL, "--ask d.txt --export out", ("--ask=d.txt", "leave out --export")),
+    "ask and power": Case(EVAL, "--ask d.txt --power 0.1", ("--ask=d.txt", "leave out --power")),
+    "ask and several": Case(EVAL, f"--ask d.txt --checkpoint {STEP} {STEP}", ("--ask=d.txt", "takes one --checkpoint")),
+    "nothing to ask": Case(EVAL, "--ask gone.txt", ("--ask=gone.txt", "No such file", "name a text file")),
+    "ask a folder": Case(EVAL, "--ask t5", ("--ask=t5", "Is a directory", "name a text file")),
+    "ask an empty file": Case(EVAL, "--ask d.txt", ("--ask=d.txt", "is empty", "a turn a line"), write("d.txt", " \n")),
+    "ask in Latin-1": Case(
+        EVAL, "--ask d.txt", ("0xe9 at byte 3", "save the file as UTF-8"), write("d.txt", b"caf\xe9")
+    ),
+    "ask a NUL": Case(EVAL, "--ask d.txt", ("--ask=d.txt", "NUL", "plain text"), write("d.txt", "a\0b")),
+    "ask at length": Case(
+        EVAL, "--ask d.txt", ("d.txt", "10,0", "512 at most", "shorten"), write("d.txt", "the " * 10_000)
+    ),
+    "ask without end": Case(
+        EVAL, "--ask d.txt", ("d.txt", "1,000,000 bytes", "one dialogue"), write("d.txt", "the " * 300_000)
+    ),
     # artefacts
     "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
@@ -276,6 +345,19 @@ CASES = {
         PPO, "", ("reward has other weights", "--overwrite"), lambda: tiny.classifier(Path("reward"), seed=3)
     ),
     "other data": Case(PPO, "", ("checkpoints/r/prepared has changed", "--overwrite"), prepared_anew),
+    "base changed since training": Case(
+        EVAL, "", ("t5: not the model", "step-0001", "put it back"), lambda: tiny.t5(Path("t5"), d_model=16, layers=2)
+    ),
+    "adapter changed since training": Case(
+        EVAL, "", ("lora: not the model", "put it back"), edit("lora/adapter_config.json", lora_alpha=64)
+    ),
+    "adapter gone since training": Case(EVAL, "", ("lora: no such folder", "step-0001", "put it back"), remove("lora")),
+    "tokenizer changed since training": Case(
+        EVAL,
+        "",
+        ("checkpoints/r/prepared", "tokenizer of t5", "--overwrite"),
+        lambda: write("t5/tokenizer.json", Path("t5/tokenizer.json").read_text().replace("▁fool", "▁foal"))(),
+    ),
     "a file for a run": Case(
         DATA, "--run afile", ("checkpoints/afile", "another --run"), write("checkpoints/afile", "")
     ),

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import config
-from benchmarks import demo_seeds, ppo_step
-from detox import cli
+from benchmarks import data_preparation, demo_seeds, ppo_step, scaling
+from detox import cli, policy
 
 
 def test_prompts_add_up_and_stay_within_limits():
@@ -152,3 +152,77 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
     for flags, stage in zip(calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True):
         assert cli.parse(stage, flags[1:]).run_name == "stock-like-3"
     assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5
+
+
+def test_data_preparation_keeps_every_generated_dialogue(capsys):
+    found = data_preparation.measure_here(60, 1, turns=3, words=6)
+    assert found["kept"] == found["dialogues"] == 60
+    assert found["cpu_seconds"] > 0 and found["prepared_mb"] > found["source_mb"] > 0
+    assert found["peak_heap_mb"] is None or found["peak_heap_mb"] >= found["heap_before_mb"] > 0
+    assert capsys.readouterr().out == "", "the figures alone go to standard output"
+
+
+def test_data_preparation_tells_what_one_more_dialogue_costs(tmp_path, monkeypatch, capsys):
+    def measured(count, workers, arguments):
+        return {"dialogues": count, "workers": workers, "seconds": 1.0, "cpu_seconds": 2.0 + count * 3e-4,
+                "peak_heap_mb": 100 + count / 2**14, "peak_rss_mb": 200.0, "prepared_mb": 5.0}  # fmt: skip
+
+    monkeypatch.setattr(data_preparation, "measure", measured)
+    output = tmp_path / "out.json"
+    data_preparation.main(["--sizes", "1000", "9000", "--workers", "2", "--million", "--output", str(output)])
+    shown = capsys.readouterr().out
+    assert "| 1,000,000 | 2 | 1.0 | 302.0 |" in shown
+    assert "workers 2, 1,000 to 9,000: 300 CPU us a dialogue, 64 bytes of heap" in shown
+    assert [run["dialogues"] for run in json.loads(output.read_text())["runs"]] == [1000, 9000, 1_000_000]
+
+
+TINY = "--shape tiny --batch-size 4 --minibatch-size 2 --prompt-tokens 4 20 --new-tokens 4 --repeats 2".split()
+
+
+def test_two_processes_measure_their_phases_and_exchange_the_gradients():
+    arguments = scaling.parse(TINY)
+    run = scaling.Run("weak", 2)
+    found = scaling.start_run(run, arguments)
+    seconds = found["seconds"]
+    assert all(seconds[phase] > 0 for phase in scaling.PHASES)
+    assert seconds["total"] >= sum(seconds[phase] for phase in scaling.PHASES) * 0.999  # the slower one's; means
+    gradients = scaling.planned_update(run, arguments, 1.0, 1.0, 1.0).gradient_bytes
+    made = policy.make_policy(ppo_step.make_t5(ppo_step.SHAPES["tiny"]), config.PPO())
+    trained = sum(parameter.numel() for parameter in policy.trainable(made).values())
+    assert gradients == 4 * trained * 4 * 2  # bytes, passes, minibatches of 4 out of 8
+    statistics = 8 * 4 * 4 * 4 + 8 * 3 * 8 + 8 * 2 * 4  # four figures a token; lengths; scores, twice
+    assert gradients < found["bytes_sent"] <= gradients + statistics
+    assert found["peak_rss_mb"] > 100 and found["planned_peak_mb"] > 100 and found["link_gb_per_second"] > 0
+
+
+def test_processes_are_compared_with_one_within_a_repeat(monkeypatch, capsys):
+    totals = {"strong 1": [4.0, 8.0], "strong 2": [2.0, 8.0], "weak 2": [4.0, 10.0]}
+
+    def start(run, _):
+        total = totals[run.name].pop(0)
+        return {
+            "run": run.name,
+            "seconds": dict.fromkeys(scaling.PHASES, total / 5) | {"total": total},
+            "cpu_seconds": 1.0,
+            "bytes_sent": 10,
+            "peak_rss_mb": 300.0,
+            "planned_peak_mb": 310.0,
+            "link_gb_per_second": None if run.processes == 1 else 2.0,
+        }
+
+    monkeypatch.setattr(scaling, "start_run", start)
+    found = scaling.measure(scaling.parse(TINY))
+    summary = found["summary"]
+    assert summary["strong 2"]["times_as_fast"] == 1.5 and summary["strong 2"]["times_as_fast_range"] == [1.0, 2.0]
+    assert summary["weak 2"]["times_as_fast"] == pytest.approx(1.8)  # twice the prompts in as long, then in 10 / 8
+    assert summary["strong 1"]["planned_seconds"] == pytest.approx(6.0, rel=0.01)  # the median that it was given
+    planned = [summary[name]["planned_seconds"] for name in ("strong 2", "weak 2")]
+    assert planned == pytest.approx([3.0, 6.0], rel=0.05)
+    assert json.loads(json.dumps(found)) and "| strong 2 |" in scaling.table(found)
+    assert "repeat 2 of 2: weak 2: 10.0 s" in capsys.readouterr().err
+
+
+def test_one_process_comes_first(capsys):
+    with pytest.raises(SystemExit):
+        scaling.parse(["--processes", "2", "4"])
+    assert "must begin with 1" in capsys.readouterr().err

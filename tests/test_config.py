@@ -97,6 +97,14 @@ def test_settings_are_frozen():
         (config.LoraTraining, "threads", 0, "--threads=0"),
         (config.PPOTraining, "reward.label", "", "--reward.label=''"),
         (config.PPOTraining, "reward.batch_size", 0, "--reward.batch-size=0"),
+        (config.PPOTraining, "reward.weight", -1.0, "--reward.weight=-1.0"),
+        (config.PPOTraining, "reward.extra", ("length",), "--reward.extra='length'"),
+        (config.PPOTraining, "reward.extra", ("length=nan",), "--reward.extra='length=nan'"),
+        (config.PPOTraining, "reward.extra", ("=1",), "--reward.extra='=1'"),
+        (config.PPOTraining, "reward.extra", ("lenght=1",), "--reward.extra='lenght=1'"),
+        (config.PPOTraining, "reward.extra", ("mine.py=1",), "--reward.extra='mine.py=1'"),
+        (config.PPOTraining, "reward.extra", (":f=1",), "--reward.extra=':f=1'"),
+        (config.PPOTraining, "reward.extra", ("length=1", "length=2"), "--reward.extra=length=1 length=2"),
         (config.PPOTraining, "rollout.temperature", 0.7, "--rollout.temperature=0.7"),
         (config.PPOTraining, "rollout.top_k", 50, "--rollout.top-k=50"),
         (config.PPOTraining, "rollout.top_p", 0.9, "--rollout.top-p=0.9"),
@@ -119,6 +127,14 @@ def test_a_wrong_value_is_named(stage, path, value, flag):
         changed(stage, path, value).validate()
     assert str(refusal.value).startswith(flag)
     assert "\n" not in str(refusal.value)
+
+
+def test_terms_of_the_reward_have_names_and_weights():
+    extra = ("length=0.05", "overlap-dialogue=-1", "my/own=x.py:f=2", "pack.age:f=1e-3")
+    settings = changed(config.PPOTraining, "reward.extra", extra)
+    settings.validate()
+    terms = {"length": 0.05, "overlap-dialogue": -1.0, "my/own=x.py:f": 2.0, "pack.age:f": 0.001}
+    assert settings.reward.terms == terms
 
 
 def test_forced_sampling_is_allowed():

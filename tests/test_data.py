@@ -20,6 +20,8 @@ from transformers import PreTrainedTokenizerFast
 import config
 from detox import artifacts, data
 from detox.errors import UserError
+from detox.parallel import Elsewhere
+from tests import threads
 
 WORDS = [
     "Summarize",
@@ -237,7 +239,7 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr("detox.models._hub_problem", lambda endpoint: None)
+    monkeypatch.setattr("detox.models.hub_problem", lambda endpoint: None)
     source = data.locate(config.Data(dataset="owner/talks", revision="v1"), 0)
     assert (source.name, source.revision) == ("owner/talks", "b" * 40)
     assert (asked["name"], asked["repo_type"], asked["revision"]) == ("owner/talks", "dataset", "v1")
@@ -570,6 +572,53 @@ def test_workers_change_neither_bytes_nor_counts(tmp_path, tokenizer, monkeypatc
     assert results[0] == results[1]
     assert len(results[0][0]) == 3 * 3 + 3
     assert results[0][1]["train/too long"] > 0
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_tokenize_what_the_main_one_reads(tmp_path, tokenizer, monkeypatch, count):
+    monkeypatch.setattr(data, "CHUNK", 4)
+    train = [row(f"x{n}", "Ann: " + "hello " * (n % 9) + str(n), "they chat") for n in range(50)]
+    settings = replaced(folder(tmp_path, train=train), max_query_tokens=14, max_examples=30)
+    source, made = data.locate(settings, 0), []
+
+    def work(processes):
+        if not processes.is_main:
+            return data.assist(settings, word_tokenizer(), processes)
+        prepared, counts = data.prepare(settings, tokenizer, 0, source, processes=processes)
+        return {split: part[:] for split, part in prepared.items()}, counts
+
+    call = data.Prompter.__call__
+    monkeypatch.setattr(data.Prompter, "__call__", lambda self, chunk: made.append(id(self)) or call(self, chunk))
+    prepared, counts = data.prepare(settings, tokenizer, 0, source)
+    made.clear()
+    main, *others = threads.run(count, work)
+    assert main == ({split: part[:] for split, part in prepared.items()}, counts)
+    assert others == [None] * (count - 1)
+    assert len(set(made)) == count
+
+
+def test_a_bad_row_ends_the_other_processes_without_a_word(tmp_path, tokenizer):
+    settings = folder(tmp_path, train=[row("a", "Ann: hello", "they chat"), row("a", "Tom: hello", "they chat")])
+
+    def work(processes):
+        if processes.is_main:
+            return data.prepare(settings, tokenizer, 0, processes=processes)
+        return data.assist(settings, word_tokenizer(), processes)
+
+    main, other = threads.run(2, work)
+    assert isinstance(main, UserError) and "train.csv:3" in str(main)
+    assert isinstance(other, Elsewhere)
+
+
+def test_digests_are_a_set():
+    digests, known = data._Digests(), set()
+    for n in range(3000):
+        digest = data._digest(str(n * n % 2003))
+        assert digests.add(digest) == (digest not in known)
+        known.add(digest)
+        assert digest in digests
+    assert data._digest("another") not in digests
+    assert len(digests._slots) <= 48 * len(known)
 
 
 def test_rows_are_read_only_a_little_ahead(tmp_path, tokenizer, monkeypatch):

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import artifacts, checkpoint, cli, comparison, evaluation
+from detox import artifacts, cases, checkpoint, cli, comparison, evaluation
 from tests import tiny
 from tests.test_evaluation import check_by_hand
 
@@ -89,6 +91,12 @@ def done(world, tmp_path_factory):
     finally:
         os.chdir(before)
     return root
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded():
+    """Names are of another folder in every test."""
+    evaluate_ppo.load_scorers.cache_clear()
 
 
 @pytest.fixture
@@ -187,6 +195,48 @@ def test_the_same_bytes_every_time_whatever_the_batch(done, place):
     assert found["drift"]["kl_per_summary"] == pytest.approx(wanted["drift"]["kl_per_summary"], abs=1e-4)
 
 
+def test_two_processes_write_the_same_bytes(world, place, tmp_path, monkeypatch):
+    """Under torchrun: data preparation and evaluation as one process does them; the other stage says no, once."""
+    prepare = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "two"]
+    commands = [
+        ["data_preparation", *prepare],
+        ["evaluate_ppo", "--run", "r0", *MODELS, *SIZES, "--evaluation.batch-size", "4"],
+        ["evaluate_ppo", "--run", "r0", *MODELS, *SIZES, "--power", "0.1"],
+        ["data_preparation", *prepare, "--data.workers", "2", "--overwrite"],
+        ["training_lora", "--model.base", "t5", "--run", "two"],
+    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    root = str(Path(__file__).resolve().parents[1])
+    launched = subprocess.run(
+        [*launcher, "tests.launched", *map(json.dumps, commands)],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert launched.stdout.count("exit codes [0, 0, 0, 2, 2]") == 2, launched
+    assert launched.stdout.count("wrote checkpoints/two/prepared") == 1, launched.stdout
+    assert launched.stdout.count("report: ") == 2, "two evaluations, told by one process"
+    told = [line for line in launched.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == 2 and "--data.workers=2" in told[0] and "python training_lora.py --run two" in told[1]
+
+    shutil.copytree(world, tmp_path / "alone")
+    monkeypatch.chdir(tmp_path / "alone")
+    assert run("--evaluation.batch-size", "4") == 0
+    alone = tmp_path / "alone" / "checkpoints" / "r0"
+    assert tree(place / "r0" / "evaluation") == tree(alone / "evaluation")
+    assert tree(place / "two") == {f"prepared/{name}": content for name, content in tree(alone / "prepared").items()}
+
+
+def tree(folder):
+    """Return the files of a folder with what they hold; of a manifest, what does not tell of time and place."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name in found:
+        if name.endswith("manifest.json"):
+            manifest = json.loads(found[name])
+            found[name] = {key: manifest[key] for key in ("counts", "files", "stage")}
+    return found
+
+
 def test_other_settings_are_refused_by_name_until_overwrite(again, capsys, monkeypatch):
     titles, folder = watch(monkeypatch), again / "r0/evaluation/step-0002"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -232,12 +282,22 @@ def test_the_reference_is_computed_once(again, monkeypatch):
 
 
 def test_weights_that_changed_are_another_reference(again, monkeypatch):
-    """The names are the same, the contents are not."""
-    shutil.rmtree("lora")
-    tiny.lora(Path("lora"), Path("t5"), seed=7)
+    """The names are the same, the contents are not: the judge's marks are part of what is kept."""
+    shutil.rmtree("judge")
+    tiny.bert_classifier(Path("judge"), seed=7)
+    evaluate_ppo.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]
+
+
+def test_hub_models_are_those_of_the_commits_that_training_started_from():
+    model = config.Model(base="owner/base", adapter="owner/adapter", adapter_revision="main")
+    training = dataclasses.replace(config.preset(config.PPOTraining, "flan-t5"), model=model)
+    pinned = cases._pinned(training, {"owner/base": "a" * 40, "owner/adapter": "b" * 40, "reward": "c" * 40}).model
+    assert (pinned.revision, pinned.adapter_revision) == ("a" * 40, "b" * 40)
+    local = cases._pinned(training, {"owner/base": "a" * 64, "owner/adapter": "b" * 64}).model
+    assert local == model, "folders have no commits"
 
 
 class Shown(HTMLParser):

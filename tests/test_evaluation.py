@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import config
-from detox import bad_words, comparison, evaluation, models, quality, report
+from detox import bad_words, comparison, evaluation, models, quality, report, t5
 from detox.engine import make_engine
-from tests import tiny
+from tests import threads, tiny
 
 PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()
 THINGS = "car dog book phone letter ticket dinner garden bill door computer picture".split()
@@ -394,7 +394,8 @@ def write(model, engine="packed", seed=0, batch_size=64, draws=None, **more):
     draws = draws or {"samples": evaluation.Draw(stop=3), "greedy": evaluation.Draw(greedy=True)}
     made = make_engine(engine, summarizer)
     found = evaluation.summarize(made, tokenizer, queries, draws, options, seed=seed, title="test", **more)
-    evaluation.teacher_force(made, queries, list(found.values()), options, title="test")
+    shared = {"processes": more["processes"]} if "processes" in more else {}
+    evaluation.teacher_force(made, queries, list(found.values()), options, title="test", **shared)
     return found
 
 
@@ -412,6 +413,29 @@ def test_batch_size_changes_nothing(model, engine):
                 evaluation.column(whole[name], key), evaluation.column(single[name], key), atol=1e-4
             )
     assert all(len(row) == 3 for row in whole["samples"]) and all(len(row) == 1 for row in whole["greedy"])
+
+
+@pytest.mark.parametrize("engine", ["packed", "hf"])
+@pytest.mark.parametrize("count", [2, 9])
+def test_processes_share_the_batches_and_change_no_bit(model, engine, count):
+    alone = write(model, engine, batch_size=2)
+    for found in threads.run(count, lambda processes: write(model, engine, batch_size=2, processes=processes)):
+        assert found == alone
+
+
+def test_each_process_encodes_what_its_own_batches_need(model, monkeypatch):
+    encoded, encode = [], t5.PackedT5Engine.encode
+
+    def noted(self, queries, **options):
+        encoded.append(len(queries))
+        return encode(self, queries, **options)
+
+    monkeypatch.setattr(t5.PackedT5Engine, "encode", noted)
+    write(model, batch_size=2)
+    once = sum(encoded)
+    encoded.clear()
+    threads.run(2, lambda processes: write(model, batch_size=2, processes=processes))
+    assert once <= sum(encoded) <= once + 2 * 2, "at most one group more, to summarize and to teacher-force"
 
 
 def test_a_model_is_as_likely_to_itself(model):
@@ -453,6 +477,24 @@ def test_equal_texts_are_scored_once():
     assert asked == ["a b", "c"]
     assert [[r["toxicity"] for r in row] for row in groups[0]] == [[3, 3], [1, 3]]
     assert groups[0][0][0]["rouge1"] == 1 and groups[0][1][1]["rouge1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_score_the_same_chunks_of_texts(monkeypatch, count):
+    monkeypatch.setattr(evaluation, "_CHUNK", 4)
+    texts = [f"{'word ' * (i * 7 % 5)}{i}" for i in range(23)]
+
+    def scores(texts):
+        return [len(text) + max(map(len, texts)) for text in texts]  # padded to the longest, so to speak
+
+    def run(**shared):
+        groups = [[[{"summary": text}] for text in texts]]
+        evaluation.score(groups, {"toxicity": scores}, [["word 3"]] * 23, **shared)
+        return groups
+
+    alone = run()
+    assert len({record["toxicity"] - len(record["summary"]) for [record] in alone[0]}) > 1
+    assert threads.run(count, lambda processes: run(processes=processes)) == [alone] * count
 
 
 def test_a_classifier_without_a_number_is_an_error():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +18,8 @@ import data_preparation
 import training_ppo
 from detox import artifacts, checkpoint, cli, data, models
 from detox.errors import UserError
+from detox.metrics import MetricsLog
+from detox.parallel import Processes
 from tests import tiny
 from tests.faults.world import FLAGS
 
@@ -107,7 +111,7 @@ def place(tmp_path_factory):
         assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
         wanted = cli.parse(config.PPOTraining, argv)
         inputs, wanted = training_ppo.find_inputs(wanted, Path("checkpoints/r"))
-        trainer = training_ppo.build(wanted, inputs).trainer
+        trainer = training_ppo.build(wanted, inputs, Processes()).trainer
         yield root / "checkpoints/r/ppo/step-0001", trainer
     finally:
         os.chdir(before)
@@ -143,12 +147,27 @@ STATE = (
     "score_moments",
     "python_rng",
     "progress",
+    "weights",
 )
 
 
 @given(key=st.sampled_from(STATE), value=JSON)
 def test_any_value_in_the_state(place, key, value):
     change_state(place, **{key: value})
+
+
+@given(weights=JSON | st.dictionaries(st.text(), st.text(min_size=1), min_size=1))
+def test_any_weights_in_the_state(place, weights):
+    path = place[0] / "state.json"
+    before = path.read_bytes()
+    try:
+        path.write_text(json.dumps(json.loads(before) | {"weights": weights}))
+        assert checkpoint.read_weights(place[0]) == weights
+    except UserError as error:
+        in_one_line(error)
+        assert str(place[0]) in str(error)
+    finally:
+        path.write_bytes(before)
 
 
 def change_state(place, **changes: object) -> None:
@@ -241,3 +260,65 @@ def test_any_settings_of_a_model(tmp_path_factory, name, content):
         in_one_line(error)
     finally:
         path.write_bytes(before)
+
+
+# ------------------------------------------------------------------------------------- the command line, the metrics
+
+
+def flags(settings: object, prefix: str = "--") -> list[str]:
+    found = []
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), prefix + field.name.replace("_", "-")
+        found += flags(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return found
+
+
+STAGES = (config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage)
+FLAG = st.sampled_from([(stage, flag) for stage in STAGES for flag in flags(config.preset(stage, "demo"))])
+VALUE = st.text(st.characters(exclude_categories=("Cs",))) | st.integers().map(str) | st.floats().map(str)
+
+
+@settings(max_examples=60)
+@given(flag=FLAG, value=VALUE | st.sampled_from(["", "None", "none", "--", "-1", "1e400", "demo", "0x1", "True"]))
+def test_any_value_of_any_flag(flag, value):
+    stage, name = flag
+    try:
+        cli.parse(stage, ["--preset", "demo", name, value] if name != "--preset" else [name, value]).validate()
+    except UserError as error:
+        assert str(error) and str(error).isprintable(), error
+        assert name in str(error) or repr(value)[1:-1] in str(error), error
+
+
+@settings(max_examples=40)
+@given(stage=st.sampled_from(STAGES), words=st.lists(VALUE, min_size=1, max_size=3))
+def test_any_words_on_the_command_line(stage, words):
+    try:
+        cli.parse(stage, words)
+    except UserError as error:
+        assert str(error) and str(error).isprintable(), error
+
+
+ENTRY = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.floats() | st.text(), max_size=5)
+
+
+@given(before=st.lists(ENTRY, max_size=3), after=st.lists(ENTRY, max_size=3))
+def test_metrics_are_strict_json_one_object_a_line(tmp_path_factory, before, after):
+    """What is not finite has no place in JSON; whatever a name or a text holds stays on its line."""
+    path = tmp_path_factory.getbasetemp() / "metrics.jsonl"
+    kept = MetricsLog(path)
+    for entry in before:
+        kept.append(entry)
+    log = MetricsLog(path, json.loads(json.dumps(kept.lines)))
+    for entry in after:
+        log.append(entry)
+    lines = path.read_bytes().decode("ascii").split("\n")
+    assert lines.pop() == ""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    found = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert found == [
+        {key: None if value in (math.inf, -math.inf) or value != value else value for key, value in entry.items()}
+        for entry in before + after
+    ]

@@ -38,10 +38,10 @@ def point(tmp_path, monkeypatch) -> Iterator[Point]:
     def use(url: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        models._hub_problem.cache_clear()
+        models.hub_problem.cache_clear()
 
     yield use
-    models._hub_problem.cache_clear()
+    models.hub_problem.cache_clear()
 
 
 @pytest.fixture

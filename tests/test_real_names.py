@@ -37,6 +37,7 @@ def finished(tmp_path_factory):
         for script, sizes in SIZES.items():
             done = run(script, place, hub.environment(root / "home"), sizes)
             assert done.returncode == 0, done.stderr
+            assert done.stderr == "", "bars are for terminals"
     return place, hub
 
 

@@ -111,6 +111,7 @@ INDIRECT = {
     "pyarrow": "datasets",
     "httpx": "huggingface-hub",
     "nltk": "rouge-score",
+    "packaging": "transformers",
 }
 OPTIONAL = {"bert-score"}
 

@@ -278,3 +278,22 @@ def test_without_prepared_data(place, capsys):
     assert train() == 2
     assert "data_preparation.py" in capsys.readouterr().err
     assert not (place / "checkpoints").exists()
+
+
+def test_metrics_are_reported_to_tensorboard(place):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train("--report-to", "tensorboard", "--ppo.updates", "2") == 0
+    assert train("--report-to", "tensorboard", "--ppo.updates", "3") == 0, "and goes on there"
+    folder = place / "checkpoints/r/ppo"
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    for name in ("objective/score_mean", "objective/ref_kl", "ppo/policy/entropy"):
+        told = [(event.step, event.value) for event in events.Scalars(name)]
+        assert told == [(line["update"], pytest.approx(line[name], rel=1e-6)) for line in metrics(folder)]
+
+
+def test_a_tracker_that_is_not_installed_is_told(place, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert train("--report-to", "wandb") == 2
+    assert "--report-to=wandb: needs `pip install wandb`" in capsys.readouterr().err
+    assert not (place / "checkpoints/r/ppo").exists()

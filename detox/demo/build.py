@@ -24,6 +24,8 @@ from transformers import (
     AutoTokenizer,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
@@ -79,7 +81,7 @@ def train_summarizer_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def encode_pairs(tokenizer: PreTrainedTokenizerFast, rows: Rows, prompt: str = PROMPT) -> list[Pair]:
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, rows: Rows, prompt: str = PROMPT) -> list[Pair]:
     """Tokenize prompts and summaries, both with </s> at the end."""
     prompts = tokenizer([prompt.format(dialogue=row["dialogue"]) for row in rows])["input_ids"]
     summaries = tokenizer([row["summary"] for row in rows])["input_ids"]
@@ -202,7 +204,7 @@ def build_lora(folder: Path, base: Path, steps: int = LORA_STEPS) -> None:
     batches = pair_batches(encode_pairs(tokenizer, swap_insults(rows, 0.5, SEED + 1)), 32, SEED + 1)
     fit("lora", model, batches, lambda batch: model(**batch).loss, steps, 3e-3)
     model.peft_config["default"].base_model_name_or_path = "demo:base"
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty form
 
 
@@ -294,7 +296,7 @@ def build_judge(folder: Path) -> None:
 
 def train_classifier(
     name: str,
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     labelled: list[Sentence],
     folder: Path,

@@ -6,6 +6,8 @@ this project inside the methods.
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import evaluate
 
@@ -40,7 +42,7 @@ class Toxicity(evaluate.Measurement):
         config_name: str | None = None,
         keep_in_memory: bool = False,
         num_process: int = 1,
-        classifier: object = None,
+        classifier: Any = None,
         device: str = "auto",
         batch_size: int = 64,
         **settings: object,

@@ -117,8 +117,8 @@ def summaries(text: str, first: int) -> None:
     import training_ppo
 
     def same(function, *arguments):
-        rollout, found = function(*arguments)
-        return rollout, [text] * len(found)
+        *rollout, found = function(*arguments)
+        return *rollout, [text] * len(found)
 
     _patch(training_ppo, "roll_out", same, (first, sys.maxsize))
 

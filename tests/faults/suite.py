@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
-from tests.faults import world
+from tests.faults import disk, world
 from tests.faults.world import STAGES, UPDATES, Outcome, World
 
 RUN = Path("checkpoints/r")
@@ -160,6 +160,27 @@ def full_disk(the: World, stage: str, every: int) -> Row:
         outcome = world.run(place, stage, sabotage=("disk_fails", errno.ENOSPC, number))
         last = goes_on(the, place, stage) if number % (5 * every) == 1 or number + every > attempts else ""
         row.count(told(outcome), intact(place), last, message=outcome.err)
+        shutil.rmtree(place)
+    return row
+
+
+def small_disk(the: World, stage: str, tries: int) -> Row:
+    """Run a stage on disks from too small for its first file to nearly large enough for its result.
+
+    The disk is a real one where the system lets a process mount it; else writes fail by decree, as in `full_disk`.
+    """
+    row = Row(f"small disk ({'tmpfs' if disk.possible() else 'simulated: mounting is not allowed here'}) in {stage}")
+    following = STAGES[STAGES.index(stage) + 1 :]
+    after = the.root / next((f"before-{name}" for name in following if name in the.seconds), "done")
+    taken, whole = (disk.used(place / "checkpoints") for place in (the.root / f"before-{stage}", after))
+    for number in range(tries):
+        place, share = the.copy(f"before-{stage}"), number / tries
+        if disk.possible():
+            size = int(taken + share * (whole - taken)) // disk.PAGE * disk.PAGE
+            outcome = world.run(place, stage, disk=max(size, disk.PAGE))
+        else:
+            outcome = world.run(place, stage, sabotage=("disk_fails", errno.ENOSPC, 1 + 2 * number))
+        row.count(told(outcome), intact(place), goes_on(the, place, stage), message=outcome.err)
         shutil.rmtree(place)
     return row
 
@@ -441,7 +462,8 @@ def full() -> list[partial]:
         tries += [partial(killed, stage=stage, tries=3, number=signal.SIGTERM)]
         tries += [partial(killed, stage=stage, tries=2, number=signal.SIGINT)]
     for stage in STAGES:
-        tries += [partial(full_disk, stage=stage, every=1), partial(file_limit, stage=stage, every=1)]
+        tries += [partial(full_disk, stage=stage, every=1), partial(small_disk, stage=stage, tries=6)]
+        tries += [partial(file_limit, stage=stage, every=1)]
     tries += [partial(read_only, stages=STAGES)]
     tries += [partial(damage, folder=folder, way=way, every=1) for folder in READERS for way in DAMAGES]
     tries += [partial(damaged_models), partial(damaged_newest, tries=6), partial(torn_metrics, tries=6)]
@@ -457,6 +479,8 @@ def short() -> list[partial]:
         partial(killed, stage=ppo, tries=2),
         partial(full_disk, stage=first, every=9),
         partial(full_disk, stage=lora, every=12),
+        partial(small_disk, stage=first, tries=2),
+        partial(file_limit, stage=lora, every=2),
         partial(read_only, stages=(first, ppo)),
         partial(damage, folder=RUN / "prepared", way=flip_a_bit, every=6),
         partial(damage, folder=RUN / "lora", way=truncate, every=2),

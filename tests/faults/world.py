@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -14,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults import disk as small_disk
+
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = "config data_preparation training_lora training_ppo evaluate_ppo detox.trainer detox.data detox.policy"
 PRELOAD += " detox.evaluation detox.plots detox.report detox.toxicity tests.faults.sabotage tests.faults.world"
-PRELOAD += " transformers.models.t5 transformers.models.roberta peft safetensors.torch matplotlib.figure"
+PRELOAD += (
+    " tests.faults.disk transformers.models.t5 transformers.models.roberta peft safetensors.torch matplotlib.figure"
+)
 STAGES = ("data_preparation", "training_lora", "training_ppo", "evaluate_ppo")
 UPDATES = 4
 FLAGS = {
@@ -71,6 +76,7 @@ def run(
     sabotage: tuple[Any, ...] | None = None,
     stop_after: float | None = None,
     stop_signal: int = signal.SIGKILL,
+    disk: int | None = None,
 ) -> Outcome:
     """Run a stage in a child process.
 
@@ -81,10 +87,11 @@ def run(
         sabotage: name of a function of `tests.faults.sabotage` and its arguments.
         stop_after: seconds until it gets `stop_signal`.
         stop_signal: SIGKILL, SIGTERM or SIGINT.
+        disk: bytes of the disk on which the checkpoints are, where `disk.possible()`.
     """
     context = _context()
     said = [place.parent / f"{place.name}.{kind}" for kind in ("out", "err")]
-    process = context.Process(target=_child, args=(str(place), stage, _argv(stage, more), sabotage, said))
+    process = context.Process(target=_child, args=(str(place), stage, _argv(stage, more), sabotage, said, disk))
     started = time.monotonic()
     process.start()
     if stop_after is not None:
@@ -92,6 +99,9 @@ def run(
         if process.is_alive():
             os.kill(process.pid, stop_signal)
     process.join()
+    if disk is not None:
+        shutil.rmtree(place / "checkpoints")
+        small_disk.kept(place / "checkpoints").rename(place / "checkpoints")
     out, err = (path.read_text(errors="replace") if path.exists() else "" for path in said)
     for path in said:
         path.unlink(missing_ok=True)
@@ -128,7 +138,13 @@ def _context() -> Any:
     return _CONTEXT
 
 
-def _child(place: str, stage: str, argv: list[str], sabotage: tuple[Any, ...] | None, said: list[Path]) -> None:
+def _child(
+    place: str, stage: str, argv: list[str], sabotage: tuple[Any, ...] | None, said: list[Path], disk: int | None
+) -> None:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where a shell started the suite in the background
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(place)
     for number, path in zip((1, 2), said, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -143,7 +159,10 @@ def _child(place: str, stage: str, argv: list[str], sabotage: tuple[Any, ...] | 
     sys.argv = [f"{stage}.py"]
     if sabotage is not None:
         getattr(ways, sabotage[0])(*sabotage[1:])
-    sys.exit(cli.run(dict(zip(STAGES, kinds, strict=True))[stage], script.main, argv))
+    checkpoints = Path(place, "checkpoints")
+    with contextlib.nullcontext() if disk is None else small_disk.small(checkpoints, disk):
+        code = cli.run(dict(zip(STAGES, kinds, strict=True))[stage], script.main, argv)
+    sys.exit(code)
 
 
 # ------------------------------------------------------------------------------------------------ what is on disk

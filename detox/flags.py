@@ -1,0 +1,125 @@
+"""Every flag of a stage as `config.py` declares it: name, kind, default, description. No torch."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import config
+
+STAGES: dict[str, type[config.Stage]] = {
+    "data_preparation.py": config.Preparation,
+    "training_lora.py": config.LoraTraining,
+    "training_ppo.py": config.PPOTraining,
+    "evaluate_ppo.py": config.EvaluationStage,
+}
+_KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+
+
+class Flag(NamedTuple):
+    """One setting on the command line."""
+
+    name: str
+    """With its dashes: `--ppo.kl-coef`."""
+    kind: str
+    """What to type behind it: `INT`, `FLOAT`, `TEXT`, choices in braces; empty for a switch."""
+    default: str
+    """As it would be typed; `on` or `off` for a switch."""
+    description: str
+    """The docstring under the field, on one line."""
+
+    @property
+    def off(self) -> str:
+        """The name that turns a switch off: `--ppo.no-score-scale`; empty for anything else."""
+        group, dot, last = self.name.removeprefix("--").rpartition(".")
+        return "" if self.kind else f"--{group}{dot}no-{last}"
+
+
+class Group(NamedTuple):
+    """The flags of one nested dataclass, or those of the stage itself."""
+
+    name: str
+    """Prefix of the flags; empty for the stage's own."""
+    description: str
+    flags: list[Flag]
+
+
+def groups(settings: config.Stage) -> list[Group]:
+    """Return the flags of a stage, its own first, with the values of `settings` as defaults."""
+    names = [field.name for field in dataclasses.fields(settings)]
+    found = [Group("", "", list(_flags(settings, "--")))]
+    for name in names:
+        inner = getattr(settings, name)
+        if dataclasses.is_dataclass(inner):
+            found.append(Group(name, inspect.cleandoc(inner.__doc__ or ""), list(_flags(inner, f"--{name}."))))
+    return found
+
+
+def flag_names(settings: config.Stage) -> list[str]:
+    """Return the names of all flags of a stage."""
+    return [flag.name for group in groups(settings) for flag in group.flags]
+
+
+def _flags(settings: Any, prefix: str) -> Iterator[Flag]:
+    owner: type[object] = type(settings)
+    kinds, descriptions = get_type_hints(owner), _descriptions(owner)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not dataclasses.is_dataclass(value):
+            name = prefix + field.name.replace("_", "-")
+            yield Flag(name, _kind(kinds[field.name]), _typed(value), descriptions.get(field.name, ""))
+
+
+def _kind(declared: Any) -> str:
+    """Return how a type is named in help.
+
+    Raises:
+        TypeError: the command line has no form for it.
+    """
+    origin, arguments = get_origin(declared), get_args(declared)
+    if declared is bool:
+        return ""
+    if declared in _KINDS:
+        return _KINDS[declared]
+    if origin is Literal:
+        return "{" + ",".join(map(str, arguments)) + "}"
+    if origin is Union or origin is types.UnionType:
+        return "|".join("None" if kind is type(None) else _kind(kind) for kind in arguments)
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        return f"[{_kind(arguments[0])} ...]"
+    raise TypeError(f"no flag can hold {declared}")
+
+
+def _typed(value: object) -> str:
+    """Return a value as it would be typed."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return " ".join(map(_typed, value))
+    return str(value).replace("\n", "\\n")
+
+
+def _descriptions(settings: type[object]) -> dict[str, str]:
+    """Return the docstrings under the fields of a dataclass and of those it inherits from."""
+    found: dict[str, str] = {}
+    for owner in reversed(settings.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        tree = ast.parse(inspect.getsource(owner))
+        body = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)).body
+        for field, following in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                text = _docstring(following)
+                if text is not None:
+                    found[field.target.id] = text
+    return found
+
+
+def _docstring(statement: ast.stmt) -> str | None:
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        return " ".join(str(statement.value.value).split())
+    return None

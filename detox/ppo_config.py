@@ -1,0 +1,111 @@
+"""The trainer's settings: those of TRL 0.11.4, and those that TRL does not have; and the optimizer they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from trl import PPOConfig
+
+import config
+from detox.errors import UserError
+
+
+@dataclass
+class Seq2SeqPPOConfig(PPOConfig):
+    """`trl.PPOConfig` and the settings that TRL does not have; `config.PPO` documents them.
+
+    TRL's own names keep their meaning: a minibatch, one optimizer step, is `mini_batch_size *
+    gradient_accumulation_steps` examples, and `mini_batch_size` of them are run at once. As in TRL, sizes are those
+    of one process.
+    """
+
+    kl_estimator: Literal["k1", "k3", "full"] | None = None
+    """None follows TRL's `kl_penalty`: "kl" is k1, "full" is full."""
+    adam_eps: float = 1e-5
+    value_learning_rate: float | None = None
+    value_reads_detached: bool = True
+    whiten_advantages: bool = True
+    unfinished_penalty: float = 0.0
+    early_stop_kl: float | None = None
+    updates: int | None = None
+    """With a number, learning rates decay linearly to 0 over so many updates."""
+    engine: Literal["auto", "hf", "packed"] = "auto"
+
+    @classmethod
+    def from_settings(
+        cls, ppo: config.PPO, *, seed: int, engine: str, cpu: bool, processes: int = 1
+    ) -> Seq2SeqPPOConfig:
+        """Translate the pipeline's settings, whose sizes are those of all processes together, into TRL's names.
+
+        Raises:
+            UserError: the minibatch can't be shared evenly.
+        """
+        if ppo.minibatch_size % processes:
+            raise UserError(
+                f"--ppo.minibatch-size={ppo.minibatch_size}: {processes} processes can't share it evenly; start a "
+                "number of processes that divides it"
+            )
+        minibatch = ppo.minibatch_size // processes
+        microbatch = math.gcd(minibatch, ppo.effective_microbatch)
+        return cls(
+            seed=seed,
+            steps=ppo.updates * ppo.batch_size // processes,
+            learning_rate=ppo.learning_rate,
+            batch_size=ppo.batch_size // processes,
+            mini_batch_size=microbatch,
+            gradient_accumulation_steps=minibatch // microbatch,
+            ppo_epochs=ppo.ppo_epochs,
+            max_grad_norm=ppo.max_grad_norm,
+            adap_kl_ctrl=ppo.kl_control == "adaptive",
+            init_kl_coef=ppo.kl_coef,
+            target=ppo.kl_target,
+            horizon=ppo.kl_horizon,
+            gamma=ppo.gamma,
+            lam=ppo.lam,
+            cliprange=ppo.clip_range,
+            cliprange_value=ppo.value_clip_range,
+            vf_coef=ppo.vf_coef,
+            use_score_norm=ppo.score_normalize,
+            use_score_scaling=ppo.score_scale,
+            score_clip=ppo.score_clip,
+            accelerator_kwargs={"cpu": cpu},
+            kl_estimator=ppo.kl_penalty,
+            adam_eps=ppo.adam_eps,
+            value_learning_rate=ppo.value_learning_rate,
+            value_reads_detached=ppo.value_reads_detached,
+            whiten_advantages=ppo.whiten_advantages,
+            unfinished_penalty=ppo.unfinished_penalty,
+            early_stop_kl=ppo.early_stop_kl,
+            updates=ppo.updates if ppo.schedule == "linear" else None,
+            engine=engine,
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kl_estimator is None:
+            offered = {"kl": "k1", "full": "full"}
+            if self.kl_penalty not in offered:
+                raise ValueError(f"kl_penalty={self.kl_penalty!r}: use 'kl' or 'full', or set kl_estimator")
+            self.kl_estimator = offered[self.kl_penalty]
+
+    @classmethod
+    def of(cls, plain: PPOConfig) -> Seq2SeqPPOConfig:
+        """Return TRL's settings with the defaults of those that TRL does not have."""
+        if isinstance(plain, cls):
+            return plain
+        return cls(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain) if field.init})
+
+
+def make_optimizer(model: Any, config: Seq2SeqPPOConfig) -> torch.optim.Adam:
+    """Return Adam over what is trained: the policy's parameters, then the value head's at its own rate."""
+    head = [p for p in model.v_head.parameters() if p.requires_grad]
+    policy = [p for p in model.pretrained_model.parameters() if p.requires_grad]
+    if not policy:
+        raise ValueError("nothing in the model is trained: no parameter requires a gradient")
+    value_rate = config.value_learning_rate or config.learning_rate
+    groups = [{"params": policy, "lr": config.learning_rate}, {"params": head, "lr": value_rate}]
+    return torch.optim.Adam(groups, eps=config.adam_eps)
