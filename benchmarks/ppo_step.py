@@ -94,7 +94,8 @@ def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: con
 
     A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
     causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what a
-    phase before made needless: `old` (sampling has those numbers), and the encoder where it is frozen. The
+    phase before made needless: `old` (sampling has those numbers), and where the encoder is frozen, it and the
+    products of its output with the decoder's frozen weights. The
     backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
     attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
     """
@@ -118,7 +119,7 @@ def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: con
     backward = decoder + 2 * decoder_attention + head
     once = encoder + encoder_attention + forward
     if ppo.lora_scope == "decoder":
-        reference, epoch = forward, forward + backward + 3 * lora_decoder
+        reference, epoch = forward - memory, forward - memory + backward + 3 * lora_decoder
     else:
         reference = once
         epoch = once + backward + memory + encoder + 2 * encoder_attention + 3 * (lora_decoder + lora_encoder)
