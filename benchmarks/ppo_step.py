@@ -94,7 +94,8 @@ def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: con
 
     A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
     causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what a
-    phase before made needless: `old` (sampling has those numbers), and the encoder where it is frozen. The
+    phase before made needless: `old` (sampling has those numbers), and where the encoder is frozen, it and the
+    products of its output with the decoder's frozen weights. The
     backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
     attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
     """
@@ -118,7 +119,7 @@ def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: con
     backward = decoder + 2 * decoder_attention + head
     once = encoder + encoder_attention + forward
     if ppo.lora_scope == "decoder":
-        reference, epoch = forward, forward + backward + 3 * lora_decoder
+        reference, epoch = forward - memory, forward - memory + backward + 3 * lora_decoder
     else:
         reference = once
         epoch = once + backward + memory + encoder + 2 * encoder_attention + 3 * (lora_decoder + lora_encoder)
@@ -207,13 +208,14 @@ def classifier_config(shape: Shape) -> Any:
     )
 
 
-def make_classifier(shape: Shape, device: str) -> Any:
+def make_classifier(shape: Shape, device: str, dtype: Any) -> Any:
     """Return a randomly initialised RoBERTa classifier, frozen."""
     import torch
     from transformers import RobertaForSequenceClassification
 
     torch.manual_seed(1)
-    return RobertaForSequenceClassification(classifier_config(shape)).to(device).eval().requires_grad_(False)
+    model = RobertaForSequenceClassification(classifier_config(shape))
+    return model.to(device, dtype).eval().requires_grad_(False)
 
 
 def make_tokenizer() -> Any:
@@ -402,7 +404,7 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     task = make_task(variant, arguments)
     before = peak_mb()
     iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
-    classifier = make_classifier(task.shape, task.device)
+    classifier = make_classifier(task.shape, task.device, task.dtype)
     # A first, short iteration pays for what is done once; this project's trainer checks its ratio there.
     short = min(WARM_UP_TOKENS, arguments.new_tokens)
     iterate(task.prompts([8] * arguments.batch_size, seed=1), short, Timer(task.device), classifier)
@@ -509,8 +511,7 @@ def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[s
     for name, own in of.items():
         median = {phase: _median(own, lambda run, phase=phase: run["seconds"][phase]) for phase in (*PHASES, "total")}
         work = own[0]["gflop"]
-        best = {phase: peak["float32" if phase == "score" else own[0]["dtype"]] for phase in PHASES}
-        floor = {phase: work[phase] / best[phase] for phase in PHASES}
+        floor = {phase: work[phase] / peak[own[0]["dtype"]] for phase in PHASES}
         totals = [run["seconds"]["total"] for run in own]
         summary[name] = {
             "dtype": own[0]["dtype"],
