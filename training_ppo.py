@@ -245,10 +245,14 @@ def save(
     inputs: dict[str, Path],
     weights: dict[str, str],
 ) -> None:
-    """Write a checkpoint and the curves, and remove the checkpoints that are no longer kept."""
+    """Write the curves and a checkpoint, and remove the checkpoints that are no longer kept.
+
+    The checkpoint comes last: a run that ends in between goes on from the one before, and draws the curves again.
+    """
     from detox import checkpoint
     from detox.plots import training_png
 
+    training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(
         folder / checkpoint.name(parts.trainer.updates_done),
         parts.trainer,
@@ -259,7 +263,6 @@ def save(
         weights=weights,
     )
     checkpoint.prune(folder, settings.save.keep, progress["best"])
-    training_png(progress["metrics"], folder / "training.png")
 
 
 def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any, interrupt: Interrupt) -> int | None:
