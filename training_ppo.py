@@ -114,10 +114,9 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     tokenizer = models.load_tokenizer(base, revision)
     models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
+    dtype = choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
-    with_value_head = policy.make_policy(
-        start, settings.ppo, seed=settings.seed, dtype=choose_dtype(settings.dtype, device)
-    )
+    with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
     if processes.sharded:
         sharding.shard(start, processes)
     ppo = Seq2SeqPPOConfig.from_settings(
@@ -128,7 +127,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
         processes=processes.count,
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer, processes=processes)
-    classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label)
+    classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
     scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")

@@ -90,48 +90,14 @@ def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[i
 
 
 def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: config.PPO) -> dict[str, float]:
-    """Return the floating-point work (10^9) that each phase cannot do without: matrix products alone.
+    """Return the floating-point work (10^9) that each phase cannot do without; `detox.work` says what counts."""
+    from detox import work
+    from detox.sizes import ClassifierSizes, Sizes
 
-    A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
-    causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what a
-    phase before made needless: `old` (sampling has those numbers), and the encoder where it is frozen. The
-    backward pass takes as much as the forward pass for the input of a frozen product, and twice as much for
-    attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
-    """
-    tokens, answers, layers = sum(lengths), len(lengths) * new_tokens, shape.layers
-    square, wide = 2 * shape.d * shape.inner, 2 * shape.d * shape.d_ff
-    encoder = tokens * layers * (4 * square + 3 * wide)
-    encoder_attention = sum(4 * length**2 * shape.inner for length in lengths) * layers
-    decoder = answers * layers * (6 * square + 3 * wide)
-    memory = tokens * layers * 2 * square
-    decoder_attention = layers * shape.inner * new_tokens * (len(lengths) * 2 * (new_tokens + 1) + 4 * tokens)
-    head = answers * 2 * shape.d * shape.vocabulary
-
-    r, everything = ppo.lora_r, ppo.lora_targets == "all-linear"
-    narrow, narrow_wide = 2 * r * (shape.d + shape.inner), 2 * r * (shape.d + shape.d_ff)
-    lora_decoder = layers * (
-        answers * (narrow * (6 if everything else 3) + (3 * narrow_wide if everything else 0))
-        + tokens * narrow * (2 if everything else 1)
-    )
-    lora_encoder = layers * tokens * (4 * narrow + 3 * narrow_wide if everything else 2 * narrow)
-    forward = decoder + memory + decoder_attention + head
-    backward = decoder + 2 * decoder_attention + head
-    once = encoder + encoder_attention + forward
-    if ppo.lora_scope == "decoder":
-        reference, epoch = forward, forward + backward + 3 * lora_decoder
-    else:
-        reference = once
-        epoch = once + backward + memory + encoder + 2 * encoder_attention + 3 * (lora_decoder + lora_encoder)
-    d, scored = shape.classifier_d, len(lengths) * (new_tokens + 2)
-    classifier = shape.classifier_layers * (scored * 24 * d**2 + 4 * scored * (new_tokens + 2) * d)
-    work = {
-        "rollout": once,
-        "score": classifier,
-        "old": 0,
-        "reference": reference,
-        "epochs": ppo.ppo_epochs * epoch,
-    }
-    return {phase: work.get(phase, 0) / 1e9 for phase in PHASES}
+    sizes, classifier = Sizes.of(t5_config(shape), ppo), ClassifierSizes.of(classifier_config(shape))
+    made = work.useful_gflop(sizes, classifier, lengths, new_tokens, ppo)
+    made["rollout"] = made.pop("encode") + made.pop("generate")
+    return {phase: made.get(phase, 0.0) for phase in PHASES}
 
 
 def measured_peak(device: str) -> dict[str, float]:
@@ -207,13 +173,14 @@ def classifier_config(shape: Shape) -> Any:
     )
 
 
-def make_classifier(shape: Shape, device: str) -> Any:
+def make_classifier(shape: Shape, device: str, dtype: Any) -> Any:
     """Return a randomly initialised RoBERTa classifier, frozen."""
     import torch
     from transformers import RobertaForSequenceClassification
 
     torch.manual_seed(1)
-    return RobertaForSequenceClassification(classifier_config(shape)).to(device).eval().requires_grad_(False)
+    model = RobertaForSequenceClassification(classifier_config(shape))
+    return model.to(device, dtype).eval().requires_grad_(False)
 
 
 def make_tokenizer() -> Any:
@@ -402,7 +369,7 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     task = make_task(variant, arguments)
     before = peak_mb()
     iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
-    classifier = make_classifier(task.shape, task.device)
+    classifier = make_classifier(task.shape, task.device, task.dtype)
     # A first, short iteration pays for what is done once; this project's trainer checks its ratio there.
     short = min(WARM_UP_TOKENS, arguments.new_tokens)
     iterate(task.prompts([8] * arguments.batch_size, seed=1), short, Timer(task.device), classifier)
@@ -509,8 +476,7 @@ def summarize(runs: Sequence[dict[str, Any]], variants: Sequence[str]) -> dict[s
     for name, own in of.items():
         median = {phase: _median(own, lambda run, phase=phase: run["seconds"][phase]) for phase in (*PHASES, "total")}
         work = own[0]["gflop"]
-        best = {phase: peak["float32" if phase == "score" else own[0]["dtype"]] for phase in PHASES}
-        floor = {phase: work[phase] / best[phase] for phase in PHASES}
+        floor = {phase: work[phase] / peak[own[0]["dtype"]] for phase in PHASES}
         totals = [run["seconds"]["total"] for run in own]
         summary[name] = {
             "dtype": own[0]["dtype"],

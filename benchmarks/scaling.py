@@ -153,7 +153,7 @@ def training(task: ppo_step.Task, processes: TimedProcesses) -> Callable[[Sequen
     settings = Seq2SeqPPOConfig.from_settings(task.ppo, seed=0, engine=task.engine, cpu=True, processes=processes.count)
     policy = make_policy(ppo_step.make_t5(task.shape), task.ppo, dtype=task.dtype)
     trainer = Seq2SeqPPOTrainer(settings, policy, tokenizer=ppo_step.make_tokenizer(), processes=processes)
-    classifier = ppo_step.make_classifier(task.shape, "cpu")
+    classifier = ppo_step.make_classifier(task.shape, "cpu", task.dtype)
     sampling = Sampling(banned=tuple((eos,) for eos in trainer.engine.eos_ids))
 
     def iterate(prompts: Sequence[Any], new_tokens: int) -> dict[str, Any]:

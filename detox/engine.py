@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
+from detox.allocator import keep_freed_memory
 from detox.errors import UserError
+from detox.layers import few_rows_times
 from detox.logprobs import linear_logprobs
 from detox.sharding import is_sharded
 
@@ -30,10 +32,14 @@ class Encoded:
     Attributes:
         hidden: [sum of lengths, d], in the encoder's dtype.
         lengths: tokens of each prompt.
+        origin: what this was selected from, and [sum of lengths] int64, the row there of each token.
+        products: what an engine computed of `hidden`, by layer, for all that is selected from this.
     """
 
     hidden: Tensor
     lengths: tuple[int, ...]
+    origin: tuple[Encoded, Tensor] | None = None
+    products: dict[nn.Module, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -44,8 +50,9 @@ class Encoded:
 
     def select(self, indices: Sequence[int]) -> Encoded:
         """Return the prompts at `indices`, in that order."""
-        rows = self.rows()
-        return Encoded(torch.cat([rows[i] for i in indices]), tuple(self.lengths[i] for i in indices))
+        tokens = torch.arange(len(self.hidden), device=self.hidden.device).split(self.lengths)
+        rows = torch.cat([tokens[i] for i in indices])
+        return Encoded(self.hidden[rows], tuple(self.lengths[i] for i in indices), (self, rows))
 
 
 @dataclass(frozen=True)
@@ -281,11 +288,7 @@ class Engine(ABC):
             self.advance(state, tokens)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        rows = self.head_input(hidden).to(self.head_weight.dtype)
-        if rows.dtype == torch.bfloat16 and len(rows) <= 64:
-            logits = (self.head_weight @ rows.T).T.float()  # on a CPU twice as fast as few rows times a wide matrix
-        else:
-            logits = (rows @ self.head_weight.T).float()
+        logits = few_rows_times(self.head_input(hidden), self.head_weight)
         return logits if self.head_bias is None else logits + self.head_bias
 
     def adapters_off(self) -> contextlib.AbstractContextManager:
@@ -352,7 +355,7 @@ def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: T
         cumulative = logits.softmax(-1).cumsum(-1)
         # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
         tokens = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
-    return tokens, full.gather(-1, tokens[:, None]).squeeze(-1) - full.logsumexp(-1)
+    return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
 
 def _ban(logits: Tensor, prefixes: Tensor, banned: Sequence[Sequence[int]]) -> Tensor:
@@ -471,6 +474,7 @@ def make_engine(
     Raises:
         UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
     """
+    keep_freed_memory()
     on_mps, sharded = next(model.parameters()).device.type == "mps", is_sharded(model)
     if name == "packed" and sharded:
         raise UserError("--engine=packed: reads weights in place, and these are sharded; leave it to auto, or use hf")

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+CHUNK = 192
+"""Rows whose logits exist at once. With T5's 32,128 words a buffer of theirs is one that malloc keeps, not returns."""
+
 
 def linear_logprobs(
     hidden: Tensor,
@@ -15,7 +18,7 @@ def linear_logprobs(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    chunk: int = 256,
+    chunk: int = CHUNK,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log softmax(hidden @ weight.T + bias)[targets], computed `chunk` rows at a time.
@@ -43,7 +46,7 @@ def linear_logprobs(
 
 @torch.no_grad()
 def linear_full_kl(
-    hidden: Tensor, reference_hidden: Tensor, weight: Tensor, *, bias: Tensor | None = None, chunk: int = 256
+    hidden: Tensor, reference_hidden: Tensor, weight: Tensor, *, bias: Tensor | None = None, chunk: int = CHUNK
 ) -> Tensor:
     """Return the exact KL(policy || reference) over the vocabulary, where both share a head; no gradient.
 
@@ -58,9 +61,10 @@ def linear_full_kl(
         [N] float32 (float64 for a float64 weight), in nats.
     """
     divergence = hidden.new_empty(len(hidden), dtype=_softmax_dtype(weight))
+    head = _Head(weight, bias, min(chunk, len(hidden)))
     for rows in _chunks(len(hidden), chunk):
-        logprobs = _logits(hidden[rows], weight, bias).log_softmax(-1)
-        difference = logprobs - _logits(reference_hidden[rows], weight, bias).log_softmax(-1)
+        logprobs = head.logits(hidden[rows]).log_softmax(-1)
+        difference = logprobs - head.logits(reference_hidden[rows]).log_softmax(-1)
         divergence[rows] = difference.mul_(logprobs.exp_()).sum(-1)
     return divergence
 
@@ -79,24 +83,20 @@ class _LinearLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         ctx.chunk, ctx.derived = chunk, derive
         logprobs = hidden.new_empty(len(hidden), dtype=_softmax_dtype(weight))
-        logsumexp = torch.empty_like(logprobs)
         entropies = torch.empty_like(logprobs) if entropy else None
         derivative = torch.empty_like(hidden) if derive else None
+        head = _Head(weight, bias, min(chunk, len(hidden)))
         for rows in _chunks(len(hidden), chunk):
-            logits = _logits(hidden[rows], weight, bias)
-            logsumexp[rows] = logits.logsumexp(-1)
-            logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - logsumexp[rows]
+            logits, probabilities = head.softmax(hidden[rows])
+            # The highest probability is 1 over the sum of exponentials.
+            logsumexp = logits.amax(-1) - probabilities.amax(-1).log()
+            logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - logsumexp
             if entropies is not None:
-                full = logits - logsumexp[rows, None]
-                entropies[rows] = -full.exp().mul_(full).sum(-1)
+                entropies[rows] = logsumexp - torch.linalg.vecdot(probabilities, logits)
             if derivative is not None:
-                ones = torch.ones_like(logprobs[rows])
-                grad_logits = _grad_logits(logits, logsumexp[rows], targets[rows], ones)
-                derivative[rows] = _matmul(grad_logits.to(weight.dtype), weight).to(hidden.dtype)
-        if derive:
-            ctx.save_for_backward(derivative)
-        else:
-            ctx.save_for_backward(hidden, weight, bias, targets, logsumexp)
+                difference = head.narrow(_less_one_hot(probabilities, targets[rows]))
+                derivative[rows] = _matmul(difference, weight).neg_()
+        ctx.save_for_backward(*([derivative] if derive else [hidden, weight, bias, targets]))
         if entropies is not None:
             ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
@@ -107,17 +107,18 @@ class _LinearLogprobs(torch.autograd.Function):
         if ctx.derived:
             (derivative,) = ctx.saved_tensors
             return (derivative * grad[:, None]).to(derivative.dtype), None, None, None, None, None, None
-        hidden, weight, bias, targets, logsumexp = ctx.saved_tensors
+        hidden, weight, bias, targets = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if for_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=logsumexp.dtype) if for_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=logsumexp.dtype) if for_bias else None
+        grad_weight = torch.zeros_like(weight, dtype=grad.dtype) if for_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if for_bias else None
+        head = _Head(weight, bias, min(ctx.chunk, len(hidden)))
         for rows in _chunks(len(hidden), ctx.chunk):
-            logits = _logits(hidden[rows], weight, bias)
-            grad_logits = _grad_logits(logits, logsumexp[rows], targets[rows], grad[rows])
+            _, probabilities = head.softmax(hidden[rows])
+            grad_logits = _less_one_hot(probabilities, targets[rows]).mul_(-grad[rows, None])
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
-            grad_logits = grad_logits.to(weight.dtype)
+            grad_logits = head.narrow(grad_logits)
             if grad_hidden is not None:
                 grad_hidden[rows] = _matmul(grad_logits, weight).to(hidden.dtype)
             if grad_weight is not None:
@@ -127,15 +128,38 @@ class _LinearLogprobs(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
-def _grad_logits(logits: Tensor, logsumexp: Tensor, targets: Tensor, grad: Tensor) -> Tensor:
-    """Overwrite [n, V] logits with grad * (one-hot(targets) - softmax)."""
-    logits.sub_(logsumexp[:, None]).exp_().mul_(-grad[:, None])
-    return logits.scatter_add_(1, targets[:, None], grad[:, None].to(logits.dtype))
+def _less_one_hot(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Take 1 off [n, V] probabilities at the targets [n], in place: minus the derivative of log-probabilities."""
+    return probabilities.scatter_add_(1, targets[:, None], probabilities.new_full((len(targets), 1), -1.0))
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    logits = _matmul(hidden.to(weight.dtype), weight.T).to(_softmax_dtype(weight))
-    return logits if bias is None else logits.add_(bias)
+class _Head:
+    """The product with the head for up to `rows` rows at a time, in buffers that are used again each time."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
+        self.weight, self.bias = weight, bias
+        shape, dtype = (rows, len(weight)), _softmax_dtype(weight)
+        self._narrow = weight.new_empty(shape)
+        self._logits = self._narrow if weight.dtype == dtype else weight.new_empty(shape, dtype=dtype)
+        self._probabilities = weight.new_empty(shape, dtype=dtype)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits [n, V] of hidden states [n, d], in the dtype of the softmax."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            product = torch.mm(hidden.to(self.weight.dtype), self.weight.T, out=self._narrow[: len(hidden)])
+        logits = self._logits[: len(hidden)]
+        if logits.dtype != product.dtype:
+            logits.copy_(product)
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def softmax(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, [n, V] each, of hidden states [n, d]."""
+        logits = self.logits(hidden)
+        return logits, torch.softmax(logits, -1, out=self._probabilities[: len(hidden)])
+
+    def narrow(self, wide: Tensor) -> Tensor:
+        """Return [n, V] in the dtype of the weight; overwrites the logits."""
+        return wide if wide.dtype == self.weight.dtype else self._narrow[: len(wide)].copy_(wide)
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2)
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
 - optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
   an update is taken back to where it fails.
-- reward model: 4 a parameter.
+- reward model: w a parameter.
 - rollout: keys and values of prompts and summaries, hidden states, and the merged weights (in float32, if they
   are not sharded).
 - update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every
   layer: the residual stream once a norm; query, key, value and output of attention (in float32 on a CPU);
-  the arguments of the activation; the input of each layer with an adapter. Hugging Face's modules keep
-  more: `_kept_by_modules`.
+  the arguments of the activation; the input of each layer with an adapter; and of all prompts of a rollout,
+  keys and values before LoRA, where the encoder is frozen. Hugging Face's modules keep more:
+  `_kept_by_modules`.
 - logits: of one step of the rollout, or of one chunk of the fused head in the update, as the peak is in
   either.
 - kernels and allocator, on a CPU: what torch and oneDNN load and compile once a model runs, and freed memory that
@@ -34,13 +35,14 @@ import torch
 import config
 from detox import artifacts
 from detox.engine import choose_dtype
+from detox.logprobs import CHUNK
 from detox.sizes import Sizes, reads_prompt, rows
 
 GIB = 2**30
-HEAD_CHUNK = 256
-"""Rows whose logits the fused head holds at once."""
 ENCODE_ROWS = 1536
 """Tokens that the packed engine encodes at once."""
+KNOWN_BYTES = 2**28
+"""Most that the packed engine keeps of keys and values of a rollout's prompts between its passes."""
 KERNELS = {torch.float32: 58 * 2**20, torch.bfloat16: 84 * 2**20}
 """On a CPU, bytes that kernels and allocator take; in bfloat16 oneDNN compiles more of them."""
 OUTPUTS = ("o", "out_proj", "wo", "fc2")
@@ -95,21 +97,24 @@ def plan(
     """
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     w, on_cpu = dtype.itemsize, device.type == "cpu"
+    a = 4 if packed and on_cpu else w  # inside attention
     rollout_tokens, update_tokens = ppo.batch_size * query_tokens, ppo.effective_microbatch * query_tokens
     new_tokens = settings.rollout.max_new_tokens
     answers = ppo.effective_microbatch * new_tokens
     adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
     # What a rollout leaves: the encoder's output and the hidden states that predicted each token.
     left = rollout_tokens * sizes.d * w + ppo.batch_size * new_tokens * sizes.d * 4
-    generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, w)
+    generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, a)
     if dtype == torch.float32 and shards == 1:
         generate += sizes.lora_weights * 4
     encode = _encoding(sizes, min(rollout_tokens, max(ENCODE_ROWS, query_tokens)) if packed else rollout_tokens, w)
-    kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, 4 if on_cpu else w)
+    kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, a)
+    known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)
+    kept += known if known <= KNOWN_BYTES and not sizes.encoder_is_trained else 0
     if not packed:
         kept = _kept_by_modules(sizes, answers, update_tokens, ppo.lora_r, w)
     step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
-    chunk_logits = min(HEAD_CHUNK, answers) * sizes.vocabulary * 12
+    chunk_logits = min(CHUNK, answers) * sizes.vocabulary * (12 if w == 4 else 14)
     rollout, update = left + max(generate, encode), left + kept
     phase = max(rollout + step_logits, update + chunk_logits)
     in_rollout = phase == rollout + step_logits
@@ -122,7 +127,7 @@ def plan(
         "adapters": adapters * 8,
         "value head": value_head * 8,
         "optimizer": (adapters + value_head) * 20,
-        "reward model": reward_parameters * 4,
+        "reward model": reward_parameters * w,
         "activations of the rollout": rollout,
         "activations of the update": update,
         "logits": step_logits if in_rollout else chunk_logits,

@@ -347,6 +347,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
                 parameter.data.copy_(value)
             self.optimizer.load_state_dict(optimizer_before)
             return self._skip(problem)
+        rollout.encoded.products.clear()
         empty_cache(self.engine.device)
         metrics = self._metrics(experience, statistics)
         metrics["time/forward"] = forwarded - started

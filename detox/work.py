@@ -15,9 +15,10 @@ def useful_gflop(
 
     A product of n rows with a [k, m] weight is 2 n k m. Attention of n queries over s keys is 4 n s inner,
     causal attention half of it. Padding, norms, softmax and the optimizer count nothing; nor does what a
-    phase before made needless: the old log-probabilities (sampling has them), and the encoder where it is
-    frozen. The backward pass takes as much as the forward pass for the input of a frozen product, and twice
-    as much for attention and for LoRA; where the encoder is frozen it stops at the encoder's output.
+    phase before made needless: the old log-probabilities (sampling has them), and where the encoder is frozen,
+    it and the products of its output with the decoder's frozen weights. The backward pass takes as much as the
+    forward pass for the input of a frozen product, and twice as much for attention and for LoRA; where the
+    encoder is frozen it stops at the encoder's output.
 
     Args:
         sizes: of the summarizer.
@@ -39,9 +40,10 @@ def useful_gflop(
         for name, (fan_in, fan_out) in sizes.adapted.items()
     )
     encode, generate = encoder + encoder_attention, decoder + memory + decoder_attention + head
-    reference, epoch = generate, 2 * generate - memory + decoder_attention + 3 * lora
+    again = generate - memory  # what has to be done anew for the same prompts
+    reference, epoch = again, 2 * again + decoder_attention + 3 * lora
     if sizes.encoder_is_trained:
-        reference, epoch = encode + generate, epoch + memory + 2 * encode + encoder_attention
+        reference, epoch = encode + generate, epoch + 2 * memory + 2 * encode + encoder_attention
     scored = len(lengths) * (new_tokens + 2)
     score = 2 * scored * classifier.linear + 4 * classifier.layers * scored * (new_tokens + 2) * classifier.d
     work = {

@@ -22,7 +22,7 @@ SETTINGS = {
 def main(commands: list[list[str]]) -> int:
     """Run the stages, each with its flags; print the exit codes of this process as the last line."""
     codes = [cli.run(SETTINGS[stage], importlib.import_module(stage).main, flags) for stage, *flags in commands]
-    print(f"exit codes {codes}", flush=True)
+    print(f"exit codes {codes}", flush=True, file=sys.__stdout__)
     return 0
 
 

@@ -26,7 +26,7 @@ def test_useful_work_is_what_torch_counts():
     from torch.utils.flop_counter import FlopCounterMode
 
     shape, length, new_tokens = ppo_step.Shape(32, 64, 2, 2, 16, 160, 32, 2, 100), 12, 5
-    model, classifier = ppo_step.make_t5(shape), ppo_step.make_classifier(shape, "cpu")
+    model, classifier = ppo_step.make_t5(shape), ppo_step.make_classifier(shape, "cpu", torch.float32)
     for made in (model, classifier):
         made.set_attn_implementation("eager")  # the counter knows no fused attention on a CPU
     counted = {}

@@ -433,13 +433,13 @@ def test_a_checkpoint_of_another_model(place, capsys):
     tiny.t5(Path("wide"), d_model=64)
     rebase(folder, "wide")
     assert run() == 2
-    refused(capsys, "step-0002", "has size 32")
+    refused(capsys, "step-0002", "wide: not the model that it was")
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "checkpoints/r0/ppo/step-0002") == 2
     refused(capsys, "--checkpoint", "different models")
     tiny.bart(Path("bart"))
     rebase(folder, "bart")
     assert run() == 2
-    refused(capsys, "prepared", "tokenizer")
+    refused(capsys, "step-0002", "bart: not the model that it was")
     assert not (place / "r0" / "evaluation").exists()
 
 

@@ -57,7 +57,7 @@ from benchmarks import ppo_step
 def iterate(shape, ppo, queries, new_tokens):
     task = ppo_step.Task(shape, config.PPO(ppo_epochs=1, **ppo), "cpu", getattr(torch, sys.argv[3]), "auto")
     run = ppo_step.this_project(task)
-    classifier = ppo_step.make_classifier(shape, "cpu")
+    classifier = ppo_step.make_classifier(shape, "cpu", torch.float32)
     for seed in range(2):
         run(task.prompts([queries] * ppo["batch_size"], seed), new_tokens, ppo_step.Timer("cpu"), classifier)
 
@@ -107,7 +107,7 @@ def test_plan_is_within_a_fifth_of_the_measured_peak(case, dtype, measured):
     )
     made_for = ppo_step.Shape(**shape)
     summarizer = sizes.Sizes.of(ppo_step.t5_config(made_for), settings.ppo)
-    classifier = sum(p.numel() for p in ppo_step.make_classifier(made_for, "cpu").parameters())
+    classifier = sum(p.numel() for p in ppo_step.make_classifier(made_for, "cpu", torch.float32).parameters())
     made = memory.plan(settings, summarizer, classifier, CPU, queries, packed=True)
     planned = (made.peak - made.parts["interpreter and libraries"]) / 2**20
     assert planned == pytest.approx(measured[case], rel=0.2)
@@ -256,7 +256,7 @@ def test_useful_work_is_what_torch_counts():
 
     shape, length, new_tokens = ppo_step.Shape(64, 96, 6, 4, 16, 160, 32, 2, 100), 40, 6
     ppo = config.PPO(ppo_epochs=1, lora_scope="all", lora_r=4)
-    model, classifier = ppo_step.make_t5(shape), ppo_step.make_classifier(shape, "cpu")
+    model, classifier = ppo_step.make_t5(shape), ppo_step.make_classifier(shape, "cpu", torch.float32)
     for made in (model, classifier):
         made.set_attn_implementation("eager")  # the counter knows no fused attention on a CPU
     work_of = work.useful_gflop(
@@ -302,7 +302,7 @@ def test_passes_are_those_that_an_update_makes(scope):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ppo_step, "make_t5", lambda _: made)
         iterate = ppo_step.this_project(task)
-    classifier = ppo_step.make_classifier(shape, "cpu")
+    classifier = ppo_step.make_classifier(shape, "cpu", torch.float32)
     for seed in range(2):  # the first update also finds out whether sampling's log-probabilities serve
         counted.update(encoder=0, decoder=0)
         iterate(task.prompts([6, 7, 8, 9], seed), new_tokens, ppo_step.Timer("cpu"), classifier)

@@ -12,6 +12,7 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 
 from detox import t5
 from detox.engine import HuggingFaceEngine, Sampling, uniforms
+from detox.layers import linear, linear_of_few
 from detox.t5 import PackedT5Engine
 
 VOCABULARY, EOS = 64, 1
@@ -349,3 +350,52 @@ def test_what_is_supported():
     biased = t5_model()
     biased.decoder.block[1].layer[-1].DenseReluDense.wo = nn.Linear(48, 32, bias=True)
     assert not PackedT5Engine.supports(biased)
+
+
+def test_selections_share_the_products_of_prompts_with_frozen_weights(monkeypatch):
+    model = with_lora(t5_model(), ALL, scope="decoder")
+    engine = PackedT5Engine(model, nn.Linear(32, 1))
+    queries, responses, order = ids(LENGTHS), ids(RESPONSES, 1), [4, 0, 2]
+
+    def passes(whole):
+        model.zero_grad()
+        found = [
+            engine.logprobs(whole.select(order), [responses[i] for i in order], reference=reference).logprobs
+            for reference in (False, True)
+        ]
+        found[0].sum().backward()
+        return found, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    whole = engine.encode(queries)
+    shared, shared_grads = passes(whole)
+    assert len(whole.products) == 2 * len(model.get_base_model().decoder.block), "keys and values of each layer"
+    monkeypatch.setattr(t5, "KNOWN_BYTES", 0)
+    apart = engine.encode(queries)
+    expected, expected_grads = passes(apart)
+    assert not apart.products
+    torch.testing.assert_close(shared, expected, rtol=1e-5, atol=1e-6)
+    assert shared_grads.keys() == expected_grads.keys()
+    for name, grad in expected_grads.items():
+        assert float((shared_grads[name] - grad).norm() / grad.norm()) < 1e-5, name
+
+
+def test_what_is_trained_is_never_taken_from_an_earlier_pass():
+    for model in (with_lora(t5_model(), ALL), t5_model()):  # a trained encoder; trained weights
+        engine = PackedT5Engine(model)
+        whole = engine.encode(ids(LENGTHS))
+        engine.logprobs(whole.select([1, 3]), ids((3, 4), 1)).logprobs.sum().backward()
+        assert not whole.products
+
+
+@torch.no_grad()
+def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
+    layer = in_bfloat16(with_lora(t5_model(), ALL)).get_base_model().decoder.block[0].layer[0].SelfAttention.q
+    x = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    names = [part["default"].weight for part in (layer.lora_A, layer.lora_B)]
+    exact = x @ layer.base_layer.weight.float().T + layer.scaling["default"] * x @ names[0].T @ names[1].T
+    few, many = (function(layer, x, adapters=True) for function in (linear_of_few, linear))
+    assert few.dtype == torch.float32 and many.dtype == torch.bfloat16
+    errors = [float((found.float() - exact).norm() / exact.norm()) for found in (few, many)]
+    assert errors[0] < errors[1] < 0.01
+    frozen = linear_of_few(layer, x, adapters=False)
+    torch.testing.assert_close(frozen, linear(layer, x, adapters=False).float(), rtol=1e-2, atol=1e-2)
