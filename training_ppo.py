@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,14 +18,11 @@ import config
 from detox import cli
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from detox.interrupt import Interrupt
     from detox.parallel import Processes
     from detox.policy import LoraFactors
-    from detox.prompts import Prompt, PromptStream
+    from detox.prompts import PromptStream
     from detox.reward_terms import WeightedReward
-    from detox.trainer import Rollout, Seq2SeqPPOTrainer
+    from detox.trainer import Seq2SeqPPOTrainer
 
 
 class Parts(NamedTuple):
@@ -35,35 +32,6 @@ class Parts(NamedTuple):
     supervised: LoraFactors
     reward: WeightedReward
     prompts: PromptStream
-
-
-@dataclass
-class Account:
-    """What the processes tell each other of an update, beyond what the trainer exchanges.
-
-    Attributes:
-        summaries: of the rollout.
-        terms: [B] by name, of rewards that are sums.
-        peak_mb: the most memory used so far.
-        signal: that asks the run to end, or None.
-    """
-
-    summaries: list[str]
-    terms: dict[str, Tensor]
-    peak_mb: float
-    signal: int | None
-
-    @classmethod
-    def of_all(cls, accounts: list[Account]) -> Account:
-        """Put the accounts of all processes together."""
-        import torch
-
-        return cls(
-            [summary for account in accounts for summary in account.summaries],
-            {name: torch.cat([account.terms[name] for account in accounts]) for name in accounts[0].terms},
-            max(account.peak_mb for account in accounts),
-            next((account.signal for account in accounts if account.signal), None),
-        )
 
 
 def main(settings: config.PPOTraining) -> int:
@@ -181,7 +149,7 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint, collapse, trackers
+    from detox import checkpoint, collapse, rollouts, trackers
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
 
@@ -198,17 +166,17 @@ def train(
     with Interrupt() as interrupt, bar, tracking as tracker:
         stopped_by = None
         if resumed is None:
-            stopped_by = warm_up(settings, parts, bar, interrupt)
+            stopped_by = rollouts.warm_up(trainer, parts.prompts, parts.reward, settings, bar, interrupt)
         while trainer.updates_done < updates and stopped_by is None:
             started = time.perf_counter()
-            rollout, prompts, summaries = roll_out(settings, parts)
+            rollout, prompts, summaries = rollouts.roll_out(trainer, parts.prompts, settings)
             generated = time.perf_counter()
             scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
-            own = Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
-            whole = Account.of_all(processes.gather_objects(own))
+            own = rollouts.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
+            whole = rollouts.Account.of_all(processes.gather_objects(own))
             metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in whole.terms.items()}
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
             stopped_by = whole.signal
@@ -263,53 +231,6 @@ def save(
         weights=weights,
     )
     checkpoint.prune(folder, settings.save.keep, progress["best"])
-
-
-def warm_up(settings: config.PPOTraining, parts: Parts, bar: Any, interrupt: Interrupt) -> int | None:
-    """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something.
-
-    Returns:
-        The signal that ended it before its time, or None.
-    """
-    rollouts: list[Rollout] = []
-    scores: list[Tensor] = []
-    left = settings.ppo.value_warmup
-    while left > 0:
-        stopped_by = next(filter(None, parts.trainer.processes.gather_objects(interrupt.received)), None)
-        if stopped_by:
-            return stopped_by
-        bar.set_postfix_str(f"value warm-up, {left} rollouts left")
-        rollout, prompts, summaries = roll_out(settings, parts)
-        rollouts.append(rollout)
-        scores.append(parts.reward.score([prompt.row for prompt in prompts], summaries)[0])
-        left -= settings.ppo.batch_size
-    if rollouts:
-        explained = parts.trainer.warm_up_values(rollouts, scores)
-        count = len(rollouts) * settings.ppo.batch_size
-        print(f"value head fitted to {count} rollouts; it explains {explained:.0%} of the returns")
-    return None
-
-
-def roll_out(settings: config.PPOTraining, parts: Parts) -> tuple[Rollout, list[Prompt], list[str]]:
-    """Sample summaries of this process's share of the next batch of dialogues.
-
-    Returns:
-        The summaries as ids, the prompts, and the summaries as text without special tokens.
-    """
-    from detox.engine import Sampling
-
-    batch = settings.ppo.batch_size
-    prompts = parts.prompts.take(batch)[parts.trainer.processes.share(batch)]
-    sampling = Sampling(
-        temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
-    )
-    rollout = parts.trainer.rollout(
-        [prompt.query_ids for prompt in prompts],
-        [prompt.key for prompt in prompts],
-        settings.rollout.max_new_tokens,
-        sampling,
-    )
-    return rollout, prompts, parts.trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
 
 
 def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:

@@ -13,12 +13,39 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from detox import artifacts
+import config
+from detox import artifacts, models
+from detox.cases import Case, check_start
 from detox.engine import Engine
 from detox.errors import UserError, printable
+from detox.evaluation_task import load_engine, load_scorers
 
 _MOST_BYTES = 1_000_000
 _GAP = 4
+
+
+def ask(settings: config.EvaluationStage, case: Case) -> None:
+    """Print what the reference and the checkpoint make of one dialogue, greedily, and how toxic it is.
+
+    Raises:
+        UserError: the dialogue can't be used, or a model is gone or has changed.
+    """
+    if settings.ask is None:
+        return
+    models.quiet()
+    models.set_threads(settings.threads)
+    device = models.choose_device(settings.device)
+    check_start(case)
+    start = case.training.model
+    tokenizer = models.load_tokenizer(start.base, start.revision)
+    query = to_query(settings.ask, case.run / "prepared", tokenizer)
+    _, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
+    columns = {}
+    for title, adapter in ("Before", start.adapter), (f"After: {case.name}", str(case.checkpoint / "adapter")):
+        engine = load_engine(settings, case, adapter, device)
+        summary = summarize_greedily(engine, tokenizer, query, settings.evaluation.max_new_tokens)
+        columns[title] = summary, {name: scorers[name]([summary])[0] for name in ("toxicity", "judge")}
+    print(side_by_side(columns))
 
 
 def to_query(name: str, prepared: Path, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -80,7 +107,7 @@ def summarize_greedily(engine: Engine, tokenizer: PreTrainedTokenizerBase, query
     """Return the most likely summary, token by token, of one prompt [length] of ids."""
     with torch.no_grad():
         made = engine.generate(engine.encode([query]), max_new_tokens)
-    return tokenizer.decode(made.responses[0], skip_special_tokens=True).strip()
+    return tokenizer.batch_decode([made.responses[0].tolist()], skip_special_tokens=True)[0].strip()
 
 
 def side_by_side(columns: Mapping[str, tuple[str, Mapping[str, float]]], width: int | None = None) -> str:

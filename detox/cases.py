@@ -144,6 +144,15 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def publish(settings: config.EvaluationStage, target: Path, inputs: Mapping[str, Path], device: str) -> Iterator[Path]:
+    """Yield the folder that takes the files of an artefact of this stage."""
+    with artifacts.publish(
+        target, stage=STAGE, settings=settings, device=device, overwrite=settings.overwrite, inputs=inputs
+    ) as draft:
+        yield draft.path
+
+
 def inputs(case: Case) -> dict[str, Path]:
     return {"checkpoint": case.checkpoint, "prepared": case.run / "prepared"}
 
@@ -160,7 +169,7 @@ def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def differ_by_seed(cases: list[Case]) -> bool:
     """Return whether these are runs of the same settings under different seeds, one checkpoint each."""
-    free = dict(run=None, checkpoints="", seed=0, overwrite=False, device="auto", threads=None)
+    free: dict[str, Any] = dict(run=None, checkpoints="", seed=0, overwrite=False, device="auto", threads=None)
     same = {
         (replace(case.training, **free, save=config.Checkpoints(), model=_start(case)), case.checkpoint.name)
         for case in cases

@@ -193,7 +193,7 @@ def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
 
 
-def _build(kind: type, values: Mapping[str, Any]) -> Any:
+def _build(kind: Any, values: Any) -> Any:
     nested = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}  # JSON has none
     return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in given.items()})
@@ -225,9 +225,9 @@ def check(
             raise UserError(
                 f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
             )
-    before = _read_state(folder).get("weights")
+    recorded = _read_state(folder).get("weights")
     for model, now in weights.items():
-        if not isinstance(before, dict) or before.get(model) != now:
+        if not isinstance(recorded, dict) or recorded.get(model) != now:
             raise UserError(
                 f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
                 "a hub model), or start over with --overwrite or another --run"
@@ -262,11 +262,12 @@ def _load_optimizer(trainer: Seq2SeqPPOTrainer, tensors: Mapping[str, Tensor]) -
 
 
 def _rng_tensors() -> dict[str, Tensor]:
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    numpy: dict[str, Any] = np.random.get_state(legacy=False)
+    rest = [numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]]
     tensors = {
         "torch": torch.get_rng_state(),
-        "numpy_keys": torch.from_numpy(keys.astype(np.int64)),
-        "numpy_rest": torch.tensor([position, has_gauss, cached], dtype=torch.float64),
+        "numpy_keys": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
+        "numpy_rest": torch.tensor(rest, dtype=torch.float64),
     }
     if torch.cuda.is_available():
         tensors |= {f"cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}

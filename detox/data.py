@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, count, islice, zip_longest
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,8 @@ def locate(settings: config.Data, seed: int) -> Source:
     if is_local and settings.revision is not None:
         raise UserError(f"--data.revision={settings.revision}: {name} is not on the hub; leave the revision out")
     if name == "demo:corpus":
-        records = corpus.generate(seed, **DEMO_DIALOGUES)
+        train, validation, test = (DEMO_DIALOGUES[split] for split in SPLITS)
+        records = corpus.generate(seed, train, validation, test)
         return Source(name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings))
     if path.is_file():
         reader = _reader(path)
@@ -280,10 +281,9 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
         yield from _read_json_lines(path)
         return
     text = "".join(line for _, line in _lines(path))
-    space = re.compile(r"\s*")
     position, line, separator = 0, 1, "["
     while separator != "]":
-        begin = space.match(text, space.match(text, position).end() + 1).end()
+        begin = _behind_space(text, _behind_space(text, position) + 1)
         line += text.count("\n", position, begin)
         where = f"{path}:{line}"
         if separator == "[" and text[begin : begin + 1] == "]":
@@ -291,13 +291,21 @@ def _read_json(path: Path) -> Iterator[tuple[str, Record]]:
         else:
             record, end = _json_value(where, text, begin)
             yield where, record
-        position = space.match(text, end).end()
+        position = _behind_space(text, end)
         line += text.count("\n", begin, position)
         separator = text[position : position + 1]
         if separator not in ("]", ","):
             raise UserError(f"{path}:{line}: not valid JSON (',' or ']' expected); check the list of objects")
     if text[position + 1 :].strip():
         raise UserError(f"{path}:{line}: not valid JSON (text after the list); check the list of objects")
+
+
+_SPACE = re.compile(r"\s*")
+
+
+def _behind_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return position if found is None else found.end()
 
 
 def _json_record(where: str, text: str) -> Record:
@@ -628,7 +636,8 @@ class Prompter:
         are_long = [len(text) > self.longest_summary for text in summaries]
         for number, summary_ids in enumerate(self._tokenize(summaries, target=True)):
             are_long[number] |= len(summary_ids) > self.settings.max_summary_tokens
-        return [self._fit(*columns) for columns in zip_longest(rows, queries, are_long, fillvalue=False)]
+        are_long += [False] * (len(rows) - len(are_long))
+        return [self._fit(*columns) for columns in zip(rows, queries, are_long)]
 
     def _fit(self, row: Row, input_ids: list[int], is_summary_long: bool) -> tuple[str, Record | None]:
         outcome, dialogue = "kept", row.dialogue
@@ -721,7 +730,9 @@ def _start_worker(function: Callable[[Any], Any]) -> None:
 
 
 def _exit_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 
@@ -818,7 +829,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def counts_table(counts: Counter) -> str:
     """Lay out the counts of `prepare`: a line a reason, a column a split."""
-    lines = [("dialogues", *SPLITS)]
+    lines: list[tuple[str, ...]] = [("dialogues", *SPLITS)]
     for reason in ("read", *DROPPED, "kept", "truncated"):
         numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
         if any(numbers) or reason in ("read", "kept"):

@@ -156,7 +156,7 @@ def _generate(
     settings: config.Evaluation,
 ) -> list[Record]:
     made = engine.generate(encoded, settings.max_new_tokens, Sampling(uniform, banned=draw.banned))
-    texts = tokenizer.batch_decode(made.responses, skip_special_tokens=True)
+    texts = tokenizer.batch_decode([ids.tolist() for ids in made.responses], skip_special_tokens=True)
     logprobs = made.logprobs.double().cpu().sum(1).tolist()
     return [
         {
@@ -335,13 +335,14 @@ def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
         lines: of examples.jsonl.
         settings: of the stage.
     """
-    chance = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
+    chance: dict[str, Any] = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     options = chance | {"threshold": settings.evaluation.threshold}
     sampled = {side: samples(lines, side) for side in SIDES}
     toxicity, judge = ([column(sampled[side], key) for side in SIDES] for key in ("toxicity", "judge"))
     other_seeds = samples(lines, "before", "noise")
     measured = statistics.compare(*toxicity, **options)
     judged = statistics.compare(*judge, **options)
+    slices = statistics.by_slice(toxicity[0], toxicity[1], slice_masks(lines), settings.evaluation.min_slice, **options)
     keys = ("toxicity", "judge", *quality.ROUGE_TYPES)
     greedy = {key: _means(lines, key, "greedy") for key in keys}
     greedy["independent_judge"] = greedy.pop("judge")
@@ -359,7 +360,7 @@ def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
         "drift": drift(lines),
         "noise_floor": statistics.noise_floor(toxicity[0], column(other_seeds, "toxicity"), **chance),
         "judge_noise_floor": statistics.noise_floor(judge[0], column(other_seeds, "judge"), **chance),
-        "slices": statistics.by_slice(*toxicity, slice_masks(lines), settings.evaluation.min_slice, **options),
+        "slices": slices,
         "disagreement": statistics.disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
         "verdict_sentence": measured["verdict_sentence"],

@@ -67,8 +67,9 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
         if settings.export is not None:
             folder = Path(settings.export)
             inputs = {"checkpoint": case.checkpoint, "evaluation": case.target}
-            options = dict(stage=STAGE, settings=settings, overwrite=settings.overwrite, inputs=inputs)
-            with artifacts.publish(folder, **options) as draft:
+            with artifacts.publish(
+                folder, stage=STAGE, settings=settings, overwrite=settings.overwrite, inputs=inputs
+            ) as draft:
                 write(draft.path, settings, case, found)
             print(f"exported: {folder}")
         else:
@@ -122,7 +123,7 @@ def _separate_head(model: PreTrainedModel) -> dict[str, Any]:
     Some versions of transformers see from the tie alone whether a T5 scales what its head reads, others call every T5
     tied, whatever its weights are. So a T5 that does not scale gets a head of its own, and config.json says so.
     """
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings().weight
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings().get_parameter("weight")
     scales = getattr(model.config, "scale_decoder_outputs", None)
     if scales is False and head.weight.data_ptr() == embedding.data_ptr():
         head.weight = torch.nn.Parameter(embedding.detach().clone())

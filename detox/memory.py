@@ -197,7 +197,9 @@ def _input(name: str, fan_in: int) -> tuple[str, int, bool, bool]:
 
 
 def largest_microbatch(settings: config.PPOTraining, *rest: Any) -> int | None:
-    """Return the largest microbatch that fits `--plan-budget-gb`, or None; arguments as of `plan`."""
+    """Return the largest microbatch that fits `--plan-budget-gb`, if there is one; arguments as of `plan`."""
+    if settings.plan_budget_gb is None:
+        return None
     budget, minibatch = settings.plan_budget_gb * GIB, settings.ppo.minibatch_size
     for size in (size for size in range(minibatch, 0, -1) if minibatch % size == 0):
         smaller = replace(settings, ppo=replace(settings.ppo, microbatch_size=size))

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -338,7 +338,7 @@ def _tokenizer(source: _Source) -> PreTrainedTokenizerBase:
         raise UserError(f"{source.name}: its tokenizer has no padding token; batches need one, choose another model")
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.name_or_path = source.name
-    tokenizer._resolved_revision = source.commit
+    vars(tokenizer)["_resolved_revision"] = source.commit
     return tokenizer
 
 
@@ -349,6 +349,10 @@ def _check_vocabulary(source: _Source, tokenizer: PreTrainedTokenizerBase, size:
             f"{source.name}: its tokenizer does not fit: token id {largest}, but {size} rows of embedding; "
             "put the tokenizer that the model was trained with next to it"
         )
+
+
+def _embedding_rows(model: PreTrainedModel) -> int:
+    return model.get_input_embeddings().get_parameter("weight").shape[0]
 
 
 # ----------------------------------------------------------------------------------------------------- models
@@ -372,7 +376,7 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
         raise UserError(f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base")
     model = _load(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
     if any((source.folder / file).is_file() for file in _TOKENIZER):
-        _check_vocabulary(source, _tokenizer(source), model.get_input_embeddings().weight.shape[0])
+        _check_vocabulary(source, _tokenizer(source), _embedding_rows(model))
     return model
 
 
@@ -440,7 +444,7 @@ def _is_classifier(settings: PreTrainedConfig) -> bool:
     return any("Classification" in architecture for architecture in settings.architectures or ())
 
 
-def _load(auto: type, source: _Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load(auto: Any, source: _Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
     """Load weights and demand that each parameter came from the file: a fresh one would be random."""
     _check_weights(source, "model")
     try:
@@ -462,7 +466,7 @@ def _load(auto: type, source: _Source, settings: PreTrainedConfig, what: str, dt
             f"such as {printable(missing[0], 80)}; they would be random: name a model trained as such"
         )
     model.config._name_or_path = model.name_or_path = source.name
-    model._resolved_revision = source.commit
+    vars(model)["_resolved_revision"] = source.commit
     return model.eval()
 
 
@@ -476,7 +480,7 @@ def _check_weights(source: _Source, stem: str) -> None:
         files = sorted(set(shards.values())) if isinstance(shards, dict) else [None]
         for file in files:
             plain = isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")
-            if not plain or not (source.folder / file).is_file():
+            if not plain or not (source.folder / str(file)).is_file():
                 raise UserError(f"{source.name}: {index} names {file!r}, which is not there; fetch the model again")
         return
     pickles = sorted(file.name for file in source.folder.iterdir() if file.suffix in _PICKLES)
@@ -529,7 +533,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
             f"{name}: does not fit the base: {len(odd)} tensors without counterpart, "
             f"such as {printable(odd[0], 100)}; take the base that it was trained on"
         )
-    adapted._resolved_revision = source.commit
+    vars(adapted)["_resolved_revision"] = source.commit
     return adapted.eval()
 
 
@@ -542,8 +546,8 @@ def _check_plain_lora(source: _Source) -> None:
         raise UserError(f"{source.name}: a PEFT adapter of type {kind}; only LoRA can be merged and exported here")
     if task not in (None, "SEQ_2_SEQ_LM"):
         raise UserError(f"{source.name}: a LoRA for {task}; name one for an encoder-decoder (SEQ_2_SEQ_LM)")
-    refused = ("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication")
-    refused += ("target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora", "velora_config")
+    refused = ["use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "layer_replication"]
+    refused += ["target_parameters", "alora_invocation_tokens", "use_qalora", "use_bdlora", "velora_config"]
     extras = [f"{key}={settings[key]}" for key in refused if settings.get(key)]
     if settings.get("bias", "none") != "none":
         extras.append(f"bias={settings['bias']}")
@@ -601,7 +605,7 @@ class Classifier:
     @property
     def labels(self) -> list[str]:
         """Names of the labels by index."""
-        return [str(self.model.config.id2label[index]) for index in range(self.model.config.num_labels)]
+        return _labels(self.model.config)
 
     @property
     def max_length(self) -> int:
@@ -643,6 +647,11 @@ class Classifier:
         return replace(self, label_id=self.index(label))
 
 
+def _labels(settings: PreTrainedConfig) -> list[str]:
+    names: Mapping[Any, str] = settings.id2label or {}
+    return [str(name) for _, name in sorted(names.items())]
+
+
 def load_classifier(
     name: str, revision: str | None = None, label: str = "hate", dtype: torch.dtype = torch.float32
 ) -> Classifier:
@@ -663,14 +672,15 @@ def load_classifier(
     if not _is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}")
-    if settings.num_labels < 2 or settings.problem_type == "regression":
-        problem = "has one label only" if settings.num_labels < 2 else "is a regression"
-        names = printable(", ".join(map(str, settings.id2label.values())), 200)
+    labels = _labels(settings)
+    if len(labels) < 2 or settings.problem_type == "regression":
+        problem = "has one label only" if len(labels) < 2 else "is a regression"
+        names = printable(", ".join(labels), 200)
         raise UserError(
             f"{name}: {problem} ({names}); choose a classifier of two labels or more, one of them {label!r}"
         )
     tokenizer = _tokenizer(source)
     model = _load(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
-    _check_vocabulary(source, tokenizer, model.get_input_embeddings().weight.shape[0])
+    _check_vocabulary(source, tokenizer, _embedding_rows(model))
     classifier = Classifier(model, tokenizer, 0, name)
     return classifier.with_label(label)

@@ -111,7 +111,7 @@ class Processes:
                 value = function()
             except BaseException as error:
                 failure = error
-        told = [value, failure is not None]
+        told: list[Any] = [value, failure is not None]
         with _talking():
             dist.broadcast_object_list(told, src=0, device=self.device)
         if failure is not None:
@@ -154,8 +154,8 @@ def start(device: str) -> Processes:
     state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     if not state.is_main_process:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (is open as long as the process lives)
-    device = torch.device("cpu") if on_cpu else state.device
-    return Processes(state.process_index, state.num_processes, device, sharded)
+    place = torch.device("cpu") if on_cpu else state.device
+    return Processes(state.process_index, state.num_processes, place, sharded)
 
 
 def joined() -> bool:

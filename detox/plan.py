@@ -72,7 +72,7 @@ def report(settings: config.PPOTraining, run: Path) -> str:
         UserError: a model is not to be had.
     """
     task = read(settings, run)
-    made = task.plan_memory(*settings.plan_processes[:1])
+    made = task.plan_memory(settings.plan_processes[0] if settings.plan_processes else 1)
     head = (
         f"{made.engine} engine on {task.device}, frozen weights in {str(made.dtype).removeprefix('torch.')}, "
         f"microbatches of {made.microbatch}, "

@@ -105,9 +105,8 @@ def make_policy(
         target_modules=linear_layers(model, settings.lora_scope, settings.lora_targets),
     )
     torch.manual_seed(seed)
-    policy = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(
-        get_peft_model(model.to(dtype), lora), summary_dropout_prob=0.0
-    )
+    nn.Module.to(model, dtype)  # transformers' own hides what it takes
+    policy = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(get_peft_model(model, lora), summary_dropout_prob=0.0)
     nn.init.zeros_(policy.v_head.summary.weight)
     nn.init.zeros_(policy.v_head.summary.bias)
     return policy.eval()
@@ -118,7 +117,13 @@ def trainable(policy: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(policy: nn.Module, supervised: LoraFactors, base: str, revision: str | None, folder: Path) -> None:
+def save_adapter(
+    policy: AutoModelForSeq2SeqLMWithValueHead,
+    supervised: LoraFactors,
+    base: str,
+    revision: str | None,
+    folder: Path,
+) -> None:
     """Write the supervised and the PPO adapter as ONE ordinary PEFT adapter for the plain base.
 
     The sum of two low-rank products is one product of the stacked factors: B1 A1 + B2 A2 = [B1 B2] [A1; A2].

@@ -37,7 +37,7 @@ class Seq2SeqPPOConfig(PPOConfig):
 
     @classmethod
     def from_settings(
-        cls, ppo: config.PPO, *, seed: int, engine: str, cpu: bool, processes: int = 1
+        cls, ppo: config.PPO, *, seed: int, engine: Literal["auto", "hf", "packed"], cpu: bool, processes: int = 1
     ) -> Seq2SeqPPOConfig:
         """Translate the pipeline's settings, whose sizes are those of all processes together, into TRL's names.
 
@@ -87,7 +87,7 @@ class Seq2SeqPPOConfig(PPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kl_estimator is None:
-            offered = {"kl": "k1", "full": "full"}
+            offered: dict[str, Literal["k1", "full"]] = {"kl": "k1", "full": "full"}
             if self.kl_penalty not in offered:
                 raise ValueError(f"kl_penalty={self.kl_penalty!r}: use 'kl' or 'full', or set kl_estimator")
             self.kl_estimator = offered[self.kl_penalty]

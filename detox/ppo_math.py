@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-Number = float | Tensor
+Number = TypeVar("Number", float, Tensor)
 
-
-class Moments(NamedTuple):
-    """Count, mean, and sum of squared distances from the mean; floats, or tensors of no dimension."""
-
-    count: Number
-    mean: Number
-    m2: Number
+Moments = tuple[Number, Number, Number]
+"""Count, mean, and sum of squared distances from the mean; floats, or tensors of no dimension."""
 
 
 # --- statistics over counted tokens ---
@@ -49,7 +44,7 @@ def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
 
 
 def masked_whiten(
-    x: Tensor, mask: Tensor, shift_mean: bool = True, statistics: tuple[Number, Number] | None = None
+    x: Tensor, mask: Tensor, shift_mean: bool = True, statistics: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
     """Scale the counted elements to variance 1 and, with `shift_mean`, to mean 0.
 
@@ -72,7 +67,7 @@ def masked_whiten(
     return _counted(whitened if shift_mean else whitened + mean, mask)
 
 
-def moments(x: Tensor, mask: Tensor) -> Moments:
+def moments(x: Tensor, mask: Tensor) -> Moments[Tensor]:
     """Return count, mean and sum of squared distances from the mean of the counted elements.
 
     Args:
@@ -83,10 +78,10 @@ def moments(x: Tensor, mask: Tensor) -> Moments:
         Tensors of no dimension in the dtype of `x`, on its device, ready to be gathered over processes.
     """
     mean = masked_mean(x, mask)
-    return Moments(mask.sum().to(mean.dtype), mean, _counted(_counted(x, mask) - mean, mask).square().sum())
+    return mask.sum().to(mean.dtype), mean, _counted(_counted(x, mask) - mean, mask).square().sum()
 
 
-def merge_moments(*parts: tuple[Number, Number, Number]) -> Moments:
+def merge_moments(*parts: Moments[Number]) -> Moments[Number]:
     """Return the moments of the union of disjoint parts, empty ones included.
 
     Args:
@@ -102,13 +97,14 @@ def merge_moments(*parts: tuple[Number, Number, Number]) -> Moments:
         delta = other_mean - mean
         m2 = m2 + other_m2 + delta * delta * count * share
         count, mean = total, mean + delta * share
-    return Moments(count, mean, m2)
+    return count, mean, m2
 
 
-def variance(moments: tuple[Number, Number, Number], unbiased: bool = True) -> Number:
+def variance(moments: Moments[Number], unbiased: bool = True) -> Number:
     """Return the variance that (count, mean, m2) stand for; 0 where it is undefined."""
     count, _, m2 = moments
-    return m2 / max(count - 1 if unbiased else count, 1)
+    freedom = count - 1 if unbiased else count
+    return m2 / freedom if freedom > 1 else m2
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
@@ -261,7 +257,7 @@ def policy_loss(
     advantages: Tensor,
     response_mask: Tensor,
     clip_range: float,
-    normalizer: Number | None = None,
+    normalizer: float | Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return PPO's clipped policy loss and its statistics.
 
@@ -283,7 +279,8 @@ def policy_loss(
     Source: Schulman et al. 2017, arXiv 1707.06347, equation 7; `PPOTrainer.loss` in trl 0.11.4, without its
         skipping of batches by mean ratio, which still lets Adam's momentum move the weights.
     """
-    normalizer = response_mask.sum().clamp(min=1) if normalizer is None else normalizer
+    if normalizer is None:
+        normalizer = response_mask.sum().clamp(min=1)
     log_ratio = _counted(new_logprobs, response_mask) - _counted(old_logprobs, response_mask)
     advantages = _counted(advantages, response_mask)
     ratio = log_ratio.exp()
@@ -306,7 +303,7 @@ def value_loss(
     returns: Tensor,
     response_mask: Tensor,
     clip_range: float | None,
-    normalizer: Number | None = None,
+    normalizer: float | Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return half the squared error of the values, pessimistic where they move too far, and its statistics.
 
@@ -324,7 +321,8 @@ def value_loss(
 
     Source: `PPOTrainer.loss` in trl 0.11.4.
     """
-    normalizer = response_mask.sum().clamp(min=1) if normalizer is None else normalizer
+    if normalizer is None:
+        normalizer = response_mask.sum().clamp(min=1)
     new_values, old_values, returns = (_counted(x, response_mask) for x in (new_values, old_values, returns))
     unclipped = clipped = (new_values - returns).square()
     if clip_range is not None:
@@ -349,15 +347,15 @@ class RunningMoments:
     """
 
     def __init__(self) -> None:
-        self._moments = Moments(0.0, 0.0, 0.0)
+        self._moments: Moments[float] = (0.0, 0.0, 0.0)
 
     @property
     def count(self) -> float:
-        return self._moments.count
+        return self._moments[0]
 
     @property
     def mean(self) -> float:
-        return self._moments.mean
+        return self._moments[1]
 
     @property
     def std(self) -> float:
@@ -369,15 +367,15 @@ class RunningMoments:
         scores = scores.detach().cpu().double()
         self.merge(*moments(scores, torch.ones_like(scores, dtype=torch.bool)))
 
-    def merge(self, count: Number, mean: Number, m2: Number) -> None:
+    def merge(self, count: float | Tensor, mean: float | Tensor, m2: float | Tensor) -> None:
         """Take in the moments of scores seen elsewhere, such as another process."""
         self._moments = merge_moments(self._moments, (float(count), float(mean), float(m2)))
 
     def state_dict(self) -> dict[str, float]:
-        return self._moments._asdict()
+        return dict(zip(("count", "mean", "m2"), self._moments))
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        self._moments = Moments(**state)
+        self._moments = state["count"], state["mean"], state["m2"]
 
 
 class FixedKLController:

@@ -147,19 +147,19 @@ def find_machine(settings: config.PPOTraining, device: torch.device, present: bo
     dtype = choose_dtype(settings.dtype, device)
     name = str(dtype).removeprefix("torch.")
     gflops, memory_rate, link_rate = settings.plan_gflops, settings.plan_memory_rate, settings.plan_link_rate
-    sources = ["--plan-gflops", "--plan-memory-rate", "--plan-link-rate"]
+    flops_source, memory_source, link_source = "--plan-gflops", "--plan-memory-rate", "--plan-link-rate"
     if gflops is None:
         peak = measured_gflops(device, dtype) if present else A100[dtype]
         gflops = REACHED[dtype] * peak
-        sources[0] = f"{REACHED[dtype]:.0%} of the {peak:,.0f} of a large {name} product, " + (
+        flops_source = f"{REACHED[dtype]:.0%} of the {peak:,.0f} of a large {name} product, " + (
             "measured here" if present else "an A100's data sheet"
         )
     if memory_rate is None:
         memory_rate = measured_memory_rate(device, dtype) if present else A100_MEMORY
-        sources[1] = "measured here" if present else "an A100's data sheet"
+        memory_source = "measured here" if present else "an A100's data sheet"
     if link_rate is None:
-        link_rate, sources[2] = LINK[device.type], "assumed"
-    return Machine(gflops, memory_rate, link_rate, tuple(sources))
+        link_rate, link_source = LINK[device.type], "assumed"
+    return Machine(gflops, memory_rate, link_rate, (flops_source, memory_source, link_source))
 
 
 def measured_gflops(device: torch.device, dtype: torch.dtype) -> float:

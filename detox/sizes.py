@@ -194,10 +194,10 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
     try:
         settings, source = models.read_config(name, revision)
     except models.HubUnreachable:
-        settings = published(name)
-        if settings is None:
+        known = published(name)
+        if known is None:
             raise
-        return Shape(settings, settings.model_type == "t5", True)
+        return Shape(known, known.model_type == "t5", True)
     return Shape(settings, source.get("tie_word_embeddings") is False, False)
 
 

@@ -223,7 +223,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             empty_cache(self.engine.device)
         return _joined(list(query_ids), parts)
 
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         query_tensor: Tensor | list[Tensor],
         length_sampler: Any = None,
@@ -255,7 +255,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             that of the policy and that of the reference.
         """
         one = isinstance(query_tensor, Tensor)
-        queries = [query_tensor] if one else list(query_tensor)
+        queries = [query_tensor] if isinstance(query_tensor, Tensor) else query_tensor
         count = length_sampler() if length_sampler is not None else max_new_tokens
         seed = int(torch.randint(2**31, ())) if seed is None else seed
         outputs = []
@@ -275,7 +275,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     # --- update ---
 
-    def step(  # type: ignore[override]
+    def step(
         self,
         queries: list[Tensor],
         responses: list[Tensor],
@@ -406,8 +406,10 @@ class Seq2SeqPPOTrainer(PPOTrainer):
                 old_logprobs, hidden = self._old(rollout)
                 old_values = unpack(self.engine.value(hidden), mask)
                 ref_logprobs, full_kl = self._against_reference(rollout, hidden)
-                kind = self.config.kl_estimator
-                kl = unpack(full_kl, mask) if kind == "full" else ppo_math.kl_penalty(old_logprobs, ref_logprobs, kind)
+                if full_kl is None:
+                    kl = ppo_math.kl_penalty(old_logprobs, ref_logprobs, self.config.kl_estimator)
+                else:
+                    kl = unpack(full_kl, mask)
                 return torch.stack([old_logprobs, old_values, ref_logprobs, kl])
             except (RuntimeError, MemoryError) as error:
                 self._halve_microbatch(error)
@@ -426,6 +428,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         """
         features, returns, owners, done = [], [], [], 0
         for rollout, rollout_scores in zip(rollouts, scores):
+            if rollout.hidden is None:
+                raise ValueError("the value head is fitted to what `rollout` has sampled")
             mask = response_mask(rollout.lengths, self.engine.device)
             none = torch.zeros(mask.shape, device=mask.device)
             shaped = self._shaped(rollout_scores.to(mask.device), rollout.finished, None)
@@ -476,8 +480,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         logprobs, its = self._forced(engine, rollout, rollout.encoded.select if shares_encoder else encode, off)
         if self.config.kl_estimator != "full":
             return logprobs, None
-        both = (engine.head_input(rows.to(its.dtype)) for rows in (hidden, its))
-        return logprobs, linear_full_kl(*both, engine.head_weight, bias=engine.head_bias)
+        ours, theirs = (engine.head_input(rows.to(its.dtype)) for rows in (hidden, its))
+        return logprobs, linear_full_kl(ours, theirs, engine.head_weight, bias=engine.head_bias)
 
     def _forced(
         self, engine: Engine, rollout: Rollout, encoded: Callable[[Sequence[int]], Encoded], reference: bool = False
@@ -576,7 +580,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         else:
             encoded = rollout.encoded.select(indices)
         responses = [rollout.response_ids[i] for i in indices]
-        outputs = self.engine.logprobs(encoded, responses, values=True, entropy=entropy)
+        outputs = self.engine.logprobs(encoded, responses, entropy=entropy)
+        values = unpack(self.engine.value(outputs.hidden), outputs.mask)
         rows, columns = [experience.mine.start + i for i in indices], slice(outputs.mask.shape[1])
         old = {
             name: getattr(experience, name)[rows, columns]
@@ -586,7 +591,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             outputs.logprobs, old["old_logprobs"], old["advantages"], outputs.mask, self.config.cliprange, counted
         )
         value_loss, value_stats = ppo_math.value_loss(
-            outputs.values, old["old_values"], old["returns"], outputs.mask, self.config.cliprange_value, counted
+            values, old["old_values"], old["returns"], outputs.mask, self.config.cliprange_value, counted
         )
         (policy_loss + self.config.vf_coef * value_loss).backward()
         with torch.no_grad():
@@ -599,7 +604,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
                 "ratio_mean": float(policy_stats["ratio_mean"]),
                 "ratio_first": float(policy_stats["ratio_max_deviation"]),
                 "value_clip_fraction": float(value_stats["clip_fraction"]),
-                "value_mean": float((outputs.values * outputs.mask).sum()) / counted,
+                "value_mean": float((values * outputs.mask).sum()) / counted,
             }
         if outputs.entropy is not None:
             stats["entropy"] = float(outputs.entropy.sum()) / counted

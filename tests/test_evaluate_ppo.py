@@ -19,7 +19,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import artifacts, cases, checkpoint, cli, comparison, evaluation
+from detox import artifacts, cases, checkpoint, cli, comparison, evaluation, evaluation_task
 from tests import tiny
 from tests.test_evaluation import check_by_hand
 
@@ -96,7 +96,7 @@ def done(world, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def nothing_loaded():
     """Names are of another folder in every test."""
-    evaluate_ppo.load_scorers.cache_clear()
+    evaluation_task.load_scorers.cache_clear()
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
     """The names are the same, the contents are not: the judge's marks are part of what is kept."""
     shutil.rmtree("judge")
     tiny.bert_classifier(Path("judge"), seed=7)
-    evaluate_ppo.load_scorers.cache_clear()  # as in a new process
+    evaluation_task.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]

@@ -25,7 +25,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import cli, data
+from detox import cli, data, rollouts
 from detox.parallel import ALONE
 from detox.prompts import PromptStream
 from tests import tiny
@@ -189,7 +189,7 @@ def test_terms_see_the_rows_that_the_prompts_came_from():
         tokenizer=SimpleNamespace(batch_decode=lambda ids, **_: []),
     )
     settings = config.PPOTraining(ppo=config.PPO(batch_size=7, minibatch_size=7))
-    _, prompts, _ = training_ppo.roll_out(settings, SimpleNamespace(trainer=trainer, prompts=stream))
+    _, prompts, _ = rollouts.roll_out(trainer, stream, settings)
     assert [column[prompt.row] for prompt in prompts] == [ids.tolist() for ids in seen]
     assert [prompt.row for prompt in prompts] != [prompt.key % 3 for prompt in prompts]
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForSeq2SeqLM
 import config
 import data_preparation
 import training_ppo
-from detox import checkpoint, cli, models, policy
+from detox import checkpoint, cli, models, policy, rollouts
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -162,7 +162,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(place, whole):
 def test_a_crash_anywhere_loses_nothing(place, whole, monkeypatch, moment):
     folder = place / "checkpoints/r/ppo"
     where, name = {
-        "rollout": (training_ppo, "roll_out"),
+        "rollout": (rollouts, "roll_out"),
         "update": (__import__("detox.trainer", fromlist=["x"]).Seq2SeqPPOTrainer, "_minibatch"),
         "save": (checkpoint, "save_adapter"),
     }[moment]

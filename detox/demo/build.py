@@ -162,8 +162,8 @@ def build_base(folder: Path, steps: int = BASE_STEPS) -> None:
         relative_attention_num_buckets=32,
         pad_token_id=0,
         eos_token_id=1,
-        decoder_start_token_id=0,
     )
+    config.decoder_start_token_id = 0
     model = T5ForConditionalGeneration(config)
     rows = corpus.generate(SEED, BASE_DIALOGUES, 0, 0, "past")["train"]
     batches = pair_batches(encode_pairs(tokenizer, swap_insults(rows, 0.5, SEED)), 32, SEED)

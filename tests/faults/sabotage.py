@@ -125,13 +125,13 @@ def reward_raises(first: int) -> None:
 
 def summaries(text: str, first: int) -> None:
     """Let the policy say the same of every dialogue."""
-    import training_ppo
+    from detox import rollouts
 
     def same(function, *arguments):
         *rollout, found = function(*arguments)
         return *rollout, [text] * len(found)
 
-    _patch(training_ppo, "roll_out", same, (first, sys.maxsize))
+    _patch(rollouts, "roll_out", same, (first, sys.maxsize))
 
 
 def memory(where: str, most: int) -> None:

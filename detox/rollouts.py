@@ -1,0 +1,106 @@
+"""Rollouts: prompts made summaries, what those of all processes came to, and the value head fitted to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import config
+from detox.engine import Sampling
+from detox.interrupt import Interrupt
+from detox.prompts import Prompt, PromptStream
+from detox.reward_terms import WeightedReward
+from detox.trainer import Rollout, Seq2SeqPPOTrainer
+
+
+def roll_out(
+    trainer: Seq2SeqPPOTrainer, stream: PromptStream, settings: config.PPOTraining
+) -> tuple[Rollout, list[Prompt], list[str]]:
+    """Sample summaries of this process's share of the next batch of dialogues.
+
+    Returns:
+        The summaries as ids, the prompts, and the summaries as text without special tokens.
+    """
+    batch = settings.ppo.batch_size
+    prompts = stream.take(batch)[trainer.processes.share(batch)]
+    sampling = Sampling(
+        temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
+    )
+    rollout = trainer.rollout(
+        [prompt.query_ids for prompt in prompts],
+        [prompt.key for prompt in prompts],
+        settings.rollout.max_new_tokens,
+        sampling,
+    )
+    return rollout, prompts, trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
+
+
+def warm_up(
+    trainer: Seq2SeqPPOTrainer,
+    stream: PromptStream,
+    reward: WeightedReward,
+    settings: config.PPOTraining,
+    bar: Any,
+    interrupt: Interrupt,
+) -> int | None:
+    """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something.
+
+    Args:
+        trainer: before its first update.
+        stream: gives the prompts.
+        reward: scores the summaries.
+        settings: of the stage.
+        bar: says how many rollouts are left.
+        interrupt: ends it before its time.
+
+    Returns:
+        The signal that ended it before its time, or None.
+    """
+    rollouts: list[Rollout] = []
+    scores: list[Tensor] = []
+    left = settings.ppo.value_warmup
+    while left > 0:
+        stopped_by = next(filter(None, trainer.processes.gather_objects(interrupt.received)), None)
+        if stopped_by:
+            return stopped_by
+        bar.set_postfix_str(f"value warm-up, {left} rollouts left")
+        rollout, prompts, summaries = roll_out(trainer, stream, settings)
+        rollouts.append(rollout)
+        scores.append(reward.score([prompt.row for prompt in prompts], summaries)[0])
+        left -= settings.ppo.batch_size
+    if rollouts:
+        explained = trainer.warm_up_values(rollouts, scores)
+        count = len(rollouts) * settings.ppo.batch_size
+        print(f"value head fitted to {count} rollouts; it explains {explained:.0%} of the returns")
+    return None
+
+
+@dataclass
+class Account:
+    """What the processes tell each other of an update, beyond what the trainer exchanges.
+
+    Attributes:
+        summaries: of the rollout.
+        terms: [B] by name, of rewards that are sums.
+        peak_mb: the most memory used so far.
+        signal: that asks the run to end, or None.
+    """
+
+    summaries: list[str]
+    terms: dict[str, Tensor]
+    peak_mb: float
+    signal: int | None
+
+    @classmethod
+    def of_all(cls, accounts: Sequence[Account]) -> Account:
+        """Put the accounts of all processes together."""
+        return cls(
+            [summary for account in accounts for summary in account.summaries],
+            {name: torch.cat([account.terms[name] for account in accounts]) for name in accounts[0].terms},
+            max(account.peak_mb for account in accounts),
+            next((account.signal for account in accounts if account.signal), None),
+        )
