@@ -38,13 +38,13 @@ def main(settings: config.PPOTraining) -> int:
     from detox import artifacts, checkpoint, parallel, trackers
 
     run = Path(settings.checkpoints) / settings.run_name
+    processes = parallel.start(settings.device)
     if settings.plan:
         from detox import plan
 
         print(plan.report(settings, run))
         return 0
     trackers.check(settings)
-    processes = parallel.start(settings.device)
     with processes.within(lambda: artifacts.lock(run)):
         inputs, settings = find_inputs(settings, run)
         weights = find_weights(settings)
