@@ -213,10 +213,14 @@ def save(
     inputs: dict[str, Path],
     weights: dict[str, str],
 ) -> None:
-    """Write a checkpoint and the curves, and remove the checkpoints that are no longer kept."""
+    """Write the curves and a checkpoint, and remove the checkpoints that are no longer kept.
+
+    The checkpoint comes last: a run that ends in between goes on from the one before, and draws the curves again.
+    """
     from detox import checkpoint
     from detox.plots import training_png
 
+    training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(
         folder / checkpoint.name(parts.trainer.updates_done),
         parts.trainer,
@@ -227,7 +231,6 @@ def save(
         weights=weights,
     )
     checkpoint.prune(folder, settings.save.keep, progress["best"])
-    training_png(progress["metrics"], folder / "training.png")
 
 
 def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:

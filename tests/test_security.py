@@ -15,6 +15,7 @@ SOURCES = sorted(
     path for pattern in ("*.py", "detox/**/*.py", "benchmarks/**/*.py", "tests/**/*.py") for path in ROOT.glob(pattern)
 )
 SHIPPED = [path for path in SOURCES if "tests" not in path.relative_to(ROOT).parts]
+RUNS_WHAT_ITS_USER_NAMES = {"detox/reward_terms.py": ["exec", "compile"]}  # --reward.extra file.py:function
 LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 
@@ -72,7 +73,7 @@ def test_what_is_allowed_is_not():
 def test_no_file_runs_what_others_wrote():
     assert len(SHIPPED) > 30
     found = {str(path.relative_to(ROOT)): forbidden(ast.parse(path.read_text())) for path in SHIPPED}
-    assert {path: places for path, places in found.items() if places} == {}
+    assert {path: places for path, places in found.items() if places} == RUNS_WHAT_ITS_USER_NAMES
 
 
 def requirements(name: str) -> dict[str, list[str]]:
@@ -112,6 +113,7 @@ INDIRECT = {
     "httpx": "huggingface-hub",
     "nltk": "rouge-score",
     "packaging": "transformers",
+    "pyyaml": "huggingface-hub",
 }
 OPTIONAL = {"bert-score"}
 

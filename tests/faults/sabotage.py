@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import sys
@@ -46,6 +47,16 @@ def disk_fails(number: int, from_call: int = 1, once: bool = False, tally: str |
 def count_writes(tally: str) -> None:
     """Append to `tally` a byte for each attempt that `disk_fails` would count."""
     disk_fails(errno.ENOSPC, from_call=sys.maxsize, tally=tally)
+
+
+def draw_quickly() -> None:
+    """Write the data of the curves in place of their picture: most kills of a tiny run would fall into its drawing."""
+    from detox import plots
+
+    def data(figure) -> bytes:
+        return json.dumps([line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]).encode()
+
+    plots._png = data
 
 
 def limit_files(size: int) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class Row:
         self.tried += 1
         self.whole += not found
         self.problems += found
-        self.message = self.message or message.strip().partition("\n")[0]
+        self.message = self.message or re.sub(r"/\S*/trials/\d+/", "", message.strip().partition("\n")[0])
 
 
 def unless(holds: bool, problem: str) -> str:
@@ -202,6 +203,37 @@ def read_only(the: World, stages: tuple[str, ...]) -> Row:
     row = Row("read-only target")
     for stage in stages:
         refused(row, the.copy(f"before-{stage}"), stage, sabotage=("disk_fails", errno.EROFS), names="Read-only")
+    return row
+
+
+def export(the: World, every: int, kills: int) -> Row:
+    """Let an export meet a full disk at each `every`-th of its writes, and SIGKILL at random moments."""
+    row = Row("disk full or SIGKILL in evaluate_ppo --export")
+    flags, tally, draw = ("--export", "exported"), the.root / "tally", random.Random(0)
+    tally.write_text("")
+    first = the.copy("done")
+    outcome = world.run(first, "evaluate_ppo", *flags, sabotage=("count_writes", str(tally)))
+    assert outcome.code == 0, outcome.err
+    wanted = world.tree(first / "exported")
+    accidents: list[dict] = [{"stop_after": draw.uniform(0.1, 1.0) * outcome.seconds} for _ in range(kills)]
+    for number in range(1, len(tally.read_text()) + 1, every):
+        accidents.append({"sabotage": ("disk_fails", errno.ENOSPC, number)})
+    for accident in accidents:
+        place = the.copy("done")
+        outcome = world.run(place, "evaluate_ppo", *flags, **accident)
+        ended = told(outcome) if "sabotage" in accident else unless(outcome.code in (-9, 0), f"exit {outcome.code}")
+        if not (place / "exported").exists():
+            world.run(place, "evaluate_ppo", *flags)
+        found, rest = world.tree(place / "exported"), [path.name for path in place.glob(".exported*")]
+        same = all(found.get(name) == wanted[name] for name in wanted if name != "manifest.json")
+        row.count(
+            ended,
+            intact(place),
+            unless(same, f"another model: {outcome.err!r}"),
+            unless(not rest, f"left behind: {rest}"),
+            message=outcome.err,
+        )
+        shutil.rmtree(place)
     return row
 
 
@@ -464,7 +496,7 @@ def full() -> list[partial]:
     for stage in STAGES:
         tries += [partial(full_disk, stage=stage, every=1), partial(small_disk, stage=stage, tries=6)]
         tries += [partial(file_limit, stage=stage, every=1)]
-    tries += [partial(read_only, stages=STAGES)]
+    tries += [partial(export, every=1, kills=4), partial(read_only, stages=STAGES)]
     tries += [partial(damage, folder=folder, way=way, every=1) for folder in READERS for way in DAMAGES]
     tries += [partial(damaged_models), partial(damaged_newest, tries=6), partial(torn_metrics, tries=6)]
     tries += [partial(row) for row in (foreign, not_finite, reward_raises, out_of_memory, collapse, again)]

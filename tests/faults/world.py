@@ -18,11 +18,14 @@ from typing import Any
 from tests.faults import disk as small_disk
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOAD = "config data_preparation training_lora training_ppo evaluate_ppo detox.trainer detox.data detox.policy"
-PRELOAD += " detox.evaluation detox.plots detox.report detox.toxicity tests.faults.sabotage tests.faults.world"
-PRELOAD += (
-    " tests.faults.disk transformers.models.t5 transformers.models.roberta peft safetensors.torch matplotlib.figure"
-)
+PRELOAD = """
+    config data_preparation training_lora training_ppo evaluate_ppo
+    detox.trainer detox.checkpoint detox.collapse detox.data detox.evaluation detox.export detox.plots detox.policy
+    detox.prompts detox.report detox.reward_terms detox.toxicity detox.trackers
+    matplotlib.backends.backend_agg matplotlib.figure peft safetensors.torch
+    transformers.models.roberta transformers.models.t5 transformers.trainer_seq2seq
+    tests.faults.disk tests.faults.sabotage tests.faults.world
+"""
 STAGES = ("data_preparation", "training_lora", "training_ppo", "evaluate_ppo")
 UPDATES = 4
 FLAGS = {
@@ -157,6 +160,8 @@ def _child(
     script = importlib.import_module(stage)
     kinds = (config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage)
     sys.argv = [f"{stage}.py"]
+    if stage == "training_ppo":
+        ways.draw_quickly()
     if sabotage is not None:
         getattr(ways, sabotage[0])(*sabotage[1:])
     checkpoints = Path(place, "checkpoints")
@@ -211,7 +216,8 @@ def results(place: Path, stage: str) -> dict[str, Any]:
         lines = [json.loads(line) for line in (run / "ppo/metrics.jsonl").read_text().splitlines()]
         steady = [{key: line[key] for key in line if not key.startswith(VOLATILE)} for line in lines]
         last = run / "ppo" / f"step-{UPDATES:04d}"
-        return {"metrics": steady} | {path.name: _sha256(path) for path in last.rglob("*.safetensors")}
+        files = [*last.rglob("*.safetensors"), run / "ppo" / "training.png"]
+        return {"metrics": steady} | {path.name: _sha256(path) for path in files if path.exists()}
     if stage == "evaluate_ppo":
         folder = run / "evaluation" / f"step-{UPDATES:04d}"
         return {name: _sha256(folder / name) for name in ("results.json", "examples.jsonl")}
