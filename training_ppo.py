@@ -119,12 +119,9 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
     if processes.sharded:
         sharding.shard(start, processes)
+    on_cpu, count = device.type == "cpu", processes.count
     ppo = Seq2SeqPPOConfig.from_settings(
-        settings.ppo,
-        seed=settings.seed,
-        engine=settings.engine,
-        cpu=device.type == "cpu",
-        processes=processes.count,
+        settings.ppo, seed=settings.seed, engine=settings.engine, cpu=on_cpu, processes=count
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer, processes=processes)
     classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
@@ -133,7 +130,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
     print(f"reward     {reward.describe()}")
-    together = f", one of {processes.count} processes" if processes.count > 1 else ""
+    together = f", one of {count} processes" if count > 1 else ""
     print(f"runs on    {device}, {trainer.engine.describe()}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache
 
 from detox.allocator import keep_freed_memory
 from detox.errors import UserError
@@ -62,14 +62,12 @@ class TokenOutputs:
     Attributes:
         logprobs: [B, T] float32, nats.
         mask: [B, T] bool, True = a token of the response, its end-of-sequence token included.
-        values: [B, T] float32, or None.
         entropy: [B, T] float32, nats, without a graph, or None.
         hidden: [tokens, d], what the language-model head read, packed.
     """
 
     logprobs: Tensor
     mask: Tensor
-    values: Tensor | None
     entropy: Tensor | None
     hidden: Tensor
 
@@ -121,8 +119,8 @@ def uniforms(seed: int, stream: int, keys: Sequence[int], count: int) -> Tensor:
 
 def response_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Return [B, T] bool, True on the first `lengths[b]` of T = max(lengths) positions."""
-    lengths = torch.tensor(lengths, device=device)
-    return torch.arange(int(lengths.max()), device=device)[None, :] < lengths[:, None]
+    ends = torch.tensor(lengths, device=device)
+    return torch.arange(int(ends.max()), device=device)[None, :] < ends[:, None]
 
 
 def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -136,6 +134,7 @@ class Engine(ABC):
 
     Attributes:
         kind: name for people.
+        peft, base: the `PeftModel`, or None, and the `PreTrainedModel`.
         sharded: weights lie with other processes too, so that all of them run every step together.
 
     Args:
@@ -146,9 +145,9 @@ class Engine(ABC):
 
     kind: str
 
-    def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
-        self.peft = model if hasattr(model, "disable_adapter") else None
-        self.base: PreTrainedModel = model.get_base_model() if self.peft is not None else model
+    def __init__(self, model: Any, value_head: nn.Module | None = None, value_reads_detached: bool = True):
+        self.peft: Any = model if hasattr(model, "disable_adapter") else None
+        self.base: Any = model if self.peft is None else self.peft.get_base_model()
         self.value_head = value_head
         self.value_reads_detached = value_reads_detached
         self.base.eval()
@@ -206,10 +205,9 @@ class Engine(ABC):
         responses: Sequence[Tensor],
         *,
         reference: bool = False,
-        values: bool = False,
         entropy: bool = False,
     ) -> TokenOutputs:
-        """Return log-probabilities, and values and entropy where asked for, of `responses` given their prompts.
+        """Return log-probabilities, and entropy where asked for, of `responses` given their prompts.
 
         Args:
             encoded: the prompts, by the same model (`reference` or not) if its encoder is trained.
@@ -225,7 +223,6 @@ class Engine(ABC):
         return TokenOutputs(
             logprobs=unpack(packed, mask),
             mask=mask,
-            values=unpack(self.value(hidden), mask) if values else None,
             entropy=unpack(packed_entropy, mask) if packed_entropy is not None else None,
             hidden=hidden,
         )
@@ -314,7 +311,7 @@ class Engine(ABC):
             for layer, weight in zip(layers, originals):
                 layer.get_base_layer().weight.data = weight
 
-    def _lora_layers(self) -> list[nn.Module]:
+    def _lora_layers(self) -> list[Any]:
         if self.peft is None:
             return []
         return [module for module in self.peft.modules() if hasattr(module, "get_delta_weight")]
@@ -397,7 +394,7 @@ class HuggingFaceEngine(Engine):
 
     def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
         lengths = [len(query) for query in queries]
-        rows: list[Tensor | None] = [None] * len(queries)
+        rows = [torch.empty(0)] * len(queries)
         with self.adapters_off() if reference else contextlib.nullcontext():
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
                 for group in by_length(lengths, self.batch_size):

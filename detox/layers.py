@@ -13,11 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+Layer = Any
+"""nn.Linear, or PEFT's LoRA around one: what is inside a module, torch declares no type for."""
+
 Known = tuple[Tensor, Tensor]
 """A product x W' that is there already: [more rows, out], and [N] int64, which of its rows are x's."""
 
 
-def linear(layer: nn.Module, x: Tensor, adapters: bool, known: Known | None = None) -> Tensor:
+def linear(layer: Layer, x: Tensor, adapters: bool, known: Known | None = None) -> Tensor:
     """Return [N, out] of x [N, in], in the dtype of the layer's weight.
 
     Args:
@@ -33,7 +36,7 @@ def linear(layer: nn.Module, x: Tensor, adapters: bool, known: Known | None = No
     return _LoraLinear.apply(x.to(weight.dtype), weight, known, [layer.scaling[name] for name in names], *factors)
 
 
-def linear_of_few(layer: nn.Module, x: Tensor, adapters: bool) -> Tensor:
+def linear_of_few(layer: Layer, x: Tensor, adapters: bool) -> Tensor:
     """Return what `linear` returns, but [N, out] in float32 and without a graph, for a few rows.
 
     With few rows, oneDNN spends most of the time of a bfloat16 product on repacking a weight that is the right
@@ -54,12 +57,12 @@ def few_rows_times(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(len(x), len(weight), dtype=torch.float32).copy_((weight @ x.to(weight.dtype).T).T)
 
 
-def weight_of(layer: nn.Module) -> Tensor:
+def weight_of(layer: Layer) -> Tensor:
     """Return the weight [out, in] of a linear layer, below its adapters if it has any."""
-    return (layer.base_layer if isinstance(layer, LoraLinear) else layer).weight
+    return weight_of(layer.base_layer) if isinstance(layer, LoraLinear) else layer.weight
 
 
-def _adapters_of(layer: nn.Module, adapters: bool) -> list[str]:
+def _adapters_of(layer: Layer, adapters: bool) -> list[str]:
     if not adapters or not isinstance(layer, LoraLinear) or layer.disable_adapters:
         return []
     return [name for name in layer.active_adapters if name in layer.lora_A]
@@ -153,7 +156,7 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def is_known_linear(layer: nn.Module) -> bool:
+def is_known_linear(layer: Layer) -> bool:
     """Return whether `linear` computes what this layer computes when nothing is dropped."""
     if isinstance(layer, LoraLinear):
         variants = layer.lora_variant or layer.merged or any(layer.lora_bias.values()) or layer.fan_in_fan_out

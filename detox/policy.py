@@ -105,7 +105,8 @@ def make_policy(
         target_modules=linear_layers(model, settings.lora_scope, settings.lora_targets),
     )
     torch.manual_seed(seed)
-    nn.Module.to(model, dtype)  # transformers' own hides what it takes
+    backbone: nn.Module = model
+    backbone.to(dtype)
     policy = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(get_peft_model(model, lora), summary_dropout_prob=0.0)
     nn.init.zeros_(policy.v_head.summary.weight)
     nn.init.zeros_(policy.v_head.summary.bias)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detox.models import Classifier
 
@@ -71,7 +71,8 @@ class RewardModel:
         self.classifier = classifier
         self.signal = signal
         self.batch_size = batch_size
-        classifier.model.to(device).eval().requires_grad_(False)
+        model: nn.Module = classifier.model
+        model.to(device).eval().requires_grad_(False)
 
     def score(self, summaries: Sequence[str]) -> Tensor:
         """Return the score of each summary.

@@ -10,12 +10,12 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm, T5Stack
 
 from detox import packing
 from detox.engine import Encoded, Engine
@@ -33,7 +33,12 @@ KNOWN_BYTES = 2**28
 
 LINEARS = frozenset(("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"))
 
-Attend = Callable[[int, T5Attention, Tensor], Tensor]
+Stack = Any
+Attention = Any
+Norm = Any
+"""T5Stack, T5Attention and T5LayerNorm of `transformers`: what is inside a module, torch declares no type for."""
+
+Attend = Callable[[int, Attention, Tensor], Tensor]
 """Attention of a layer: its index, module and normed input [rows, d] -> the heads' outputs [rows, H * dk]."""
 
 Linear = Callable[[nn.Module, Tensor], Tensor]
@@ -86,8 +91,8 @@ class PackedT5Engine(Engine):
 
     def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
         super().__init__(model, value_head, value_reads_detached)
-        self.encoder: T5Stack = self.base.encoder
-        self.decoder: T5Stack = self.base.decoder
+        self.encoder: Stack = self.base.encoder
+        self.decoder: Stack = self.base.decoder
         self.heads: int = self.base.config.num_heads
         self.dtype = self.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype
         # On an accelerator, few kernels to launch are worth more than no padding.
@@ -98,7 +103,7 @@ class PackedT5Engine(Engine):
             self.attention_dtype = torch.promote_types(self.dtype, torch.float32)
 
     @staticmethod
-    def supports(model: nn.Module) -> bool:
+    def supports(model: Any) -> bool:
         """Return whether `model` is a T5 whose every layer this engine knows."""
         adapters = getattr(model, "peft_config", {}).values()
         base = model.get_base_model() if adapters else model
@@ -119,7 +124,7 @@ class PackedT5Engine(Engine):
 
     def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
         lengths = [len(query) for query in queries]
-        rows: list[Tensor | None] = [None] * len(queries)
+        rows = [torch.empty(0)] * len(queries)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
             for part in packing.parts(lengths, ENCODE_ROWS.get(self.device.type, ENCODE_ROWS["cpu"])):
                 hidden = self._encode([queries[i].to(self.device) for i in part], not reference)
@@ -135,7 +140,7 @@ class PackedT5Engine(Engine):
         biases = self._biases(self.encoder, groups, causal=False)
         apply = functools.partial(linear, adapters=adapters)
 
-        def attend(_: int, layer: T5Attention, normed: Tensor) -> Tensor:
+        def attend(_: int, layer: Attention, normed: Tensor) -> Tensor:
             query, key, value = (apply(part, normed) for part in (layer.q, layer.k, layer.v))
             return self._attend(query, key, value, groups, biases)
 
@@ -156,11 +161,11 @@ class PackedT5Engine(Engine):
             memory = encoded.hidden[prompts.source]
             biases = self._biases(self.decoder, groups, causal=True)
 
-            def attend(_: int, layer: T5Attention, normed: Tensor) -> Tensor:
+            def attend(_: int, layer: Attention, normed: Tensor) -> Tensor:
                 query, key, value = (apply(part, normed) for part in (layer.q, layer.k, layer.v))
                 return self._attend(query, key, value, groups, biases)
 
-            def attend_prompt(_: int, layer: T5Attention, normed: Tensor) -> Tensor:
+            def attend_prompt(_: int, layer: Attention, normed: Tensor) -> Tensor:
                 key, value = (
                     apply(part, memory, known=self._known(part, encoded, prompts)) for part in (layer.k, layer.v)
                 )
@@ -181,14 +186,14 @@ class PackedT5Engine(Engine):
             whole.products[part] = F.linear(self._padded(whole.hidden), weight)
         return whole.products[part], rows[prompts.source]
 
-    def _run(self, stack: T5Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, apply: Linear) -> Tensor:
+    def _run(self, stack: Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, apply: Linear) -> Tensor:
         """Return the residual stream [rows, d], float32, after the blocks of a stack, for ids [rows]."""
         hidden = wide(F.embedding(ids, stack.embed_tokens.weight))
         for index, block in enumerate(stack.block):
             own, *cross, feed = block.layer
             normed = self._norm(own.layer_norm, hidden, self.dtype)
             hidden = hidden + apply(own.SelfAttention.o, attend(index, own.SelfAttention, normed))
-            if cross:
+            if cross and attend_prompt is not None:
                 normed = self._norm(cross[0].layer_norm, hidden, self.dtype)
                 attention = cross[0].EncDecAttention
                 hidden = hidden + apply(attention.o, attend_prompt(index, attention, normed))
@@ -201,11 +206,11 @@ class PackedT5Engine(Engine):
             hidden = hidden + apply(dense.wo, inner)
         return hidden
 
-    def _norm(self, norm: T5LayerNorm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    def _norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         return RmsNorm.apply(hidden, norm.weight, norm.variance_epsilon, dtype)
 
     def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, groups: list[Group], biases: list[Tensor | None]
+        self, query: Tensor, key: Tensor, value: Tensor, groups: list[Group], biases: Sequence[Tensor | None]
     ) -> Tensor:
         """Return softmax(query key' + bias) value of each sequence, of packed [rows, H * dk]."""
         rows = len(query)
@@ -223,7 +228,7 @@ class PackedT5Engine(Engine):
             outputs.append(output.transpose(1, 2).flatten(0, 1).flatten(1))
         return torch.cat([*outputs, query.new_zeros(rows - sum(query_rows), query.shape[1])])
 
-    def _biases(self, stack: T5Stack, groups: list[Group], causal: bool) -> list[Tensor]:
+    def _biases(self, stack: Stack, groups: list[Group], causal: bool) -> list[Tensor]:
         """Return what each group's attention scores get added, [count or 1, H, length, length] float32."""
         longest = max(group.queries for group in groups)
         line = self._bias_line(stack, torch.arange(1 - longest, longest, device=self.device), causal)
@@ -237,7 +242,7 @@ class PackedT5Engine(Engine):
             biases.append(bias)
         return biases
 
-    def _bias_line(self, stack: T5Stack, distances: Tensor, causal: bool) -> Tensor:
+    def _bias_line(self, stack: Stack, distances: Tensor, causal: bool) -> Tensor:
         """Return the bias [H, n] float32 of keys `distances` [n] after the query; -inf for a future key."""
         attention = stack.block[0].layer[0].SelfAttention
         buckets = attention._relative_position_bucket(
@@ -298,12 +303,12 @@ class PackedT5Engine(Engine):
         def heads(part: nn.Module, normed: Tensor) -> Tensor:
             return apply(part, normed).to(self.attention_dtype).view(len(normed), self.heads, 1, -1)
 
-        def attend(index: int, layer: T5Attention, normed: Tensor) -> Tensor:
+        def attend(index: int, layer: Attention, normed: Tensor) -> Tensor:
             keys, values = state.cache[:, index, :, :, : state.step]
             keys[:, :, -1:], values[:, :, -1:] = heads(layer.k, normed), heads(layer.v, normed)
             return self._look(heads(layer.q, normed), keys, values, bias).view(len(normed), -1)
 
-        def attend_prompt(index: int, layer: T5Attention, normed: Tensor) -> Tensor:
+        def attend_prompt(index: int, layer: Attention, normed: Tensor) -> Tensor:
             query = heads(layer.q, normed)
             output = torch.empty_like(query)
             for group in state.memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from detox import t5
-from detox.engine import HuggingFaceEngine, Sampling, uniforms
+from detox.engine import HuggingFaceEngine, Sampling, uniforms, unpack
 from detox.layers import linear, linear_of_few
 from detox.t5 import PackedT5Engine
 
@@ -71,11 +72,13 @@ def engines(model, **options):
 def loss_and_gradients(engine, model, queries, responses, reference=False):
     model.zero_grad()
     engine.value_head.zero_grad()
-    outputs = engine.logprobs(engine.encode(queries, reference=reference), responses, values=True, entropy=True)
+    outputs = engine.logprobs(engine.encode(queries, reference=reference), responses, entropy=True)
     weights = torch.linspace(-1, 2, outputs.logprobs.numel()).view_as(outputs.logprobs)
-    ((outputs.logprobs + 0.3 * outputs.values) * weights).sum().backward()
+    values = unpack(engine.value(outputs.hidden), outputs.mask)
+    ((outputs.logprobs + 0.3 * values) * weights).sum().backward()
     parameters = [*model.named_parameters(), *engine.value_head.named_parameters()]
-    return outputs, {name: p.grad.clone() for name, p in parameters if p.grad is not None}
+    found = SimpleNamespace(**vars(outputs), values=values)
+    return found, {name: p.grad.clone() for name, p in parameters if p.grad is not None}
 
 
 LAYOUTS = [pytest.param(gated, tied, id=f"{'gated' if gated else 'relu'}-{'tied' if tied else 'untied'}")
