@@ -43,9 +43,7 @@ def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     return variance(moments(x, mask), unbiased)
 
 
-def masked_whiten(
-    x: Tensor, mask: Tensor, shift_mean: bool = True, statistics: tuple[Tensor, Tensor] | None = None
-) -> Tensor:
+def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """Scale the counted elements to variance 1 and, with `shift_mean`, to mean 0.
 
     A single counted element becomes 0 (its own value without `shift_mean`), where TRL gives nan.
@@ -54,16 +52,15 @@ def masked_whiten(
         x: floating point, any shape.
         mask: bool, the shape of `x`, True = counts.
         shift_mean: take the mean off; else the elements keep it and only the spread about it is scaled.
-        statistics: (mean, unbiased variance) to use in place of those of `x`, for instance of all processes.
 
     Returns:
         The shape of `x`, 0 in padding (TRL: the whitened 0).
 
     Source: `masked_whiten` in trl/core.py, 0.11.4.
     """
-    mean, var = (masked_mean(x, mask), masked_var(x, mask)) if statistics is None else statistics
+    mean, var = masked_mean(x, mask), masked_var(x, mask)
     x = _counted(x, mask)
-    whitened = (x - mean) * torch.rsqrt(torch.as_tensor(var, dtype=x.dtype, device=x.device) + 1e-8)
+    whitened = (x - mean) * torch.rsqrt(var + 1e-8)
     return _counted(whitened if shift_mean else whitened + mean, mask)
 
 
