@@ -6,6 +6,7 @@ what comes of it is put together in the order of the whole, so that the figures 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -152,10 +153,17 @@ def start(device: str) -> Processes:
     sharded = os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
+    atexit.register(_leave)
     if not state.is_main_process:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (is open as long as the process lives)
     place = torch.device("cpu") if on_cpu else state.device
     return Processes(state.process_index, state.num_processes, place, sharded)
+
+
+def _leave() -> None:
+    """Close the connections while Python still runs: threads of theirs that outlive it abort the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def joined() -> bool:
