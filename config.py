@@ -171,6 +171,11 @@ class Reward:
         """Further terms by name, with their weights."""
         return {name: float(weight) for name, _, weight in (term.rpartition("=") for term in self.extra)}
 
+    def describe(self) -> str:
+        """Return the sum for people."""
+        parts = {f"{self.signal} of {self.label!r} by {self.model}": self.weight, **self.terms}
+        return " + ".join(name if weight == 1 else f"{weight:g} * {name}" for name, weight in parts.items())
+
     def validate(self) -> None:
         _require(bool(self.model.strip()), "--reward.model", repr(self.model), "name a hub model or a local folder")
         _require(bool(self.label.strip()), "--reward.label", repr(self.label), "name a label of the reward model")

@@ -129,7 +129,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
-    print(f"reward     {reward.describe()}")
+    print(f"reward     {settings.reward.describe()}")
     together = f", one of {count} processes" if count > 1 else ""
     print(f"runs on    {device}, {trainer.engine.describe()}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))

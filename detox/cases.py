@@ -169,7 +169,8 @@ def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def differ_by_seed(cases: list[Case]) -> bool:
     """Return whether these are runs of the same settings under different seeds, one checkpoint each."""
-    free: dict[str, Any] = dict(run=None, checkpoints="", seed=0, overwrite=False, device="auto", threads=None)
+    free: dict[str, Any] = dict(run=None, checkpoints="", seed=0, overwrite=False)
+    free |= dict(device="auto", threads=None, report_to="none")
     same = {
         (replace(case.training, **free, save=config.Checkpoints(), model=_start(case)), case.checkpoint.name)
         for case in cases

@@ -49,7 +49,7 @@ The weights are float32. `dtype=torch.bfloat16` loads them in half the memory, b
 training made away. The figures below were measured on base and adapter, before they were merged ({engine}).
 
 """
-_UNTOLD = {"run", "checkpoints", "overwrite", "device", "threads", "save", "plan", "plan_budget_gb"}
+_UNTOLD = {"run", "checkpoints", "overwrite", "device", "threads", "save", "report_to"}
 """Settings that say where a run was made, not what it is."""
 _DETAILS = """<details><summary>All settings of training</summary>
 
@@ -72,7 +72,9 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
         prepared: manifest of the prepared dialogues.
     """
     data = prepared["config"]["data"]
-    made_with = {key: value for key, value in asdict(case.training).items() if key not in _UNTOLD}
+    made_with = {
+        key: value for key, value in asdict(case.training).items() if key not in _UNTOLD and not key.startswith("plan")
+    }
     use = _USE.format(
         name=json.dumps(settings.push_to_hub or Path(settings.export or "model").name),
         max_new_tokens=settings.evaluation.max_new_tokens,
@@ -166,7 +168,7 @@ def _data(prepared: Mapping[str, Any]) -> Section:
 def _training(training: config.PPOTraining) -> Section:
     ppo, reward = training.ppo, training.reward
     rows = (
-        ("reward", f"{reward.signal} of the label {reward.label} of {reward.model}, for the summary alone"),
+        ("reward", f"{reward.describe()}, for the summary alone"),
         ("updates", f"{ppo.updates} of {ppo.batch_size} dialogues, {ppo.ppo_epochs} passes over each"),
         ("learning rate", f"{ppo.learning_rate:g}, {ppo.schedule}"),
         ("KL weight", f"{ppo.kl_coef:g}, {ppo.kl_control}, against the model that training started from"),

@@ -101,12 +101,6 @@ class WeightedReward:
         some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run
         measure(self.terms, [group[0] for group in some["summaries"]], some["dialogue"], some["summaries"])
 
-    def describe(self) -> str:
-        """Return the sum for people."""
-        reward = self.settings
-        parts = {f"{reward.signal} of {reward.label!r} by {reward.model}": reward.weight, **reward.terms}
-        return " + ".join(name if weight == 1 else f"{weight:g} * {name}" for name, weight in parts.items())
-
     def score(self, rows: Sequence[int], summaries: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scores of summaries and what they are the sums of.
 

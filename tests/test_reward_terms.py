@@ -94,13 +94,13 @@ def test_the_score_is_the_weighted_sum_over_the_rows_that_were_summarized():
         "overlap-dialogue": [1.0, 1.0, 0.0],
     }
     assert scores.tolist() == [-1.0 - 1.0, 1.0 - 0.375 - 1.0, 3.0 - 0.5] and scores.dtype == torch.float32
-    assert reward.describe() == "2 * logit of 'nothate' by m + 0.5 * length + -1 * overlap-dialogue"
+    assert reward.settings.describe() == "2 * logit of 'nothate' by m + 0.5 * length + -1 * overlap-dialogue"
 
 
 def test_the_classifier_alone_is_what_it_says():
     reward = reward_terms.WeightedReward(config.Reward(model="m"), Classifier(), EXAMPLES)
     scores, terms = reward.score([0, 1], ["a", "b"])
-    assert (scores.tolist(), terms, reward.describe()) == ([-0.5, 0.5], {}, "logit of 'nothate' by m")
+    assert (scores.tolist(), terms, reward.settings.describe()) == ([-0.5, 0.5], {}, "logit of 'nothate' by m")
 
 
 def test_a_function_of_a_file_or_a_module_is_called_by_keyword(place):
