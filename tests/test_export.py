@@ -224,7 +224,7 @@ def test_the_card(worlds):
         "## Limits",
         "test split of dialogues",
         "supervised LoRA lora",
-        "logit of the label nothate of reward",
+        "logit of 'nothate' by reward",
         "| seed | 0 |",
         "| updates | 2 of 4 dialogues, 1 passes over each |",
         '"learning_rate": 0.03',
