@@ -374,13 +374,9 @@ def world(tmp_path_factory):
     tiny.classifier(root / "reward")
     tiny.classifier(root / "judge", ("fine", "toxic"), seed=1)
     tiny.dialogsum(root / "dialogues", train=8, validation=3, test=3)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    with tiny.inside(root):
         assert run(DATA) == 0
         assert run(PPO, "--ppo.updates 1") == 0
-    finally:
-        os.chdir(before)
     return root
 
 

@@ -49,26 +49,18 @@ WRITTEN = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Tiny models, dialogues (one of them hostile), two runs of two checkpoints that differ by seed."""
-    root = tmp_path_factory.mktemp("world")
-    tiny.t5(root / "t5")
-    tiny.lora(root / "lora", root / "t5")
-    tiny.classifier(root / "reward")
+    root = tiny.start_world(tmp_path_factory.mktemp("world"), train=8, validation=6, test=8)
     tiny.bert_classifier(root / "judge", seed=1)
-    tiny.dialogsum(root / "dialogues", train=8, validation=6, test=8)
     with (root / "dialogues" / "test.csv").open("a", newline="", encoding="utf-8") as file:
         rows = [[f"test_9_{i}", f"#Person1#: {HOSTILE}", "They talk.", HOSTILE] for i in (1, 2, 3)]
         csv.writer(file).writerows(rows)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    with tiny.inside(root):
         argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r0"]
         assert cli.run(config.Preparation, data_preparation.main, argv) == 0
         shutil.copytree("checkpoints/r0", "checkpoints/r1")
         for seed in "01":
             argv = ["--run", f"r{seed}", "--seed", seed, *TRAIN]
             assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
-    finally:
-        os.chdir(before)
     return root
 
 
@@ -84,12 +76,8 @@ def done(world, tmp_path_factory):
     """A copy of the world with the last checkpoint of the first run evaluated."""
     root = tmp_path_factory.mktemp("done") / "w"
     shutil.copytree(world, root)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    with tiny.inside(root):
         assert run() == 0
-    finally:
-        os.chdir(before)
     return root
 
 

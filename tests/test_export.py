@@ -66,15 +66,11 @@ def make(root: Path, base: str) -> None:
     tiny.classifier(root / "reward")
     tiny.bert_classifier(root / "judge", seed=1)
     tiny.dialogsum(root / "dialogues", train=8, validation=4, test=6)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    with tiny.inside(root):
         flags = "--run r --model.base t5 --data.dataset dialogues --data.max-query-tokens 120".split()
         assert stage(config.Preparation, data_preparation.main, *flags, "--data.prompt", PROMPT) == 0
         engine = ["--engine", "hf"] if base == "bart" else []
         assert stage(config.PPOTraining, training_ppo.main, "--run", "r", *TRAIN, *engine) == 0
-    finally:
-        os.chdir(before)
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +82,8 @@ def worlds(tmp_path_factory):
         if base not in made:
             root = tmp_path_factory.mktemp(base) / "w"
             make(root, base)
-            before = os.getcwd()
-            os.chdir(root)
-            try:
+            with tiny.inside(root):
                 assert run("--export", "out/model") == 0
-            finally:
-                os.chdir(before)
             made[base] = root
         return made[base]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -99,9 +98,7 @@ def place(tmp_path_factory):
     tiny.t5(root / "t5", d_model=16, layers=1)
     tiny.classifier(root / "reward")
     tiny.dialogsum(root / "dialogues", train=8, validation=3, test=3)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    with tiny.inside(root):
         flags = {
             "data_preparation": FLAGS["data_preparation"].split(),
             "training_ppo": FLAGS["training_ppo"].split(),
@@ -113,8 +110,6 @@ def place(tmp_path_factory):
         inputs, wanted = training_ppo.find_inputs(wanted, Path("checkpoints/r"))
         trainer = training_ppo.build(wanted, inputs, Processes()).trainer
         yield root / "checkpoints/r/ppo/step-0001", trainer
-    finally:
-        os.chdir(before)
 
 
 def restore_or_refuse(place) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,9 +85,7 @@ def train(*flags: str) -> int:
 
 def chain(place: Path, write_base, *training: str) -> Path:
     """Run the three stages in a new folder, and return it."""
-    before = os.getcwd()
-    os.chdir(place)
-    try:
+    with tiny.inside(place):
         targets = write_base(Path("base"))
         tiny.lora(Path("supervised"), Path("base"), targets=targets)
         tiny.bert_classifier(Path("polite"), ("curt", "kind", "long"))
@@ -99,8 +96,6 @@ def chain(place: Path, write_base, *training: str) -> Path:
         assert cli.run(config.Preparation, data_preparation.main, prepare) == 0
         assert train(*training) == 0
         assert cli.run(config.EvaluationStage, evaluate_ppo.main, ["--run", "r", *EVALUATION]) == 0
-    finally:
-        os.chdir(before)
     return place
 
 

@@ -33,19 +33,11 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with tiny models and a prepared dataset for each of the runs `one`, `two`, `hf`, `fsdp`."""
-    root = tmp_path_factory.mktemp("world")
-    tiny.t5(root / "t5")
-    tiny.lora(root / "lora", root / "t5")
-    tiny.classifier(root / "reward")
-    tiny.dialogsum(root / "dialogues", train=20, validation=4, test=4)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    root = tiny.start_world(tmp_path_factory.mktemp("world"), train=20, validation=4, test=4)
+    with tiny.inside(root):
         for place in ("one", "two", "dies", "hf", "fsdp"):
             argv = f"--model.base t5 --data.dataset dialogues --run r --checkpoints {place}".split()
             assert cli.run(config.Preparation, data_preparation.main, argv) == 0
-    finally:
-        os.chdir(before)
     return root
 
 

@@ -34,18 +34,10 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with tiny models and a prepared dataset, as `checkpoints/r/prepared`."""
-    root = tmp_path_factory.mktemp("world")
-    tiny.t5(root / "t5")
-    tiny.lora(root / "lora", root / "t5")
-    tiny.classifier(root / "reward")
-    tiny.dialogsum(root / "dialogues", train=20, validation=4, test=4)
-    before = os.getcwd()
-    os.chdir(root)
-    try:
+    root = tiny.start_world(tmp_path_factory.mktemp("world"), train=20, validation=4, test=4)
+    with tiny.inside(root):
         argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r"]
         assert cli.run(config.Preparation, data_preparation.main, argv) == 0
-    finally:
-        os.chdir(before)
     return root
 
 
@@ -61,12 +53,8 @@ def whole(world, tmp_path_factory):
     """A run of six updates that nothing interrupted."""
     place = tmp_path_factory.mktemp("whole") / "w"
     shutil.copytree(world, place)
-    before = os.getcwd()
-    os.chdir(place)
-    try:
+    with tiny.inside(place):
         assert train() == 0
-    finally:
-        os.chdir(before)
     return place / "checkpoints" / "r" / "ppo"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,6 +48,26 @@ REWARD = "facebook/roberta-hate-speech-dynabench-r4-target"
 JUDGE = "unitary/toxic-bert"
 ADAPTER = "someone/flan-t5-base-dialogsum-lora"
 DIALOGSUM = "knkarthick/dialogsum"
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder, as users do."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def start_world(root: Path, *, train: int, validation: int, test: int) -> Path:
+    """Write what a run starts from, under names that flags can have: `t5`, `lora`, `reward`, `dialogues`."""
+    t5(root / "t5")
+    lora(root / "lora", root / "t5")
+    classifier(root / "reward")
+    dialogsum(root / "dialogues", train=train, validation=validation, test=test)
+    return root
 
 
 def t5(
