@@ -46,12 +46,12 @@ def main(settings: config.PPOTraining) -> int:
         return 0
     trackers.check(settings)
     with processes.within(lambda: artifacts.lock(run)):
-        inputs, settings = find_inputs(settings, run)
-        weights = find_weights(settings)
+        inputs, settings = processes.on_main(lambda: find_inputs(settings, run))
+        weights = processes.on_main(lambda: find_weights(settings))
         folder = run / "ppo"
         resumed = processes.on_main(lambda: find_checkpoint(settings, folder))
         if resumed is not None:
-            manifest = checkpoint.check(resumed, settings, inputs, weights)
+            manifest = processes.on_main(lambda: checkpoint.check(resumed, settings, inputs, weights))
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0

@@ -94,10 +94,6 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Return whether the flag is set in any process."""
-        return any(self.gather_objects(flag))
-
     def on_main(self, function: Callable[[], Result]) -> Result:
         """Let the main process alone run `function`; return in every process what it gave.
 
@@ -112,13 +108,18 @@ class Processes:
                 value = function()
             except BaseException as error:
                 failure = error
-        told: list[Any] = [value, failure is not None]
+                if joined():
+                    has_the_word()  # asked before the others hear of it, so that it is this process that tells
+        value, failed = self._from_main((value, failure is not None))
+        if failed:
+            raise failure or Elsewhere("the main process has failed")
+        return value
+
+    def _from_main(self, value: Any) -> Any:
+        """Return the main process's value."""
+        told = [value]
         with _talking():
             dist.broadcast_object_list(told, src=0, device=self.device)
-        if failure is not None:
-            raise failure
-        if told[1]:
-            raise Elsewhere("the main process has failed")
         return told[0]
 
     @contextlib.contextmanager

@@ -25,16 +25,8 @@ class Threads(Processes):
         self._wait()
         return values
 
-    def on_main(self, function: Callable[[], Any]) -> Any:
-        value, failure = None, None
-        if self.is_main:
-            try:
-                value = function()
-            except Exception as error:
-                failure = error
-        told, failed = self.gather_objects((value, failure is not None))[0]
-        if failed:
-            raise failure or Elsewhere("the main thread has failed")
+    def _from_main(self, value: Any) -> Any:
+        told = self.gather_objects(value)[0]
         return value if self.is_main else told
 
     def _wait(self) -> None:
