@@ -297,6 +297,16 @@ class PPO:
     lora_targets: str = "all-linear"
     """`all-linear`, or names of linear layers separated by commas (q,v)."""
 
+    def share(self, processes: int) -> "PPO":
+        """Return the settings of one of several processes: its part of each batch and minibatch."""
+        minibatch = self.minibatch_size // processes
+        return replace(
+            self,
+            batch_size=self.batch_size // processes,
+            minibatch_size=minibatch,
+            microbatch_size=math.gcd(minibatch, self.effective_microbatch),
+        )
+
     @property
     def effective_microbatch(self) -> int:
         return min(self.microbatch_size or self.minibatch_size, self.minibatch_size)

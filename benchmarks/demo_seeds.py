@@ -101,10 +101,15 @@ def table(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         cells = []
         for name in names:
             values = [found[key] for found in runs if found["settings"] == name]
-            low, middle, high = (form.format(f(values)) for f in (min, statistics.median, max))
-            cells.append(f"{middle} ({low} to {high})")
+            cells.append(spread(values, form))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Return the median over seeds and the range of a figure, in a format."""
+    low, middle, high = (form.format(f(values)) for f in (min, statistics.median, max))
+    return f"{middle} ({low} to {high})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -42,7 +42,6 @@ VARIANTS = ("tutorial", "trl", "same", "ours", "same-hf", "ours-hf", "trl-bf16",
 DEFAULT_VARIANTS = ("tutorial", "trl", "same", "ours")
 GPU_VARIANTS = ("tutorial-bf16", "trl-bf16", "same-bf16")
 STOCK = replace(config.PPO(), lora_r=32, lora_alpha=32, lora_scope="all", lora_targets="q,v")
-PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 MEAN_PROMPT = 184
 WARM_UP_TOKENS = 16  # enough rows that products run as in a whole iteration
 SPREAD = 0.6  # of the logarithm of the prompts' lengths
@@ -104,16 +103,10 @@ def measured_peak(device: str) -> dict[str, float]:
     """Return the best rate (10^9 a second) of a large square matrix product in each dtype."""
     import torch
 
-    size, found = PEAK_SIZE[device], {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        seconds = []
-        for _ in range(40):
-            started = now(device)
-            left @ right
-            seconds.append(now(device) - started)
-        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / min(seconds) / 1e9
-    return found
+    from detox.scaling import measured_gflops
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return {name: measured_gflops(torch.device(device), dtype, repeats=40) for name, dtype in dtypes.items()}
 
 
 # --- one child ---
@@ -433,16 +426,20 @@ def start_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("threads", "batch_size", "minibatch_size", "new_tokens"):
         own += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     own += ["--prompt-tokens", *map(str, arguments.prompt_tokens), *["--profile"] * arguments.profile]
-    threads = str(arguments.threads)
+    return run_apart(own, arguments.threads, f"variant {variant}")
+
+
+def run_apart(command: Sequence[str], threads: int, what: str) -> dict[str, Any]:
+    """Run a command with so many threads a process; return the JSON object that it prints last."""
     environment = {
         **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "0",
     }
-    result = subprocess.run(own, env=environment, stdout=subprocess.PIPE, text=True)
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if result.returncode:
-        raise SystemExit(f"error: variant {variant} failed with exit code {result.returncode}")
+        raise SystemExit(f"error: {what} failed with exit code {result.returncode}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 

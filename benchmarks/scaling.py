@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -214,7 +212,7 @@ def planned_peak(settings: config.PPOTraining, arguments: argparse.Namespace, pr
 
     summarizer, classifier = sizes_of(settings, arguments)
     longest = max(lengths_of(settings, arguments))
-    own = memory.share(settings, processes)
+    own = replace(settings, ppo=settings.ppo.share(processes))
     return memory.plan(own, summarizer, classifier.weights, torch.device("cpu"), longest, True).peak / 2**20
 
 
@@ -258,17 +256,7 @@ def start_run(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("shape", "dtype", "threads", "batch_size", "minibatch_size", "new_tokens"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     command += ["--prompt-tokens", *map(str, arguments.prompt_tokens)]
-    threads = str(arguments.threads)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "0",
-    }
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    if result.returncode:
-        raise SystemExit(f"error: run {run.name} failed with exit code {result.returncode}")
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return ppo_step.run_apart(command, arguments.threads, f"run {run.name}")
 
 
 def summarize(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> dict[str, Any]:

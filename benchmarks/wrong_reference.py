@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
+from benchmarks.demo_seeds import spread
 from detox import data, models
 
 KINDS = {"bare base": "the supervised adapter is trained", "start": "it is merged, a fresh one is trained"}
@@ -117,8 +117,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
         cells = []
         for kind in KINDS:
             values = [number(run) for run in runs if run["reference"] == kind]
-            low, middle, high = (form.format(f(values)) for f in (min, statistics.median, max))
-            cells.append(f"{middle} ({low} to {high})")
+            cells.append(spread(values, form))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

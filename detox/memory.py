@@ -26,7 +26,6 @@ The peak is what stays (weights, optimizer, libraries) and the larger of rollout
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,12 +36,9 @@ from detox import artifacts
 from detox.engine import choose_dtype
 from detox.logprobs import CHUNK
 from detox.sizes import Sizes, reads_prompt, rows
+from detox.t5 import ENCODE_ROWS, KNOWN_BYTES
 
 GIB = 2**30
-ENCODE_ROWS = 1536
-"""Tokens that the packed engine encodes at once."""
-KNOWN_BYTES = 2**28
-"""Most that the packed engine keeps of keys and values of a rollout's prompts between its passes."""
 KERNELS = {torch.float32: 58 * 2**20, torch.bfloat16: 84 * 2**20}
 """On a CPU, bytes that kernels and allocator take; in bfloat16 oneDNN compiles more of them."""
 OUTPUTS = ("o", "out_proj", "wo", "fc2")
@@ -62,19 +58,6 @@ class Plan:
     dtype: torch.dtype
 
 
-def share(settings: config.PPOTraining, processes: int) -> config.PPOTraining:
-    """Return the settings of one of several processes: its part of each batch and minibatch."""
-    ppo = settings.ppo
-    minibatch = ppo.minibatch_size // processes
-    own = replace(
-        ppo,
-        batch_size=ppo.batch_size // processes,
-        minibatch_size=minibatch,
-        microbatch_size=math.gcd(minibatch, ppo.effective_microbatch),
-    )
-    return replace(settings, ppo=own)
-
-
 def plan(
     settings: config.PPOTraining,
     sizes: Sizes,
@@ -87,7 +70,7 @@ def plan(
     """Return the memory that one process of training takes.
 
     Args:
-        settings: of the stage; of several processes, those of one (`share`).
+        settings: of the stage; of several processes, those of one (`config.PPO.share`).
         sizes: of the summarizer.
         reward_parameters: of the classifier.
         device: on a CPU the libraries count too.
@@ -107,7 +90,9 @@ def plan(
     generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, a)
     if dtype == torch.float32 and shards == 1:
         generate += sizes.lora_weights * 4
-    encode = _encoding(sizes, min(rollout_tokens, max(ENCODE_ROWS, query_tokens)) if packed else rollout_tokens, w)
+    encode = _encoding(
+        sizes, min(rollout_tokens, max(ENCODE_ROWS["cpu"], query_tokens)) if packed else rollout_tokens, w
+    )
     kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, a)
     known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)
     kept += known if known <= KNOWN_BYTES and not sizes.encoder_is_trained else 0

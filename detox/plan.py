@@ -39,10 +39,14 @@ class Task:
     lengths: list[int]
     notes: tuple[str, ...]
 
+    def own(self, processes: int) -> config.PPOTraining:
+        """Return the settings of one of several processes."""
+        return replace(self.settings, ppo=self.settings.ppo.share(processes))
+
     def plan_memory(self, processes: int = 1, sharded: bool = False) -> memory.Plan:
         """Return the memory of one of several processes; sharded weights run in Hugging Face's modules."""
         return memory.plan(
-            memory.share(self.settings, processes),
+            self.own(processes),
             self.summarizer,
             self.classifier.weights,
             self.device,
@@ -53,9 +57,8 @@ class Task:
 
     def largest_microbatch(self, processes: int = 1) -> int | None:
         """Return the largest microbatch of one of several processes that fits the budget, or None."""
-        own = memory.share(self.settings, processes)
         rest = (self.summarizer, self.classifier.weights, self.device, max(self.lengths), self.packed)
-        return memory.largest_microbatch(own, *rest)
+        return memory.largest_microbatch(self.own(processes), *rest)
 
     def plan_update(self, machine: scaling.Machine, processes: int, sharded: bool = False) -> scaling.Estimate:
         """Return what an update takes on several devices."""

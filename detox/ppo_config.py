@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,15 +48,14 @@ class Seq2SeqPPOConfig(PPOConfig):
                 f"--ppo.minibatch-size={ppo.minibatch_size}: {processes} processes can't share it evenly; start a "
                 "number of processes that divides it"
             )
-        minibatch = ppo.minibatch_size // processes
-        microbatch = math.gcd(minibatch, ppo.effective_microbatch)
+        own = ppo.share(processes)
         return cls(
             seed=seed,
-            steps=ppo.updates * ppo.batch_size // processes,
+            steps=ppo.updates * own.batch_size,
             learning_rate=ppo.learning_rate,
-            batch_size=ppo.batch_size // processes,
-            mini_batch_size=microbatch,
-            gradient_accumulation_steps=minibatch // microbatch,
+            batch_size=own.batch_size,
+            mini_batch_size=own.effective_microbatch,
+            gradient_accumulation_steps=own.minibatch_size // own.effective_microbatch,
             ppo_epochs=ppo.ppo_epochs,
             max_grad_norm=ppo.max_grad_norm,
             adap_kl_ctrl=ppo.kl_control == "adaptive",

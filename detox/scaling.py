@@ -100,7 +100,7 @@ def estimate(
         sharded: the frozen blocks are spread over them.
     """
     ppo, new_tokens, dtype = settings.ppo, settings.rollout.max_new_tokens, choose_dtype(settings.dtype, device)
-    own, w = memory.share(settings, processes).ppo, dtype.itemsize
+    own, w = ppo.share(processes), dtype.itemsize
     work = useful_gflop(sizes, classifier, [query_tokens] * ppo.batch_size, new_tokens, ppo)
     if dtype != torch.float32:  # sampling's own log-probabilities do not serve
         work["old"] = work["generate"]
@@ -162,11 +162,11 @@ def find_machine(settings: config.PPOTraining, device: torch.device, present: bo
     return Machine(gflops, memory_rate, link_rate, (flops_source, memory_source, link_source))
 
 
-def measured_gflops(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the best rate (10^9 operations a second) of a large square product."""
+def measured_gflops(device: torch.device, dtype: torch.dtype, repeats: int = 20) -> float:
+    """Return the best rate (10^9 operations a second) of a large square product, of so many."""
     size = 1024 if device.type == "cpu" else 8192
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _fastest(lambda: left @ right, device) / 1e9
+    return 2 * size**3 / _fastest(lambda: left @ right, device, repeats) / 1e9
 
 
 def measured_memory_rate(device: torch.device, dtype: torch.dtype) -> float:
