@@ -20,7 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from detox.allocator import keep_freed_memory
 from detox.errors import UserError
-from detox.layers import few_rows_times
+from detox.layers import wide
 from detox.logprobs import linear_logprobs
 from detox.sharding import is_sharded
 
@@ -255,7 +255,8 @@ class Engine(ABC):
         alive = torch.arange(count, device=self.device)
         current = torch.full((count,), self.start_id, device=self.device)
         draws = sampling.uniforms.to(self.device) if sampling.uniforms is not None else None
-        with self.adapters_off() if reference else self.adapters_merged():
+        faster = torch.no_grad() if self.sharded else torch.inference_mode()
+        with self.adapters_off() if reference else self.adapters_merged(), faster:
             state = self.start(encoded)
             for step in range(max_new_tokens):
                 output = self.advance(state, current)
@@ -285,7 +286,13 @@ class Engine(ABC):
             self.advance(state, tokens)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = few_rows_times(self.head_input(hidden), self.head_weight)
+        hidden = self.head_input(hidden).to(self.head_weight.dtype)
+        if hidden.device.type == "cpu":
+            # As the left factor, a weight so tall is read by all threads at once.
+            logits = wide(hidden.new_empty(0)).new_empty(len(hidden), len(self.head_weight))
+            logits.copy_((self.head_weight @ hidden.T).T)
+        else:
+            logits = wide(hidden @ self.head_weight.T)
         return logits if self.head_bias is None else logits + self.head_bias
 
     def adapters_off(self) -> contextlib.AbstractContextManager:
@@ -351,7 +358,8 @@ def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: T
             logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         cumulative = logits.softmax(-1).cumsum(-1)
         # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
-        tokens = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1).clamp_(max=logits.shape[-1] - 1)
+        found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
+        tokens = found.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
     return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
 

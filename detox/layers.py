@@ -5,6 +5,7 @@ Weights are those of the modules of `transformers` and PEFT, read in place at ev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,41 +21,69 @@ Known = tuple[Tensor, Tensor]
 """A product x W' that is there already: [more rows, out], and [N] int64, which of its rows are x's."""
 
 
-def linear(layer: Layer, x: Tensor, adapters: bool, known: Known | None = None) -> Tensor:
-    """Return [N, out] of x [N, in], in the dtype of the layer's weight.
+def linears(x: Tensor, *layers: Layer, adapters: bool, known: Sequence[Known | None] = ()) -> Sequence[Tensor]:
+    """Return [N, out] of each of some linear layers of one input x [N, in], in the dtype of their weights.
 
     Args:
-        layer: nn.Linear or PEFT's LoRA around one.
-        x: cast to the weight's dtype.
-        adapters: add what the layer's active adapters give, unless they are disabled in the layer itself.
-        known: the product with the weight, where it is frozen and was computed before.
+        x: cast to the weights' dtype.
+        layers: nn.Linear, or PEFT's LoRA around them.
+        adapters: add what a layer's active adapters give, unless they are disabled in the layer itself.
+        known: of each layer the product with its weight, if it is frozen and the product was computed before.
     """
-    weight, names = weight_of(layer), _adapters_of(layer, adapters)
-    if not names:
-        return _product(x.to(weight.dtype), weight, known)
-    factors = [part[name].weight for name in names for part in (layer.lora_A, layer.lora_B)]
-    return _LoraLinear.apply(x.to(weight.dtype), weight, known, [layer.scaling[name] for name in names], *factors)
+    weights = [weight_of(layer) for layer in layers]
+    x = x.to(weights[0].dtype)
+    pairs = [(i, layer, name) for i, layer in enumerate(layers) for name in _adapters_of(layer, adapters)]
+    known = known or [None] * len(layers)
+    if not pairs:
+        return [_product(x, weight, product) for weight, product in zip(weights, known, strict=True)]
+    placed = [(i, layer.scaling[name]) for i, layer, name in pairs]
+    downs, ups = ([getattr(layer, side)[name].weight for _, layer, name in pairs] for side in ("lora_A", "lora_B"))
+    return _LoraLinears.apply(x, known, placed, *weights, *downs, *ups)
 
 
-def linear_of_few(layer: Layer, x: Tensor, adapters: bool) -> Tensor:
-    """Return what `linear` returns, but [N, out] in float32 and without a graph, for a few rows.
+class LinearsOfFew:
+    """`linears` for a few rows and without a graph: LoRA in float32, and its factors read at the first call only.
 
-    With few rows, oneDNN spends most of the time of a bfloat16 product on repacking a weight that is the right
-    factor, and on LoRA's two thin products a call's overhead; so the weight goes left, and LoRA is in float32.
+    With few rows, most of the time of LoRA's thin products is that of the calls, so layers of one input (all of one
+    shape) share two of them.
     """
-    weight, x = weight_of(layer), wide(x)
-    output = few_rows_times(x, weight)
-    for name in _adapters_of(layer, adapters):
-        down, up = (part[name].weight.to(x.dtype) for part in (layer.lora_A, layer.lora_B))
-        output.addmm_(x @ down.T, up.T, alpha=layer.scaling[name])
-    return output
+
+    def __init__(self) -> None:
+        self._factors: dict[tuple[Layer, ...], tuple[Tensor, Tensor] | None] = {}
+
+    def __call__(self, x: Tensor, *layers: Layer) -> Tensor:
+        """Return [layers, N, out], float32 or wider, of x [N, in]."""
+        weights = [weight_of(layer) for layer in layers]
+        narrow = x.to(weights[0].dtype)
+        output = wide(torch.stack([F.linear(narrow, weight) for weight in weights]))
+        if layers not in self._factors:
+            self._factors[layers] = _stacked_factors(layers)
+        factors = self._factors[layers]
+        if factors is not None:
+            down, up = factors
+            inner = (wide(x) @ down).view(len(x), len(up), -1)
+            output.baddbmm_(inner.transpose(0, 1), up)
+        return output
 
 
-def few_rows_times(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x W' [N, out] in float32 (or wider), the product taken in the dtype of the weight."""
-    if weight.dtype != torch.bfloat16 or x.device.type != "cpu":
-        return wide(x.to(weight.dtype) @ weight.T)
-    return x.new_empty(len(x), len(weight), dtype=torch.float32).copy_((weight @ x.to(weight.dtype).T).T)
+def _stacked_factors(layers: Sequence[Layer]) -> tuple[Tensor, Tensor] | None:
+    """Return A of all layers side by side [in, layers * r] and scaled B [layers, r, out], or None if there is none."""
+    downs, ups = zip(*map(_wide_factors, layers), strict=True)
+    rank = max(map(len, downs))
+    if not rank:
+        return None
+    down, up = (torch.stack([F.pad(part, (0, 0, 0, rank - len(part))) for part in side]) for side in (downs, ups))
+    return down.flatten(0, 1).T, up
+
+
+def _wide_factors(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Return A [r, in] and scaled B' [r, out] of all active adapters of a layer, r the sum of their ranks."""
+    weight, names = weight_of(layer), _adapters_of(layer, True)
+    down, up = (wide(weight.new_empty(0, size)) for size in (weight.shape[1], len(weight)))
+    return (
+        torch.cat([down, *(wide(layer.lora_A[name].weight) for name in names)]),
+        torch.cat([up, *(wide(layer.lora_B[name].weight).T * layer.scaling[name] for name in names)]),
+    )
 
 
 def weight_of(layer: Layer) -> Tensor:
@@ -75,43 +104,55 @@ def _product(x: Tensor, weight: Tensor, known: Known | None) -> Tensor:
     return product[rows]
 
 
-class _LoraLinear(torch.autograd.Function):
-    """x W' + the sum of scaling (x A') B', in one buffer [N, out], and no product for a frozen W.
+class _LoraLinears(torch.autograd.Function):
+    """Of each layer x W' + the sum of scaling (x A') B', in one buffer [N, out], and no product for a frozen W.
 
-    All products are in W's dtype, as under autocast; A, B and their gradients stay in their own.
+    The A of all layers lie side by side, since thin products are slow. All products are in W's dtype, as under
+    autocast; A, B and their gradients stay in their own.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, known: Known | None, scalings: list[float], *factors: Tensor
-    ) -> Tensor:
-        output = _product(x, weight, known)
-        cast = [factor.to(x.dtype) for factor in factors]
-        inner = [x @ down.T for down in cast[::2]]
-        for narrow, up, scaling in zip(inner, cast[1::2], scalings, strict=True):
-            output.addmm_(narrow, up.T, alpha=scaling)
-        ctx.scalings = scalings
-        ctx.save_for_backward(x, weight, *factors, *inner)
-        return output
+        ctx: Any, x: Tensor, known: Sequence[Known | None], placed: list[tuple[int, float]], *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights, downs, ups = _split(tensors, len(known), len(placed))
+        outputs = [_product(x, weight, product) for weight, product in zip(weights, known, strict=True)]
+        inner = x @ torch.cat(downs).to(x.dtype).T
+        ctx.layers, ctx.placed, ctx.ranks = len(known), placed, [len(down) for down in downs]
+        for (i, scaling), narrow, up in zip(placed, inner.split(ctx.ranks, 1), ups, strict=True):
+            outputs[i].addmm_(narrow, up.to(x.dtype).T, alpha=scaling)
+        ctx.save_for_backward(x, inner, *tensors)
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *rest = ctx.saved_tensors
-        count = len(ctx.scalings)
-        factors, inner = rest[: 2 * count], rest[2 * count :]
-        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = grad.T @ x if ctx.needs_input_grad[1] else None
-        grads: list[Tensor | None] = []
-        for i, (scaling, narrow) in enumerate(zip(ctx.scalings, inner, strict=True)):
-            down, up = factors[2 * i : 2 * i + 2]
-            for_down, for_up = ctx.needs_input_grad[4 + 2 * i : 6 + 2 * i]
-            grad_narrow = (grad @ up.to(grad.dtype)).mul_(scaling)
-            grads.append((grad_narrow.T @ x).to(down.dtype) if for_down else None)
-            grads.append((grad.T @ narrow).mul_(scaling).to(up.dtype) if for_up else None)
-            if grad_x is not None:
-                grad_x.addmm_(grad_narrow, down.to(grad.dtype))
-        return grad_x, grad_weight, None, None, *grads
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, inner = ctx.saved_tensors[:2]
+        weights, downs, ups = _split(ctx.saved_tensors[2:], ctx.layers, len(ctx.placed))
+        needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        needs_weight, needs_down, needs_up = _split(needs, ctx.layers, len(ctx.placed))
+        narrow = torch.cat(
+            [(grads[i] @ up.to(x.dtype)).mul_(scaling) for (i, scaling), up in zip(ctx.placed, ups, strict=True)], 1
+        )
+        grad_x = None
+        if needs_x:
+            grad_x = narrow @ torch.cat(downs).to(x.dtype)
+            for grad, weight in zip(grads, weights, strict=True):
+                grad_x.addmm_(grad, weight)
+        found: list[Tensor | None] = [
+            grad.T @ x if needed else None for grad, needed in zip(grads, needs_weight, strict=True)
+        ]
+        grad_downs = (narrow.T @ x).split(ctx.ranks) if any(needs_down) else downs
+        for grad, down, needed in zip(grad_downs, downs, needs_down, strict=True):
+            found.append(grad.to(down.dtype) if needed else None)
+        for (i, scaling), part, up, needed in zip(ctx.placed, inner.split(ctx.ranks, 1), ups, needs_up, strict=True):
+            found.append((grads[i].T @ part).mul_(scaling).to(up.dtype) if needed else None)
+        return grad_x, None, None, *found
+
+
+def _split(items: tuple[Any, ...], layers: int, adapters: int) -> tuple[tuple[Any, ...], ...]:
+    """Return what belongs to weights, to A and to B."""
+    return items[:layers], items[layers : layers + adapters], items[layers + adapters :]
 
 
 class RmsNorm(torch.autograd.Function):

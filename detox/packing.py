@@ -100,11 +100,11 @@ def parts(lengths: Sequence[int], rows: int) -> list[list[int]]:
 
 
 def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the indices of `lengths` in groups whose longest has at most 5/4 of the shortest's tokens."""
+    """Return the indices of `lengths` in groups whose longest has at most 3/2 of the shortest's tokens."""
     groups: list[list[int]] = []
     shortest = 0
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if lengths[i] > 1.25 * shortest:
+        if lengths[i] > 1.5 * shortest:
             groups.append([])
             shortest = lengths[i]
         groups[-1].append(i)

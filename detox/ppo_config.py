@@ -106,4 +106,4 @@ def make_optimizer(model: Any, config: Seq2SeqPPOConfig) -> torch.optim.Adam:
         raise ValueError("nothing in the model is trained: no parameter requires a gradient")
     value_rate = config.value_learning_rate or config.learning_rate
     groups = [{"params": policy, "lr": config.learning_rate}, {"params": head, "lr": value_rate}]
-    return torch.optim.Adam(groups, eps=config.adam_eps)
+    return torch.optim.Adam(groups, eps=config.adam_eps, fused=True)

@@ -7,9 +7,7 @@ read in place at every call.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +16,9 @@ from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
 from detox import packing
+from detox.decoding import Decoding
 from detox.engine import Encoded, Engine
-from detox.layers import GatedGelu, Known, RmsNorm, is_known_linear, linear, linear_of_few, weight_of, wide
+from detox.layers import GatedGelu, Known, RmsNorm, is_known_linear, linears, weight_of, wide
 from detox.packing import Group, Packing
 
 ROW_MULTIPLE = 64
@@ -41,41 +40,8 @@ Norm = Any
 Attend = Callable[[int, Attention, Tensor], Tensor]
 """Attention of a layer: its index, module and normed input [rows, d] -> the heads' outputs [rows, H * dk]."""
 
-Linear = Callable[[nn.Module, Tensor], Tensor]
-
-
-@dataclass
-class MemoryGroup:
-    """Prompts of alike length while their responses are generated.
-
-    Attributes:
-        rows: [b] int64, where they stand in the batch.
-        bias: [b, 1, 1, S] float32, 0 at a token of the prompt, else -inf.
-        keys: of each layer, [b, H, S, dk].
-        values: of each layer, [b, H, S, dk].
-    """
-
-    rows: Tensor
-    bias: Tensor
-    keys: list[Tensor]
-    values: list[Tensor]
-
-
-@dataclass
-class DecodingState:
-    """An incremental decoding of b sequences after `step` tokens.
-
-    Attributes:
-        memory: the prompts, grouped.
-        cache: [2, layers, b, H, capacity, dk], keys and values of the tokens so far.
-        bias: [H, capacity] float32, the relative position bias of distances capacity - 1 down to 0.
-        step: tokens so far.
-    """
-
-    memory: list[MemoryGroup]
-    cache: Tensor
-    bias: Tensor
-    step: int = 0
+Linears = Callable[..., Iterable[Tensor]]
+"""Linear layers of one input: x [rows, in], then the layers -> [rows, out] of each."""
 
 
 class PackedT5Engine(Engine):
@@ -138,14 +104,14 @@ class PackedT5Engine(Engine):
         packed = self._pack(lengths, slots, sorted(range(len(queries)), key=lambda i: slots[i]))
         groups = packing.attention_groups(packed, packed)
         biases = self._biases(self.encoder, groups, causal=False)
-        apply = functools.partial(linear, adapters=adapters)
+        apply = functools.partial(linears, adapters=adapters)
 
         def attend(_: int, layer: Attention, normed: Tensor) -> Tensor:
-            query, key, value = (apply(part, normed) for part in (layer.q, layer.k, layer.v))
+            query, key, value = apply(normed, layer.q, layer.k, layer.v)
             return self._attend(query, key, value, groups, biases)
 
-        hidden = self._run(self.encoder, torch.cat(queries)[packed.source], attend, None, apply)
-        return self._norm(self.encoder.final_layer_norm, hidden, self.dtype)[packed.rows_of]
+        hidden = self.run(self.encoder, torch.cat(queries)[packed.source], attend, None, apply)
+        return self.norm(self.encoder.final_layer_norm, hidden, self.dtype)[packed.rows_of]
 
     def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
         start = torch.tensor([self.start_id], device=self.device)
@@ -156,23 +122,23 @@ class PackedT5Engine(Engine):
         packed, prompts = self._pack(lengths, slots, order), self._pack(encoded.lengths, prompt_slots, order)
         groups, prompt_groups = (packing.attention_groups(packed, keys) for keys in (packed, prompts))
         masks = [group.mask for group in prompt_groups]
-        apply = functools.partial(linear, adapters=not reference)
+        apply = functools.partial(linears, adapters=not reference)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
             memory = encoded.hidden[prompts.source]
             biases = self._biases(self.decoder, groups, causal=True)
 
             def attend(_: int, layer: Attention, normed: Tensor) -> Tensor:
-                query, key, value = (apply(part, normed) for part in (layer.q, layer.k, layer.v))
+                query, key, value = apply(normed, layer.q, layer.k, layer.v)
                 return self._attend(query, key, value, groups, biases)
 
             def attend_prompt(_: int, layer: Attention, normed: Tensor) -> Tensor:
-                key, value = (
-                    apply(part, memory, known=self._known(part, encoded, prompts)) for part in (layer.k, layer.v)
-                )
-                return self._attend(apply(layer.q, normed), key, value, prompt_groups, masks)
+                known = [self._known(part, encoded, prompts) for part in (layer.k, layer.v)]
+                key, value = apply(memory, layer.k, layer.v, known=known)
+                (query,) = apply(normed, layer.q)
+                return self._attend(query, key, value, prompt_groups, masks)
 
-            hidden = self._run(self.decoder, inputs[packed.source], attend, attend_prompt, apply)
-            return self._norm(self.decoder.final_layer_norm, hidden[packed.rows_of], hidden.dtype)
+            hidden = self.run(self.decoder, inputs[packed.source], attend, attend_prompt, apply)
+            return self.norm(self.decoder.final_layer_norm, hidden[packed.rows_of], hidden.dtype)
 
     def _known(self, part: nn.Module, encoded: Encoded, prompts: Packing) -> Known | None:
         """Return the product of prompts with a frozen weight that all passes over a rollout share, if it is small."""
@@ -183,30 +149,34 @@ class PackedT5Engine(Engine):
         if 2 * len(self.decoder.block) * len(whole.hidden) * len(weight) * weight.itemsize > KNOWN_BYTES:
             return None
         if part not in whole.products:
-            whole.products[part] = F.linear(self._padded(whole.hidden), weight)
+            whole.products[part] = F.linear(self.padded(whole.hidden), weight)
         return whole.products[part], rows[prompts.source]
 
-    def _run(self, stack: Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, apply: Linear) -> Tensor:
+    def run(self, stack: Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, apply: Linears) -> Tensor:
         """Return the residual stream [rows, d], float32, after the blocks of a stack, for ids [rows]."""
         hidden = wide(F.embedding(ids, stack.embed_tokens.weight))
         for index, block in enumerate(stack.block):
             own, *cross, feed = block.layer
-            normed = self._norm(own.layer_norm, hidden, self.dtype)
-            hidden = hidden + apply(own.SelfAttention.o, attend(index, own.SelfAttention, normed))
+            normed = self.norm(own.layer_norm, hidden, self.dtype)
+            (output,) = apply(attend(index, own.SelfAttention, normed), own.SelfAttention.o)
+            hidden = hidden + output
             if cross and attend_prompt is not None:
-                normed = self._norm(cross[0].layer_norm, hidden, self.dtype)
+                normed = self.norm(cross[0].layer_norm, hidden, self.dtype)
                 attention = cross[0].EncDecAttention
-                hidden = hidden + apply(attention.o, attend_prompt(index, attention, normed))
+                (output,) = apply(attend_prompt(index, attention, normed), attention.o)
+                hidden = hidden + output
             dense = feed.DenseReluDense
-            normed = self._norm(feed.layer_norm, hidden, self.dtype)
+            normed = self.norm(feed.layer_norm, hidden, self.dtype)
             if self.base.config.is_gated_act:
-                inner = GatedGelu.apply(apply(dense.wi_0, normed), apply(dense.wi_1, normed))
+                inner = GatedGelu.apply(*apply(normed, dense.wi_0, dense.wi_1))
             else:
-                inner = apply(dense.wi, normed).relu()
-            hidden = hidden + apply(dense.wo, inner)
+                (inner,) = apply(normed, dense.wi)
+                inner = inner.relu()
+            (output,) = apply(inner, dense.wo)
+            hidden = hidden + output
         return hidden
 
-    def _norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    def norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         return RmsNorm.apply(hidden, norm.weight, norm.variance_epsilon, dtype)
 
     def _attend(
@@ -231,7 +201,7 @@ class PackedT5Engine(Engine):
     def _biases(self, stack: Stack, groups: list[Group], causal: bool) -> list[Tensor]:
         """Return what each group's attention scores get added, [count or 1, H, length, length] float32."""
         longest = max(group.queries for group in groups)
-        line = self._bias_line(stack, torch.arange(1 - longest, longest, device=self.device), causal)
+        line = self.bias_line(stack, torch.arange(1 - longest, longest, device=self.device), causal)
         biases = []
         for group in groups:
             length = group.queries
@@ -242,7 +212,7 @@ class PackedT5Engine(Engine):
             biases.append(bias)
         return biases
 
-    def _bias_line(self, stack: Stack, distances: Tensor, causal: bool) -> Tensor:
+    def bias_line(self, stack: Stack, distances: Tensor, causal: bool) -> Tensor:
         """Return the bias [H, n] float32 of keys `distances` [n] after the query; -inf for a future key."""
         attention = stack.block[0].layer[0].SelfAttention
         buckets = attention._relative_position_bucket(
@@ -263,88 +233,19 @@ class PackedT5Engine(Engine):
     def _pack(self, lengths: Sequence[int], slots: Sequence[int], order: Sequence[int]) -> Packing:
         return packing.pack(lengths, slots, order, self.row_multiple, self.device)
 
-    def _padded(self, hidden: Tensor) -> Tensor:
+    def padded(self, hidden: Tensor) -> Tensor:
+        """Return rows [N, d], and rows of 0 up to a multiple."""
         return F.pad(hidden, (0, 0, 0, -len(hidden) % self.row_multiple))
 
     # ------------------------------------------------------------------------------------- token by token
 
     @torch.no_grad()
-    def start(self, encoded: Encoded) -> DecodingState:
-        lengths = encoded.lengths
-        begins = list(itertools.accumulate(lengths, initial=0))
-        groups = []
-        for members in packing.alike(lengths):
-            sizes = torch.tensor([lengths[i] for i in members], device=self.device)
-            positions = torch.arange(int(sizes.max()), device=self.device)[None, :]
-            mask = positions < sizes[:, None]
-            index = torch.tensor([begins[i] for i in members], device=self.device)[:, None] + positions * mask
-            rows = torch.tensor(members, device=self.device)
-            bias = torch.zeros(mask.shape, device=self.device).masked_fill_(~mask, -torch.inf)
-            groups.append((MemoryGroup(rows, bias[:, None, None], keys=[], values=[]), index))
-        memory = self._padded(encoded.hidden)
-        for block in self.decoder.block:
-            attention = block.layer[1].EncDecAttention
-            key, value = linear(attention.k, memory, True), linear(attention.v, memory, True)
-            for group, index in groups:
-                group.keys.append(self._split_heads(key[index]))
-                group.values.append(self._split_heads(value[index]))
-        shape = (2, len(self.decoder.block), len(encoded), self.heads, 0, key.shape[-1] // self.heads)
-        cache = torch.empty(shape, dtype=self.attention_dtype, device=self.device)
-        return DecodingState([group for group, _ in groups], cache, torch.empty(0))
+    def start(self, encoded: Encoded) -> Decoding:
+        return Decoding(self, encoded)
 
     @torch.no_grad()
-    def advance(self, state: DecodingState, tokens: Tensor) -> Tensor:
-        if state.step == state.cache.shape[-2]:
-            self._grow(state)
-        state.step += 1
-        bias = state.bias[:, -state.step :][None, :, None]
-        apply = functools.partial(linear_of_few, adapters=True)
+    def advance(self, state: Decoding, tokens: Tensor) -> Tensor:
+        return state.advance(tokens)
 
-        def heads(part: nn.Module, normed: Tensor) -> Tensor:
-            return apply(part, normed).to(self.attention_dtype).view(len(normed), self.heads, 1, -1)
-
-        def attend(index: int, layer: Attention, normed: Tensor) -> Tensor:
-            keys, values = state.cache[:, index, :, :, : state.step]
-            keys[:, :, -1:], values[:, :, -1:] = heads(layer.k, normed), heads(layer.v, normed)
-            return self._look(heads(layer.q, normed), keys, values, bias).view(len(normed), -1)
-
-        def attend_prompt(index: int, layer: Attention, normed: Tensor) -> Tensor:
-            query = heads(layer.q, normed)
-            output = torch.empty_like(query)
-            for group in state.memory:
-                output[group.rows] = self._look(query[group.rows], group.keys[index], group.values[index], group.bias)
-            return output.view(len(normed), -1)
-
-        hidden = self._run(self.decoder, tokens, attend, attend_prompt, apply)
-        return self._norm(self.decoder.final_layer_norm, hidden, hidden.dtype)
-
-    def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Return the attention [b, H, 1, dk] of one query a sequence to its keys and values [b, H, S, dk]."""
-        if query.device.type != "cpu":
-            return F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask(bias), scale=1.0)
-        # The CPU's fused kernel repacks all keys for one query.
-        return (query @ keys.transpose(-1, -2)).add_(bias).softmax(-1) @ values
-
-    def keep(self, state: DecodingState, indices: Tensor) -> None:
-        moved = torch.full((state.cache.shape[2],), -1, device=self.device)
-        moved[indices] = torch.arange(len(indices), device=self.device)
-        state.cache = state.cache[:, :, indices]
-        for group in state.memory:
-            group.rows = moved[group.rows]
-            staying = (group.rows >= 0).nonzero().squeeze(1)
-            if len(staying) < len(group.rows):
-                group.rows, group.bias = group.rows[staying], group.bias[staying]
-                group.keys = [keys[staying] for keys in group.keys]
-                group.values = [values[staying] for values in group.values]
-        state.memory = [group for group in state.memory if len(group.rows)]
-
-    def _grow(self, state: DecodingState) -> None:
-        capacity = max(32, 2 * state.step)
-        state.cache = F.pad(state.cache, (0, 0, 0, capacity - state.step))
-        distances = torch.arange(1 - capacity, 1, device=self.device)
-        state.bias = self._bias_line(self.decoder, distances, causal=True)
-
-    def _split_heads(self, rows: Tensor) -> Tensor:
-        """Return [b, H, S, dk], contiguous, of [b, S, H * dk]."""
-        heads = rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
-        return heads.to(self.attention_dtype, memory_format=torch.contiguous_format)
+    def keep(self, state: Decoding, indices: Tensor) -> None:
+        state.keep(indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 
 from detox import t5
 from detox.engine import HuggingFaceEngine, Sampling, uniforms, unpack
-from detox.layers import linear, linear_of_few
+from detox.layers import LinearsOfFew, linears
 from detox.t5 import PackedT5Engine
 
 VOCABULARY, EOS = 64, 1
@@ -396,9 +397,26 @@ def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
     x = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
     names = [part["default"].weight for part in (layer.lora_A, layer.lora_B)]
     exact = x @ layer.base_layer.weight.float().T + layer.scaling["default"] * x @ names[0].T @ names[1].T
-    few, many = (function(layer, x, adapters=True) for function in (linear_of_few, linear))
+    (few,), (many,) = LinearsOfFew()(x, layer), linears(x, layer, adapters=True)
     assert few.dtype == torch.float32 and many.dtype == torch.bfloat16
     errors = [float((found.float() - exact).norm() / exact.norm()) for found in (few, many)]
     assert errors[0] < errors[1] < 0.01
-    frozen = linear_of_few(layer, x, adapters=False)
-    torch.testing.assert_close(frozen, linear(layer, x, adapters=False).float(), rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+def test_layers_of_one_input_keep_their_own_ranks_adapters_and_scalings():
+    model = with_lora(t5_model(), ["q"]).eval()
+    model.add_adapter("more", LoraConfig(task_type="SEQ_2_SEQ_LM", r=6, lora_alpha=3, target_modules=["q", "v"]))
+    for name, parameter in model.named_parameters():
+        if "more" in name:
+            nn.init.normal_(parameter, std=0.1)
+    model.base_model.set_adapter(["default", "more"])
+    attention = model.get_base_model().decoder.block[0].layer[0].SelfAttention
+    layers = attention.q, attention.k, attention.v
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    for context in (contextlib.nullcontext(), model.disable_adapter()):
+        with context:
+            expected = torch.stack([layer(x) for layer in layers])
+            torch.testing.assert_close(LinearsOfFew()(x, *layers), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(torch.stack([*linears(x, *layers, adapters=True)]), expected)
+    torch.testing.assert_close(expected, torch.stack([linears(x, layer, adapters=False)[0] for layer in layers]))
