@@ -139,6 +139,17 @@ def test_finished_sequences_leave_and_keep_their_own_length(folders, kind, name)
         assert finished == (int(ids[-1]) == end)
 
 
+@pytest.mark.parametrize(("kind", "name"), ENGINES)
+def test_what_was_generated_can_be_learned_from(folders, kind, name):
+    engine = engine_for(folders, kind, name)
+    generated = engine.generate(engine.encode(queries()), 5, Sampling(uniforms(0, 0, range(5), 5)))
+    head = torch.nn.Linear(generated.hidden.shape[1], 1)
+    (
+        head(generated.hidden).sum() + engine.logprobs(engine.encode(queries()), generated.responses).logprobs.sum()
+    ).backward()
+    assert float(head.weight.grad.abs().sum()) > 0
+
+
 def test_merging_leaves_every_weight_as_it_was(folders):
     engine = engine_for(folders, "t5 1.1 untied", "hf")
     before = {name: value.clone() for name, value in engine.peft.state_dict().items()}
