@@ -36,6 +36,7 @@ class Prompts:
         return len(self.bias)
 
     def select(self, indices: Tensor) -> Prompts:
+        """Return the prompts at `indices` [n'], in rising order."""
         if len(indices) == len(self):
             return self
         keys, values = ([of_layer[indices] for of_layer in part] for part in (self.keys, self.values))
@@ -106,7 +107,7 @@ class Decoding:
         self.prompts = [group.select(of) for group, of in zip(self.prompts, staying, strict=True) if len(of)]
 
     def _run(self, tokens: Tensor) -> Tensor:
-        count, own_bias = len(tokens), self.bias[:, None, -self.step :]
+        count, own_bias = len(tokens), self.bias[None, :, None, -self.step :]
         counts = [len(group) for group in self.prompts]
 
         def heads(rows: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ Linears = Callable[..., Iterable[Tensor]]
 class PackedT5Engine(Engine):
     """T5 and Flan-T5 (relu or gated gelu, tied or untied head), with or without LoRA, without padding.
 
-    Dropout is never applied, as in the other engine. Matrix products, those with LoRA factors too, are in
-    the dtype of the frozen weights. The residual stream, norms and softmax are in float32, and on a CPU all of
+    Dropout is never applied, as in the other engine. Matrix products are in the dtype of the frozen weights, those
+    with LoRA factors too, but for sampling. The residual stream, norms and softmax are in float32, and on a CPU all of
     attention, whose fused kernel is no faster in bfloat16 there, and slower backwards; the factors and their
     gradients are kept in theirs.
     """
