@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detox import packing
-from detox.engine import Encoded
+from detox.engine import Encoded, response_mask
 from detox.layers import LinearsOfFew, linears
 
 if TYPE_CHECKING:
@@ -71,10 +71,9 @@ class Decoding:
         self.prompts: list[Prompts] = []
         sources = []
         for members in groups:
-            sizes = torch.tensor([lengths[i] for i in members], device=device)
-            positions = torch.arange(int(sizes.max()), device=device)[None, :]
-            mask = positions < sizes[:, None]
-            sources.append(torch.tensor([begins[i] for i in members], device=device)[:, None] + positions * mask)
+            mask = response_mask([lengths[i] for i in members], device)
+            positions = torch.arange(mask.shape[1], device=device) * mask
+            sources.append(torch.tensor([begins[i] for i in members], device=device)[:, None] + positions)
             bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
             self.prompts.append(Prompts(bias[:, None, None], [], []))
         memory = engine.padded(encoded.hidden)

@@ -142,8 +142,7 @@ class _LoraLinears(torch.autograd.Function):
         found: list[Tensor | None] = [
             grad.T @ x if needed else None for grad, needed in zip(grads, needs_weight, strict=True)
         ]
-        grad_downs = (narrow.T @ x).split(ctx.ranks) if any(needs_down) else downs
-        for grad, down, needed in zip(grad_downs, downs, needs_down, strict=True):
+        for grad, down, needed in zip((narrow.T @ x).split(ctx.ranks), downs, needs_down, strict=True):
             found.append(grad.to(down.dtype) if needed else None)
         for (i, scaling), part, up, needed in zip(ctx.placed, inner.split(ctx.ranks, 1), ups, needs_up, strict=True):
             found.append((grads[i].T @ part).mul_(scaling).to(up.dtype) if needed else None)
