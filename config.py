@@ -11,6 +11,8 @@ from detox.errors import UserError
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
 Preset = Literal["flan-t5", "demo"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+Estimator = Literal["batch", "gae", "rloo", "grpo", "dr-grpo"]
+GROUPED = ("rloo", "grpo", "dr-grpo")
 REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 
 
@@ -230,17 +232,23 @@ class PPO:
     updates: int = 20
     """Rollouts, each followed by `ppo_epochs` passes."""
     batch_size: int = 16
-    """Dialogues in one rollout."""
+    """Summaries in one rollout."""
+    samples_per_dialogue: int = 1
+    """Summaries of each dialogue in a rollout, which then has batch size / this many dialogues."""
     minibatch_size: int = 8
     """Examples in one optimizer step."""
     microbatch_size: Optional[int] = None
     """Examples in one forward and backward pass (default: the minibatch); gradients are accumulated."""
     ppo_epochs: int = 4
     """Passes over each rollout."""
-    learning_rate: float = 2e-4
-    """Of the adapter that PPO trains."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """Linear decay to 0 over the run, or none."""
+    learning_rate: float = 1e-4
+    """Of the adapter that PPO trains; with the schedule `kl`, of its first step."""
+    schedule: Literal["kl", "linear", "constant"] = "kl"
+    """`kl` sets the learning rate so that each update moves the policy by `step_kl`; `linear` lets it fall to 0 over
+    the run; `constant` leaves it."""
+    step_kl: float = 0.02
+    """KL (nats a token) of the policy before an update from the policy after it that the schedule `kl` aims at; over
+    the second half of the run it falls to 0."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_grad_norm: float = 1.0
@@ -255,8 +263,12 @@ class PPO:
     """KL a summary, in nats, that adaptive control steers to."""
     kl_horizon: int = 10_000
     """Examples over which adaptive control acts."""
+    advantages: Estimator = "batch"
+    """What a summary's return is compared with: `batch`, the mean return of the rollout's other summaries; `gae`, the
+    value head (generalized advantage estimation); or, of several samples of a dialogue, `rloo`, the mean of the
+    others; `dr-grpo`, the mean of all; `grpo`, that mean in units of their standard deviation."""
     gamma: float = 1.0
-    """Discount."""
+    """Discount a token."""
     lam: float = 0.95
     """Lambda of generalized advantage estimation."""
     whiten_advantages: bool = True
@@ -271,8 +283,14 @@ class PPO:
     """Learning rate of the value head; None takes `learning_rate`."""
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
-    value_warmup: int = 128
-    """Rollouts, rounded up to whole batches, on which the value head alone is fitted before the first update."""
+    value_trust: bool = True
+    """Let the value head take part in the advantages only in so far as it predicted earlier rollouts better than their
+    mean; without trust, `gae` is `batch`."""
+    value_refit: int = 8
+    """After each update, set the value head by ridge regression to the returns of so many last rollouts; 0 trains it
+    by gradient descent instead."""
+    value_warmup: int = 0
+    """Summaries, rounded up to whole rollouts, that are scored before the first update to fit the value head alone."""
     score_normalize: bool = False
     """Subtract the running mean of the scores."""
     score_scale: bool = False
@@ -311,16 +329,39 @@ class PPO:
     def effective_microbatch(self) -> int:
         return min(self.microbatch_size or self.minibatch_size, self.minibatch_size)
 
+    def _validate_estimator(self) -> None:
+        samples = self.samples_per_dialogue
+        _require(
+            self.batch_size % samples == 0,
+            "--ppo.samples-per-dialogue",
+            samples,
+            f"must divide --ppo.batch-size={self.batch_size}",
+        )
+        if self.advantages in GROUPED:
+            rule = "compares samples of one dialogue; pass --ppo.samples-per-dialogue 2 or more"
+            _require(samples > 1, "--ppo.advantages", self.advantages, rule)
+            _require(self.gamma == 1, "--ppo.gamma", self.gamma, f"must be 1 with --ppo.advantages {self.advantages}")
+        if self.advantages == "batch":
+            rule = "compares the summaries of a rollout; pass --ppo.batch-size 2 or more"
+            _require(self.batch_size > 1, "--ppo.advantages", self.advantages, rule)
+        _require(
+            self.value_warmup == 0 or self.advantages == "gae",
+            "--ppo.value-warmup",
+            self.value_warmup,
+            "fits the value head, which only --ppo.advantages gae uses",
+        )
+
     def validate(self) -> None:
         _positive(
             "ppo", self, "updates", "batch_size", "minibatch_size", "microbatch_size", "ppo_epochs", "learning_rate"
         )
         _positive("ppo", self, "adam_eps", "max_grad_norm", "kl_target", "kl_horizon", "clip_range", "value_clip_range")
-        _positive("ppo", self, "value_learning_rate", "score_clip", "early_stop_kl", "max_ref_kl")
-        _positive("ppo", self, "lora_r", "lora_alpha")
-        _not_negative("ppo", self, "kl_coef", "vf_coef", "value_warmup", "unfinished_penalty")
+        _positive("ppo", self, "value_learning_rate", "score_clip", "early_stop_kl", "max_ref_kl", "step_kl")
+        _positive("ppo", self, "lora_r", "lora_alpha", "samples_per_dialogue")
+        _not_negative("ppo", self, "kl_coef", "vf_coef", "value_refit", "value_warmup", "unfinished_penalty")
         _require(0 < self.gamma <= 1, "--ppo.gamma", self.gamma, "must lie in (0, 1]")
         _require(0 <= self.lam <= 1, "--ppo.lam", self.lam, "must lie in [0, 1]")
+        self._validate_estimator()
         _require(
             self.batch_size % self.minibatch_size == 0,
             "--ppo.minibatch-size",
@@ -603,7 +644,7 @@ _DEMO: dict[type[Stage], dict[str, Any]] = {
         model=Model(base="demo:base", adapter="demo:lora"),
         reward=Reward(model="demo:reward"),
         rollout=Rollout(max_new_tokens=48),
-        ppo=PPO(learning_rate=1.5e-3, minibatch_size=8, kl_coef=0.05, value_warmup=512),
+        ppo=PPO(kl_coef=0.05),
         dtype="float32",
     ),
     EvaluationStage: dict(

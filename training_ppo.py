@@ -158,6 +158,7 @@ def train(
         print(f"goes on    from {resumed}")
     log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
     hidden = None if processes.is_main else True
+    scored_before = rollouts.whole_batches(settings.ppo.value_warmup, settings.ppo.batch_size)
     bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=hidden)
     tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
     with Interrupt() as interrupt, bar, tracking as tracker:
@@ -175,6 +176,7 @@ def train(
             own = rollouts.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
             whole = rollouts.Account.of_all(processes.gather_objects(own))
             metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in whole.terms.items()}
+            metrics["objective/scored_summaries"] = scored_before + trainer.updates_done * settings.ppo.batch_size
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
             stopped_by = whole.signal
 

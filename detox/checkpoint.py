@@ -80,6 +80,8 @@ def save(
         save_file(lora, draft.path / "ppo_lora.safetensors")
         save_file(_optimizer_tensors(trainer), draft.path / "optimizer.safetensors")
         save_file(_rng_tensors(), draft.path / "rng.safetensors")
+        if trainer.critic is not None:
+            save_file(trainer.critic.tensors(), draft.path / "critic.safetensors")
         state = {
             "updates_done": trainer.updates_done,
             "skipped_in_a_row": trainer.skipped_in_a_row,
@@ -88,6 +90,7 @@ def save(
             "microbatch_size": trainer.microbatch_size,
             "kl_controller": trainer.kl_ctl.state_dict(),
             "score_moments": trainer.score_moments.state_dict(),
+            "step_size": trainer.step_size.state_dict() if trainer.step_size else None,
             "python_rng": random.getstate(),
             "progress": dict(progress),
             "weights": dict(weights),
@@ -127,6 +130,10 @@ def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     trainer.microbatch_size = min(trainer.microbatch_size, state["microbatch_size"])
     trainer.kl_ctl.load_state_dict(state["kl_controller"])
     trainer.score_moments.load_state_dict(state["score_moments"])
+    if trainer.step_size is not None:
+        trainer.step_size.load_state_dict(state["step_size"])
+    if trainer.critic is not None:
+        trainer.critic.load_tensors(load_file(folder / "critic.safetensors"))
     version, internal, gauss = state["python_rng"]
     random.setstate((version, tuple(internal), gauss))
     _load_rng(load_file(folder / "rng.safetensors"))

@@ -52,7 +52,13 @@ class Encoded:
         """Return the prompts at `indices`, in that order."""
         tokens = torch.arange(len(self.hidden), device=self.hidden.device).split(self.lengths)
         rows = torch.cat([tokens[i] for i in indices])
-        return Encoded(self.hidden[rows], tuple(self.lengths[i] for i in indices), (self, rows))
+        lengths = tuple(self.lengths[i] for i in indices)
+        whole, places = (self, rows) if self.origin is None else (self.origin[0], self.origin[1][rows])
+        return Encoded(self.hidden[rows], lengths, (whole, places))
+
+    def forget(self) -> None:
+        """Let go of what an engine computed of these prompts."""
+        (self if self.origin is None else self.origin[0]).products.clear()
 
 
 @dataclass(frozen=True)

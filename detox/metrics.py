@@ -54,8 +54,16 @@ def summary(entry: Mapping[str, Any], updates: int) -> str:
     place = f"update {entry['update']:>{len(str(updates))}}/{updates}"
     if "skipped" in entry:
         return f"{place}  skipped: {entry['skipped']}"
-    return (
-        f"{place}  score {entry['objective/score_mean']:+.3f}  KL {entry['objective/ref_kl']:.3f}"
-        f"  clipped {entry['ppo/policy/clip_fraction']:.1%}  tokens {entry['tokens/response_mean']:.1f}"
-        f"  {entry['time/total']:.2f} s" + (f"  warning: {entry['collapse']}" if "collapse" in entry else "")
-    )
+    parts = [
+        place,
+        f"score {entry['objective/score_mean']:+.3f}",
+        f"KL {entry['objective/ref_kl']:.3f}",
+        f"moved {entry.get('ppo/policy/step_kl', entry['ppo/policy/approx_kl']):.4f}",
+        f"rate {entry['ppo/learning_rate']:.1e}",
+        f"clipped {entry['ppo/policy/clip_fraction']:.1%}",
+    ]
+    explained = entry["ppo/val/explained_variance"]
+    if explained is not None:
+        parts.append(f"critic explains {explained:.0%}, trusted {entry['ppo/val/trust']:.0%}")
+    parts += [f"tokens {entry['tokens/response_mean']:.1f}", f"{entry['time/total']:.2f} s"]
+    return "  ".join(parts) + (f"  warning: {entry['collapse']}" if "collapse" in entry else "")

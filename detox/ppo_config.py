@@ -30,8 +30,14 @@ class Seq2SeqPPOConfig(PPOConfig):
     whiten_advantages: bool = True
     unfinished_penalty: float = 0.0
     early_stop_kl: float | None = None
+    advantages: config.Estimator = "gae"
+    samples_per_dialogue: int = 1
+    value_trust: bool = False
+    value_refit: int = 0
+    step_kl: float | None = None
+    """With a number, the policy's learning rate follows the KL of its updates (`detox/step_size.py`)."""
     updates: int | None = None
-    """With a number, learning rates decay linearly to 0 over so many updates."""
+    """With a number, learning rates decay linearly to 0 over so many updates, and `step_kl` over the second half."""
     engine: Literal["auto", "hf", "packed"] = "auto"
 
     @classmethod
@@ -78,7 +84,12 @@ class Seq2SeqPPOConfig(PPOConfig):
             whiten_advantages=ppo.whiten_advantages,
             unfinished_penalty=ppo.unfinished_penalty,
             early_stop_kl=ppo.early_stop_kl,
-            updates=ppo.updates if ppo.schedule == "linear" else None,
+            advantages=ppo.advantages,
+            samples_per_dialogue=ppo.samples_per_dialogue,
+            value_trust=ppo.value_trust,
+            value_refit=ppo.value_refit,
+            step_kl=ppo.step_kl if ppo.schedule == "kl" else None,
+            updates=None if ppo.schedule == "constant" else ppo.updates,
             engine=engine,
         )
 

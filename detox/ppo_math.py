@@ -245,6 +245,104 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, la
     return advantages, advantages + values
 
 
+@torch.no_grad()
+def trusted_gae(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float, lam: float, trust: float
+) -> tuple[Tensor, Tensor]:
+    """Return advantages between those of `batch_baseline` (no trust) and those of `gae` (full trust).
+
+    The baseline is the mean return of the other responses, plus `trust` times what the value is above the batch's mean
+    value. Lambda goes from 1 to `lam` likewise: below 1, a baseline that knows nothing of the response would give the
+    credit for the score to its last tokens.
+
+    Args:
+        rewards, values, response_mask, gamma, lam: as for `gae`.
+        trust: from 0 to 1.
+
+    Returns:
+        Advantages [B, T], and the discounted sums of rewards [B, T] that the values should predict.
+    """
+    returns = discounted_returns(rewards, response_mask, gamma)
+    others = leave_one_out_mean(_first(returns, response_mask))
+    baseline = others[:, None] + trust * (values - masked_mean(values, response_mask))
+    return gae(rewards, baseline, response_mask, gamma, 1 - trust * (1 - lam))[0], returns
+
+
+@torch.no_grad()
+def batch_baseline(rewards: Tensor, response_mask: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Return each token's return less the mean return of the batch's other responses, and the returns.
+
+    No value function is needed. A response's own return stays out of its baseline, so that the gradient is unbiased.
+
+    Args:
+        rewards: [B, T].
+        response_mask: [B, T] bool, True = counts.
+        gamma: discount a token.
+
+    Returns:
+        Advantages [B, T], not whitened, and discounted sums of rewards [B, T], both 0 in padding.
+
+    Source: Williams 1992, REINFORCE with a baseline (doi 10.1007/BF00992696), whose baseline is the leave-one-out mean
+        of Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!", over the batch.
+    """
+    returns = discounted_returns(rewards, response_mask, gamma)
+    others = leave_one_out_mean(_first(returns, response_mask))
+    return _counted(returns - others[:, None], response_mask), returns
+
+
+@torch.no_grad()
+def group_baseline(
+    rewards: Tensor, response_mask: Tensor, samples: int, kind: Literal["rloo", "grpo", "dr-grpo"]
+) -> tuple[Tensor, Tensor]:
+    """Return each response's return compared with those of the other samples of its prompt, and the returns.
+
+    A response is one action: all its tokens have one advantage, of its undiscounted return.
+
+    Args:
+        rewards: [B, T]; the samples of a prompt are neighbours.
+        response_mask: [B, T] bool, True = counts.
+        samples: of each prompt, 2 or more.
+        kind: what is taken off: the mean of the prompt's other samples (`rloo`), or of all (`dr-grpo`, `grpo`); with
+            `grpo` the difference is divided by the standard deviation of the prompt's samples.
+
+    Returns:
+        Advantages [B, T], not whitened, and sums of rewards [B, T] from each token on, both 0 in padding.
+
+    Raises:
+        ValueError: fewer than 2 samples, a batch that `samples` does not divide, or another kind.
+
+    Source: Ahmadian et al. 2024, arXiv 2402.14740 (RLOO); Shao et al. 2024, arXiv 2402.03300, section 4.1.2 (GRPO, which
+        has the KL in the loss, where here it is part of the rewards); Liu et al. 2025, arXiv 2503.20783 (Dr. GRPO).
+    """
+    if samples < 2 or len(rewards) % samples:
+        raise ValueError(f"group_baseline: {len(rewards)} responses are no groups of samples={samples}, 2 or more")
+    returns = discounted_returns(rewards, response_mask, 1.0)
+    groups = _first(returns, response_mask).view(-1, samples)
+    if kind == "rloo":
+        compared = groups - leave_one_out_mean(groups)
+    elif kind in ("grpo", "dr-grpo"):
+        compared = groups - groups.mean(1, keepdim=True)
+        compared = compared / (groups.std(1, keepdim=True) + 1e-4) if kind == "grpo" else compared
+    else:
+        raise ValueError(f"group_baseline: kind={kind!r} is none of 'rloo', 'grpo', 'dr-grpo'")
+    return _counted(compared.view(-1, 1).expand(rewards.shape), response_mask), returns
+
+
+def discounted_returns(rewards: Tensor, response_mask: Tensor, gamma: float) -> Tensor:
+    """Return [B, T], for each counted token the discounted sum of the rewards [B, T] from it on; 0 in padding."""
+    return gae(rewards, torch.zeros_like(rewards), response_mask, gamma, 1.0)[1]
+
+
+def leave_one_out_mean(x: Tensor) -> Tensor:
+    """Return the mean of the others along the last dimension, 0 where there is none."""
+    return (x.sum(-1, keepdim=True) - x) / max(1, x.shape[-1] - 1)
+
+
+def _first(x: Tensor, mask: Tensor) -> Tensor:
+    """Return [B], what stands at each row's first counted position."""
+    return x.gather(1, mask.long().argmax(1, keepdim=True)).squeeze(1)
+
+
 # --- losses ---
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,13 +20,15 @@ from detox.trainer import Rollout, Seq2SeqPPOTrainer
 def roll_out(
     trainer: Seq2SeqPPOTrainer, stream: PromptStream, settings: config.PPOTraining
 ) -> tuple[Rollout, list[Prompt], list[str]]:
-    """Sample summaries of this process's share of the next batch of dialogues.
+    """Sample this process's share of the next batch of summaries, those of a dialogue one after the other.
 
     Returns:
         The summaries as ids, the prompts, and the summaries as text without special tokens.
     """
-    batch = settings.ppo.batch_size
-    prompts = stream.take(batch)[trainer.processes.share(batch)]
+    batch, samples = settings.ppo.batch_size, settings.ppo.samples_per_dialogue
+    taken = stream.take(batch // samples)
+    every = [replace(prompt, key=prompt.key * samples + i) for prompt in taken for i in range(samples)]
+    prompts = every[trainer.processes.share(batch)]
     sampling = Sampling(
         temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
     )
@@ -37,6 +39,11 @@ def roll_out(
         sampling,
     )
     return rollout, prompts, trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
+
+
+def whole_batches(summaries: int, batch_size: int) -> int:
+    """Return `summaries` rounded up to whole batches."""
+    return -(-summaries // batch_size) * batch_size
 
 
 def warm_up(
@@ -62,20 +69,19 @@ def warm_up(
     """
     rollouts: list[Rollout] = []
     scores: list[Tensor] = []
-    left = settings.ppo.value_warmup
+    left = count = whole_batches(settings.ppo.value_warmup, settings.ppo.batch_size)
     while left > 0:
         stopped_by = next(filter(None, trainer.processes.gather_objects(interrupt.received)), None)
         if stopped_by:
             return stopped_by
-        bar.set_postfix_str(f"value warm-up, {left} rollouts left")
+        bar.set_postfix_str(f"value warm-up, {left} summaries left")
         rollout, prompts, summaries = roll_out(trainer, stream, settings)
         rollouts.append(rollout)
         scores.append(reward.score([prompt.row for prompt in prompts], summaries)[0])
         left -= settings.ppo.batch_size
     if rollouts:
         explained = trainer.warm_up_values(rollouts, scores)
-        count = len(rollouts) * settings.ppo.batch_size
-        print(f"value head fitted to {count} rollouts; it explains {explained:.0%} of the returns")
+        print(f"value head fitted to {count} summaries; it explains {explained:.0%} of the returns")
     return None
 
 

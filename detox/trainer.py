@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from trl import PPOConfig, PPOTrainer
 
-from detox import artifacts, ppo_math, value_head
+from detox import artifacts, ppo_math
 from detox.engine import (
     Encoded,
     Engine,
@@ -51,11 +51,16 @@ from detox.logprobs import linear_full_kl
 from detox.models import empty_cache, is_out_of_memory
 from detox.parallel import ALONE, Processes
 from detox.ppo_config import Seq2SeqPPOConfig, make_optimizer
+from detox.step_size import StepSize
 from detox.trl_statistics import trl_statistics
+from detox.value_head import Critic, Lesson
 
 RATIO_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 FULL_DISTRIBUTION = Sampling()
+
+MAX_STEPS_BACK = 50
+"""In one update; a policy that is still too far is beyond repair."""
 
 # First entries of the seeds of independent random streams.
 ROLLOUT_STREAM, MINIBATCH_STREAM, GENERATE_STREAM = range(3)
@@ -75,7 +80,7 @@ class Rollout:
         finished: [B] bool, True = ended with an end-of-sequence token within the limit.
         encoded: encoder outputs under the policy as it was.
         logprobs: [B, T] float32 from sampling, or None where the responses came from elsewhere.
-        hidden: [tokens, d], packed, from sampling likewise.
+        hidden: [tokens, d], packed, the decoder's last hidden states that predicted the tokens; as `logprobs` at first.
     """
 
     query_ids: list[Tensor]
@@ -182,6 +187,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             else ppo_math.FixedKLController(config.init_kl_coef)
         )
         self.score_moments = ppo_math.RunningMoments()
+        self.critic = Critic(policy.v_head.summary, config.value_refit) if config.advantages == "gae" else None
+        self.step_size = StepSize(config.learning_rate) if config.step_kl is not None else None
         self.rollout_size: int | None = None  # prompts sampled for at once; None is all
         self.microbatch_size = config.mini_batch_size
         self.minibatch_size = config.backward_batch_size * processes.count
@@ -202,8 +209,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         """Sample a response to each prompt.
 
         Args:
-            query_ids: prompts, [length] of ids each.
-            keys: one number a prompt; (seed, key) alone decides its random numbers.
+            query_ids: prompts, [length] of ids each; several samples of a prompt are neighbours with one tensor.
+            keys: one number a response; (seed, key) alone decides its random numbers.
             max_new_tokens: longest response, its end-of-sequence token included.
             sampling: temperature and the like; its uniforms are drawn here.
         """
@@ -214,7 +221,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             group = slice(done, min(done + (self.rollout_size or count), count))
             try:
                 with torch.no_grad():
-                    encoded = self.engine.encode(query_ids[group])
+                    encoded = encode_once(self.engine, query_ids[group])
                     seeded = dataclasses.replace(sampling, uniforms=draws[group])
                     parts.append((encoded, self.engine.generate(encoded, max_new_tokens, seeded)))
                 done = group.stop
@@ -341,15 +348,16 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         forwarded = time.perf_counter()
         before = [parameter.detach().clone() for parameter in self.parameters]
         optimizer_before = copy.deepcopy(self.optimizer.state_dict())
-        problem, statistics = self._optimize(rollout, experience)
+        problem, statistics = self._optimize(rollout, experience, before)
         if problem is not None:
             for parameter, value in zip(self.parameters, before):
                 parameter.data.copy_(value)
             self.optimizer.load_state_dict(optimizer_before)
             return self._skip(problem)
-        rollout.encoded.products.clear()
+        rollout.encoded.forget()
         empty_cache(self.engine.device)
         metrics = self._metrics(experience, statistics)
+        self._teach_critic(rollout, experience)
         metrics["time/forward"] = forwarded - started
         metrics["time/optimize"] = time.perf_counter() - forwarded
         self._trl_stats = trl_statistics(experience, statistics, metrics, self.kl_ctl.value, self.config.vf_coef)
@@ -378,9 +386,9 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         old_logprobs, old_values, ref_logprobs, kl = self.processes.gather(padded.transpose(0, 1)).unbind(1)
         scores, finished = self.processes.gather(scores.to(self.engine.device)), finished.bool().to(self.engine.device)
         self.score_moments.update(scores)
-        shaped = self._shaped(scores, finished, self.score_moments)
+        shaped = self._shaped(scores, finished)
         rewards = ppo_math.token_rewards(shaped, kl, mask, self.kl_ctl.value)
-        advantages, returns = ppo_math.gae(rewards, old_values, mask, self.config.gamma, self.config.lam)
+        advantages, returns = self._advantages(rewards, old_values, mask)
         if self.config.whiten_advantages:
             advantages = ppo_math.masked_whiten(advantages, mask)
         return Experience(
@@ -398,12 +406,24 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             returns=returns,
         )
 
+    def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return advantages and returns [B, T] by the estimator that the settings name."""
+        config = self.config
+        if self.critic is not None and config.value_trust:
+            return ppo_math.trusted_gae(rewards, values, mask, config.gamma, config.lam, self.critic.trust)
+        if self.critic is not None:
+            return ppo_math.gae(rewards, values, mask, config.gamma, config.lam)
+        if config.advantages == "batch":
+            return ppo_math.batch_baseline(rewards, mask, config.gamma)
+        return ppo_math.group_baseline(rewards, mask, config.samples_per_dialogue, config.advantages)
+
     def _measured(self, rollout: Rollout) -> Tensor:
         """Return old log-probabilities, old values, reference log-probabilities and KL of a rollout, [4, B, T]."""
         while True:
             try:
                 mask = response_mask(rollout.lengths, self.engine.device)
                 old_logprobs, hidden = self._old(rollout)
+                rollout.hidden = hidden
                 old_values = unpack(self.engine.value(hidden), mask)
                 ref_logprobs, full_kl = self._against_reference(rollout, hidden)
                 if full_kl is None:
@@ -417,7 +437,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
     def warm_up_values(self, rollouts: Sequence[Rollout], scores: Sequence[Tensor]) -> float:
         """Fit the value head alone to the returns of rollouts of the untrained policy.
 
-        Returns here are the discounted scores: the KL penalty is 0, as the policy is the reference.
+        Returns here are the discounted scores: the KL penalty is 0, as the policy is the reference. The running
+        moments of the scores take them in first, so that they are shaped as those of the updates will be.
 
         Args:
             rollouts: this process's, of the policy before its first update.
@@ -425,32 +446,50 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
         Returns:
             The share of the returns' variance that the value head explains on responses that it was not fitted to.
-        """
-        features, returns, owners, done = [], [], [], 0
-        for rollout, rollout_scores in zip(rollouts, scores):
-            if rollout.hidden is None:
-                raise ValueError("the value head is fitted to what `rollout` has sampled")
-            mask = response_mask(rollout.lengths, self.engine.device)
-            none = torch.zeros(mask.shape, device=mask.device)
-            shaped = self._shaped(rollout_scores.to(mask.device), rollout.finished, None)
-            rewards = ppo_math.token_rewards(shaped, none, mask, 0.0)
-            _, discounted = ppo_math.gae(rewards, none, mask, self.config.gamma, 1.0)
-            sizes = self.processes.gather_objects(len(mask))
-            places = torch.arange(len(mask), device=mask.device) + done + sum(sizes[: self.processes.rank])
-            done += sum(sizes)
-            features.append(self.processes.gather(rollout.hidden))
-            returns.append(self.processes.gather(discounted[mask]))
-            owners.append(self.processes.gather(places[:, None].expand(mask.shape)[mask]))
-        head = self.policy.v_head.summary
-        return value_head.fit(head, torch.cat(features), torch.cat(returns), torch.cat(owners))
 
-    def _shaped(self, scores: Tensor, finished: Tensor, moments: ppo_math.RunningMoments | None) -> Tensor:
+        Raises:
+            ValueError: the advantages need no value head, or the rollouts were not sampled by `rollout`.
+        """
+        if self.critic is None or any(rollout.hidden is None for rollout in rollouts):
+            raise ValueError("a value head that serves the advantages is fitted to what `rollout` has sampled")
+        for of_rollout in scores:
+            self.score_moments.update(self.processes.gather(of_rollout))
+        lessons = []
+        for rollout, rollout_scores in zip(rollouts, scores, strict=True):
+            mask = response_mask(rollout.lengths, self.engine.device)
+            shaped = self._shaped(rollout_scores.to(mask.device), rollout.finished)
+            rewards = ppo_math.token_rewards(shaped, torch.zeros(mask.shape, device=mask.device), mask, 0.0)
+            returns = ppo_math.discounted_returns(rewards, mask, self.config.gamma)
+            lessons.append(self._lesson(rollout.hidden, self.processes.gather(returns[mask]), mask.sum(1)))
+        return self.critic.learn(lessons)
+
+    def _teach_critic(self, rollout: Rollout, experience: Experience) -> None:
+        """Judge the value head by a rollout that it has not seen, and set it anew if it is refitted."""
+        if self.critic is None:
+            return
+        self.critic.judge(experience.old_values, experience.returns, experience.mask)
+        if self.config.value_refit:
+            own = experience.mask[experience.mine].sum(1)
+            self.critic.learn([self._lesson(rollout.hidden, experience.returns[experience.mask], own)])
+
+    def _lesson(self, hidden: Tensor, returns: Tensor, lengths: Tensor) -> Lesson:
+        """Return what there is to learn of the rollout of all processes.
+
+        Args:
+            hidden: [tokens, d], packed, of this process's responses.
+            returns: [tokens of all processes].
+            lengths: [B], tokens of this process's responses.
+        """
+        gathered = self.processes.gather(hidden.float()), returns, self.processes.gather(lengths)
+        return Lesson(*(tensor.detach().cpu() for tensor in gathered))
+
+    def _shaped(self, scores: Tensor, finished: Tensor) -> Tensor:
         return ppo_math.shape_scores(
             scores,
             finished,
-            moments=moments,
-            normalize=self.config.use_score_norm and moments is not None,
-            scale=self.config.use_score_scaling and moments is not None,
+            moments=self.score_moments,
+            normalize=self.config.use_score_norm,
+            scale=self.config.use_score_scaling,
             clip=self.config.score_clip,
             unfinished_penalty=self.config.unfinished_penalty,
         )
@@ -475,7 +514,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         shares_encoder = engine is self.engine and not engine.encoder_is_trained
 
         def encode(group: Sequence[int]) -> Encoded:
-            return engine.encode([rollout.query_ids[i] for i in group], reference=off)
+            return encode_once(engine, [rollout.query_ids[i] for i in group], reference=off)
 
         logprobs, its = self._forced(engine, rollout, rollout.encoded.select if shares_encoder else encode, off)
         if self.config.kl_estimator != "full":
@@ -509,26 +548,91 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     # --- optimization ---
 
-    def _optimize(self, rollout: Rollout, experience: Experience) -> tuple[str | None, list[dict[str, float]]]:
-        """Run the PPO epochs; return what went wrong, if anything, and the statistics of each minibatch."""
+    def _optimize(
+        self, rollout: Rollout, experience: Experience, before: Sequence[Tensor]
+    ) -> tuple[str | None, list[dict[str, float]]]:
+        """Run the PPO epochs; return what went wrong, if anything, and the statistics of each minibatch.
+
+        Args:
+            rollout: this process's.
+            experience: of all processes.
+            before: the parameters as they are.
+        """
         statistics: list[dict[str, float]] = []
+        steps = self.config.ppo_epochs * (len(experience.mask) // self.minibatch_size)
+        if self.step_size is not None:
+            self.step_size.begin(self._step_kl(), steps)
         for ppo_epoch in range(self.config.ppo_epochs):
             seed = [self.config.seed, MINIBATCH_STREAM, self.updates_done, ppo_epoch]
             of_this_epoch = []
             for minibatch in deal(len(experience.mask), self.minibatch_size, seed):
                 stats = self._minibatch(rollout, experience, minibatch, entropy=ppo_epoch == 0)
-                of_this_epoch.append(stats)
-                if self.updates_done == 0 and not statistics and len(of_this_epoch) == 1:
+                if self.updates_done == 0 and not statistics and not of_this_epoch:
                     self._check_ratio(stats["ratio_first"])
+                while self._goes_back(stats["approx_kl"], before):
+                    stats = self._minibatch(rollout, experience, minibatch, entropy=ppo_epoch == 0)
+                of_this_epoch.append(stats)
                 if not math.isfinite(stats["grad_norm"]):
                     return "a gradient is not finite", statistics
-                self.optimizer.step()
+                self._optimizer_step()
             statistics += of_this_epoch
             approx_kl = float(np.mean([stats["approx_kl"] for stats in of_this_epoch]))
             if self.config.early_stop_kl is not None and approx_kl > self.config.early_stop_kl:
                 break
         self.optimizer.zero_grad()
+        if self.step_size is not None:
+            if steps == 1:  # whose KL no minibatch has seen
+                self._goes_back(self._kl_from(experience, rollout), before)
+            self._go_back(self.step_size.end(), before)
         return None, statistics
+
+    def _step_kl(self) -> float:
+        """Return the KL that this update aims at; it falls over the second half of the run, so that the policy settles.
+
+        It falls with the square of what is left, as the KL of a learning rate that decays linearly does.
+        """
+        left = max(self._left, 1 / (self.config.updates or 1))
+        return self.config.step_kl * min(1.0, 2 * left) ** 2
+
+    @property
+    def _left(self) -> float:
+        """Share of the run that is left; 1 where its length is open."""
+        return 1.0 if self.config.updates is None else max(0.0, 1 - self.updates_done / self.config.updates)
+
+    def _optimizer_step(self) -> None:
+        if self.step_size is not None:
+            self.optimizer.param_groups[0]["lr"] = self.step_size.rate
+            self.step_size.took_step()
+        self.optimizer.step()
+
+    def _goes_back(self, kl: float, before: Sequence[Tensor]) -> bool:
+        """Take the policy back where it has moved too far; return whether it was."""
+        if self.step_size is None:
+            return False
+        share = self.step_size.measured(kl)
+        if share < 1 and self.step_size.steps_back > MAX_STEPS_BACK:
+            raise TrainingError(
+                f"an update moves the policy too far even at a learning rate of {self.step_size.rate:.1e}; "
+                "look at the reward model, and choose --ppo.schedule constant with a rate of your own"
+            )
+        self._go_back(share, before)
+        return share < 1
+
+    def _go_back(self, share: float, before: Sequence[Tensor]) -> None:
+        """Leave of the policy's way from `before` only a share; the value head stays."""
+        if share < 1:
+            for parameter, start in zip(self.optimizer.param_groups[0]["params"], before):
+                parameter.data.copy_(torch.lerp(start, parameter.data, share))
+
+    def _kl_from(self, experience: Experience, rollout: Rollout) -> float:
+        """Return the KL of the policy as it is from the one that sampled the rollout, nats a token."""
+        with torch.no_grad():
+            now, _ = self._forced(self.engine, rollout, self._encoded_now(rollout))
+            mine = experience.mask[experience.mine, : now.shape[1]]
+            log_ratio = now - experience.old_logprobs[experience.mine, : now.shape[1]]
+            sums = torch.stack([((torch.expm1(log_ratio) - log_ratio) * mine).sum(), mine.sum()])
+        total, count = self.processes.gather(sums[None]).sum(0).tolist()
+        return total / count
 
     def _minibatch(
         self, rollout: Rollout, experience: Experience, minibatch: list[int], entropy: bool
@@ -575,10 +679,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             counted: tokens of the whole minibatch, over all processes.
             entropy: report it, too.
         """
-        if self.engine.encoder_is_trained:
-            encoded = self.engine.encode([rollout.query_ids[i] for i in indices])
-        else:
-            encoded = rollout.encoded.select(indices)
+        encoded = self._encoded_now(rollout)(indices)
         responses = [rollout.response_ids[i] for i in indices]
         outputs = self.engine.logprobs(encoded, responses, entropy=entropy)
         values = unpack(self.engine.value(outputs.hidden), outputs.mask)
@@ -593,7 +694,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         value_loss, value_stats = ppo_math.value_loss(
             values, old["old_values"], old["returns"], outputs.mask, self.config.cliprange_value, counted
         )
-        (policy_loss + self.config.vf_coef * value_loss).backward()
+        learns_values = self.critic is not None and not self.config.value_refit
+        (policy_loss + self.config.vf_coef * value_loss if learns_values else policy_loss).backward()
         with torch.no_grad():
             stats = {
                 "policy_loss": float(policy_loss),
@@ -609,6 +711,12 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         if outputs.entropy is not None:
             stats["entropy"] = float(outputs.entropy.sum()) / counted
         return stats
+
+    def _encoded_now(self, rollout: Rollout) -> Callable[[Sequence[int]], Encoded]:
+        """Return what gives the prompts at some indices, encoded by the policy as it is."""
+        if not self.engine.encoder_is_trained:
+            return rollout.encoded.select
+        return lambda indices: encode_once(self.engine, [rollout.query_ids[i] for i in indices])
 
     @property
     def max_grad_norm(self) -> float:
@@ -639,9 +747,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     def _set_learning_rate(self) -> None:
         if self.lr_scheduler is None and self.config.updates is not None:
-            left = max(0.0, 1 - self.updates_done / self.config.updates)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates):
-                group["lr"] = rate * left
+                group["lr"] = rate * self._left
 
     def _skip(self, reason: str) -> dict[str, Any]:
         self.optimizer.zero_grad()
@@ -703,16 +810,41 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             "ppo/policy/clip_fraction": mean["clip_fraction"],
             "ppo/policy/entropy": float(np.mean(entropies)),
             "ppo/loss/policy": mean["policy_loss"],
-            "ppo/loss/value": mean["value_loss"],
-            "ppo/val/explained_variance": float(
-                ppo_math.explained_variance(experience.old_values, experience.returns, mask)
-            ),
+            **self._critic_metrics(experience, mean["value_loss"]),
             "ppo/ratio_first": 1 + statistics[0]["ratio_first"],
             "ppo/grad_norm": mean["grad_norm"],
             "ppo/learning_rate": self.optimizer.param_groups[0]["lr"],
+            **self._step_metrics(),
             "tokens/response_mean": float(mask.sum(1).float().mean()),
             "tokens/finished": float(experience.finished.float().mean()),
         }
+
+    def _critic_metrics(self, experience: Experience, loss: float) -> dict[str, float]:
+        """Return how good the value head is, before it learns of this rollout; not a number where it takes no part."""
+        if self.critic is None:
+            return {"ppo/loss/value": math.nan, "ppo/val/explained_variance": math.nan, "ppo/val/trust": 0.0}
+        explained = ppo_math.explained_variance(experience.old_values, experience.returns, experience.mask)
+        trust = self.critic.trust if self.config.value_trust else 1.0
+        return {"ppo/loss/value": loss, "ppo/val/explained_variance": float(explained), "ppo/val/trust": trust}
+
+    def _step_metrics(self) -> dict[str, float]:
+        if self.step_size is None:
+            return {}
+        return {
+            "ppo/policy/step_kl": self.step_size.kl,
+            "ppo/policy/step_kl_target": self.step_size.target,
+            "ppo/policy/steps_back": self.step_size.steps_back,
+        }
+
+
+def encode_once(engine: Engine, query_ids: Sequence[Tensor], reference: bool = False) -> Encoded:
+    """Return prompts encoded, each tensor once, however many samples are wanted of it."""
+    different = {id(query): query for query in query_ids}
+    encoded = engine.encode(list(different.values()), reference=reference)
+    if len(different) == len(query_ids):
+        return encoded
+    places = {key: i for i, key in enumerate(different)}
+    return encoded.select([places[id(query)] for query in query_ids])
 
 
 def deal(count: int, size: int, seed: Sequence[int]) -> list[list[int]]:
@@ -763,6 +895,9 @@ def _models_stay_unwrapped() -> Iterator[None]:
 
 def _joined(query_ids: list[Tensor], parts: list[tuple[Encoded, Generated]]) -> Rollout:
     """Return what was sampled for one group of prompts after the other as one rollout."""
+    if len(parts) == 1:
+        encoded, generated = parts[0]
+        return Rollout(query_ids, generated.responses, generated.finished, encoded, generated.logprobs, generated.hidden)
     longest = max(generated.logprobs.shape[1] for _, generated in parts)
     padded = [F.pad(generated.logprobs, (0, longest - generated.logprobs.shape[1])) for _, generated in parts]
     return Rollout(

@@ -1,12 +1,106 @@
-"""Fitting the value head by ridge regression before the first update."""
+"""The value head as a critic: fitted by ridge regression, and trusted as far as it has predicted well."""
 
 from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from detox.ppo_math import leave_one_out_mean, masked_mean
+
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, float("inf"))
+
+
+TRUST_WINDOW = 8
+"""Rollouts by whose prediction the value head is judged."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the value head can learn of one rollout.
+
+    Attributes:
+        features: [tokens, d] float32, packed hidden states, on the CPU.
+        returns: [tokens] float32, theirs.
+        lengths: [B] int64, tokens of each response.
+    """
+
+    features: Tensor
+    returns: Tensor
+    lengths: Tensor
+
+
+class Critic:
+    """Remembers how well the value head predicted the last rollouts, and what it is fitted to.
+
+    Args:
+        head: d -> 1, with bias.
+        window: rollouts that it is fitted to.
+
+    Attributes:
+        lessons: of the last `window` rollouts.
+        record: [B, 2] float64 of each of the last rollouts; see `judge`.
+    """
+
+    def __init__(self, head: nn.Linear, window: int):
+        self.head = head
+        self.lessons: deque[Lesson] = deque(maxlen=window)
+        self.record: deque[Tensor] = deque(maxlen=TRUST_WINDOW)
+
+    @property
+    def trust(self) -> float:
+        """Weight of the values in the baseline `mean of the others + trust * (value - mean value)`, from 0 to 1.
+
+        The weight with the least squared error over the last rollouts, less its standard error: what is not known to
+        help takes no part. Each rollout was predicted before anything was learned from it. Only differences within a
+        rollout count, since the others' mean knows its level.
+        """
+        if not self.record:
+            return 0.0
+        product, square = torch.cat(list(self.record)).unbind(1)
+        if float(square.sum()) <= 0:
+            return 0.0
+        best = product.sum() / square.sum()
+        error = (product - best * square).square().sum().sqrt() / square.sum()  # a response's tokens are one draw
+        return min(1.0, max(0.0, float(best - error)))
+
+    def judge(self, values: Tensor, returns: Tensor, mask: Tensor) -> None:
+        """Take note of how the values [B, T] predicted the returns [B, T] of a rollout.
+
+        Kept are, of each response, the sums over its tokens of (return - mean of the others) * (value - mean value)
+        and of (value - mean value)^2.
+        """
+        others = leave_one_out_mean(returns[:, :1].T).T
+        move = (values - masked_mean(values, mask)).double().masked_fill(~mask, 0)
+        gap = (returns - others).double().masked_fill(~mask, 0)
+        self.record.append(torch.stack([(gap * move).sum(1), move.square().sum(1)], 1).cpu())
+
+    def learn(self, lessons: Sequence[Lesson]) -> float:
+        """Fit the head to these rollouts and to the ones remembered; return `fit`'s explained variance."""
+        told = [*self.lessons, *lessons]
+        self.lessons.extend(lessons)
+        lengths = torch.cat([lesson.lengths for lesson in told])
+        owners = torch.arange(len(lengths)).repeat_interleave(lengths)
+        features, returns = (torch.cat([getattr(lesson, name) for lesson in told]) for name in ("features", "returns"))
+        return fit(self.head, features, returns, owners)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what an exact resume needs."""
+        found = {f"record.{i}": tensor for i, tensor in enumerate(self.record)}
+        for i, lesson in enumerate(self.lessons):
+            found |= {f"lessons.{i}.{name}": value for name, value in vars(lesson).items()}
+        return {name: tensor.contiguous() for name, tensor in found.items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `tensors` returned."""
+        numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("lessons.")})
+        names = ("features", "returns", "lengths")
+        self.lessons.extend(Lesson(*(tensors[f"lessons.{i}.{name}"] for name in names)) for i in numbers)
+        self.record.extend(tensors[f"record.{i}"] for i in range(sum(name.startswith("record.") for name in tensors)))
 
 
 @torch.no_grad()
