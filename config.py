@@ -284,8 +284,8 @@ class PPO:
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
     value_trust: bool = True
-    """Let the value head take part in the advantages only in so far as it predicted earlier rollouts better than their
-    mean; without trust, `gae` is `batch`."""
+    """Give the value head the weight in the advantages that is the share of variance it explained in the last rollouts;
+    with none, `gae` is `batch`."""
     value_refit: int = 8
     """After each update, set the value head by ridge regression to the returns of so many last rollouts; 0 trains it
     by gradient descent instead."""

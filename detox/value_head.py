@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detox.ppo_math import leave_one_out_mean, masked_mean
+from detox.ppo_math import masked_mean
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, float("inf"))
@@ -43,7 +43,8 @@ class Critic:
 
     Attributes:
         lessons: of the last `window` rollouts.
-        record: [B, 2] float64 of each of the last rollouts; see `judge`.
+        record: of each of the last rollouts, the variance of its returns (times its tokens) that the values left
+            unexplained, and all of it; [2] float32.
     """
 
     def __init__(self, head: nn.Linear, window: int):
@@ -53,31 +54,17 @@ class Critic:
 
     @property
     def trust(self) -> float:
-        """Weight of the values in the baseline `mean of the others + trust * (value - mean value)`, from 0 to 1.
+        """Share of the returns' variance within the last rollouts that the values explained, from 0 to 1.
 
-        The weight with the least squared error over the last rollouts, less its standard error: what is not known to
-        help takes no part. Each rollout was predicted before anything was learned from it. Only differences within a
-        rollout count, since the others' mean knows its level.
+        Each rollout was predicted before anything was learned from it.
         """
-        if not self.record:
-            return 0.0
-        product, square = torch.cat(list(self.record)).unbind(1)
-        if float(square.sum()) <= 0:
-            return 0.0
-        best = product.sum() / square.sum()
-        error = (product - best * square).square().sum().sqrt() / square.sum()  # a response's tokens are one draw
-        return min(1.0, max(0.0, float(best - error)))
+        left, total = torch.stack(list(self.record) or [torch.zeros(2)]).double().sum(0).tolist()
+        return max(0.0, 1 - left / total) if total > 0 else 0.0
 
     def judge(self, values: Tensor, returns: Tensor, mask: Tensor) -> None:
-        """Take note of how the values [B, T] predicted the returns [B, T] of a rollout.
-
-        Kept are, of each response, the sums over its tokens of (return - mean of the others) * (value - mean value)
-        and of (value - mean value)^2.
-        """
-        others = leave_one_out_mean(returns[:, :1].T).T
-        move = (values - masked_mean(values, mask)).double().masked_fill(~mask, 0)
-        gap = (returns - others).double().masked_fill(~mask, 0)
-        self.record.append(torch.stack([(gap * move).sum(1), move.square().sum(1)], 1).cpu())
+        """Take note of how the values [B, T] predicted the differences within a rollout's returns [B, T]."""
+        moves, gaps = ((x - masked_mean(x, mask)).masked_fill(~mask, 0) for x in (values, returns))
+        self.record.append(torch.stack([(gaps - moves).square().sum(), gaps.square().sum()]).cpu())
 
     def learn(self, lessons: Sequence[Lesson]) -> float:
         """Fit the head to these rollouts and to the ones remembered; return `fit`'s explained variance."""
