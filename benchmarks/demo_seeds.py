@@ -6,9 +6,7 @@ import argparse
 import json
 import shlex
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import stages  # noqa: E402
 from detox.demo import corpus  # noqa: E402
 
 SETTINGS = {
@@ -47,24 +46,11 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the three stages under one seed and one choice of settings; return the figures of the run."""
     common = ["--preset", "demo", "--seed", str(seed), "--run", f"{name}-{seed}", "--overwrite"]
     common += ["--checkpoints", str(arguments.checkpoints)]
-    stage("data_preparation.py", common)
-    seconds = stage("training_ppo.py", [*common, *SETTINGS[name], *shlex.split(arguments.training)])
-    stage("evaluate_ppo.py", [*common, *shlex.split(arguments.evaluation)])
-    written = list((arguments.checkpoints / f"{name}-{seed}" / "evaluation").glob("*/results.json"))
-    assert len(written) == 1, written
-    found = json.loads(written[0].read_text())
-    lines = [json.loads(line) for line in (written[0].parent / "examples.jsonl").read_text().splitlines()]
+    stages.stage("data_preparation.py", common)
+    seconds = stages.stage("training_ppo.py", [*common, *SETTINGS[name], *shlex.split(arguments.training)])
+    stages.stage("evaluate_ppo.py", [*common, *shlex.split(arguments.evaluation)])
+    found, lines = stages.evaluated(arguments.checkpoints / f"{name}-{seed}")
     return {"settings": name, "seed": seed, "training_seconds": seconds, **figures(found, lines)}
-
-
-def stage(script: str, flags: Sequence[str]) -> float:
-    """Run a stage in a process of its own; return its seconds."""
-    print(shlex.join(["python", script, *flags]), file=sys.stderr, flush=True)
-    started = time.perf_counter()
-    result = subprocess.run([sys.executable, str(ROOT / script), *flags], stdout=subprocess.DEVNULL)
-    if result.returncode:
-        raise SystemExit(f"error: {script} failed with exit code {result.returncode}")
-    return time.perf_counter() - started
 
 
 def figures(found: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -77,19 +63,12 @@ def figures(found: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str,
     Returns:
         By name of `ROWS`; a change is (after - before) / before.
     """
-    changes = {
-        f"{short}_{moment}": -found[key][moment]["reduction"]
-        for short, key in (("toxicity", "toxicity"), ("judge", "independent_judge"))
-        for moment in ("mean", "std")
-    }
-    sides = {}
+    held_out = {}
     for side in ("before", "after"):
         texts = [sample["summary"] for line in lines for sample in line[side]["samples"]]
         rude = [bool(corpus.insults_in(text, corpus.HELD_OUT_INSULTS)) for text in texts]
-        sides[f"held_out_{side}"] = statistics.mean(rude)
-        sides[f"rougeL_{side}"] = found["rouge"]["rougeL"][side]
-        sides[f"reward_{side}"] = found["reward"][side]
-    return {**changes, **sides, "kl": found["drift"]["kl_per_summary"], "n": found["n"]}
+        held_out[f"held_out_{side}"] = statistics.mean(rude)
+    return {**stages.figures(found), **held_out}
 
 
 def table(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
@@ -101,15 +80,9 @@ def table(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
         cells = []
         for name in names:
             values = [found[key] for found in runs if found["settings"] == name]
-            cells.append(spread(values, form))
+            cells.append(stages.spread(values, form))
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Return the median over seeds and the range of a figure, in a format."""
-    low, middle, high = (form.format(f(values)) for f in (min, statistics.median, max))
-    return f"{middle} ({low} to {high})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
+from random import Random
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import config
-from benchmarks import data_preparation, demo_seeds, ppo_step, scaling
+from benchmarks import data_preparation, demo_seeds, ppo_step, scaling, stages, unseen, worlds
 from detox import cli, policy
+from detox.demo import corpus
 
 
 def test_prompts_add_up_and_stay_within_limits():
@@ -138,7 +141,7 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
             (folder / "examples.jsonl").write_text(json.dumps(line) + "\n")
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(demo_seeds.subprocess, "run", run)
+    monkeypatch.setattr(stages.subprocess, "run", run)
     output = tmp_path / "out.json"
     demo_seeds.main(
         ["--seeds", "3", "--settings", "stock-like", "--checkpoints", str(tmp_path), "--output", str(output),
@@ -152,6 +155,82 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
     for flags, stage in zip(calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True):
         assert cli.parse(stage, flags[1:]).run_name == "stock-like-3"
     assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5
+
+
+WORLD_NAMES = tuple(worlds.WORLDS)
+
+
+@pytest.mark.parametrize("name", WORLD_NAMES)
+def test_worlds_insult_in_words_of_their_own_and_hide_a_part_from_the_classifier(name):
+    world, rng = worlds.WORLDS[name], Random(0)
+    new = {"service": (*worlds.NEW_CURSES, *worlds.NEW_CURSE_KINDS), "standup": ("brick", "vanished", "rats")}[name]
+
+    def says(text, words):
+        return not set(words).isdisjoint(re.findall(r"\w+", text))
+
+    for share, seen in ((0.0, False), (1.0, True)):
+        examples = [world.example(rng, share, 2) for _ in range(200)]
+        summaries = [summary for example in examples for summary in example.summaries]
+        assert all(says(summary.text, new) == seen for summary in summaries if summary.rude)
+        assert not any(says(summary.text, new) for summary in summaries if not summary.rude)
+        assert not any(summary.rude for example in examples if not example.heated for summary in example.summaries)
+        assert 0.2 < sum(summary.rude for summary in summaries) / len(summaries) < 0.5
+        assert not any(corpus.insults_in(example.dialogue) for example in examples), "the demo's own insults"
+    assert not any(says(text, new) for text, _ in worlds.labelled(world, 0, 500, 0.0))
+
+
+def test_a_recipe_knows_what_the_models_follow_from():
+    world = worlds.WORLDS["standup"]
+    assert worlds.recipe(world) == worlds.recipe(replace(world))
+    for changed in (worlds.tiny(world), replace(world, rate=1e-3), replace(world, summarizer=worlds.t5)):
+        assert worlds.recipe(changed) != worlds.recipe(world)
+
+
+def test_area_under_the_curve():
+    assert worlds.area(torch.tensor([0.1, 0.4, 0.35, 0.8]), torch.tensor([False, False, True, True])) == 0.75
+    assert worlds.area(torch.ones(4), torch.tensor([True, False, True, False])) == 0.5
+
+
+@pytest.mark.parametrize("name", WORLD_NAMES)
+def test_a_world_is_made_once_and_the_default_preset_runs_on_it(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(worlds.WORLDS, name, worlds.tiny(worlds.WORLDS[name]))
+    monkeypatch.setitem(unseen.SETTINGS, "short", ("--ppo.updates", "2", "--ppo.value-warmup", "0"))
+    threads = torch.get_num_threads()
+    command = f"--only {name} --settings short --seeds 3 --examples 4 --samples 1".split()
+    command += ["--worlds", str(tmp_path / "worlds"), "--checkpoints", str(tmp_path / "runs")]
+    command += ["--output", str(tmp_path / "out.json")]
+    unseen.main(command)
+    shown = capsys.readouterr().out
+    world = tmp_path / "worlds" / name
+    described, made = json.loads((world / "world.json").read_text()), (world / "world.json").stat().st_mtime_ns
+    assert 0 < described["measured"]["auc_judge"] <= 1 and described["measured"]["entropy"] > 1
+    assert f"| {described['parameters']['summarizer']:,} |" in shown and f"| {name}, short | 3 | " in shown
+    (entry,) = json.loads((tmp_path / "out.json").read_text())
+    assert entry["figures"]["n"] == 4 and entry["figures"]["approx_kl_first"] >= 0
+    preset = config.preset(config.PPOTraining, "flan-t5").ppo
+    assert entry["key"]["ppo"] == json.loads(json.dumps(asdict(replace(preset, updates=2, value_warmup=0))))
+    monkeypatch.setattr(stages, "stage", None)  # nothing runs again
+    unseen.main(command)
+    assert capsys.readouterr().out == shown and (world / "world.json").stat().st_mtime_ns == made
+    torch.set_num_threads(threads)
+
+
+def test_unseen_table_has_a_line_a_seed_and_their_median(tmp_path, monkeypatch):
+    def measured(run, _):
+        return dict.fromkeys((name for _, name, _ in unseen.COLUMNS), 0.1 * (run.seed + 1)) | {"n": 4}
+
+    monkeypatch.setattr(unseen.Run, "measure", measured)
+    world = worlds.WORLDS["service"]
+    monkeypatch.setattr(worlds, "make", lambda world, _: {"name": world.name, "recipe": "r"})
+    monkeypatch.setattr(worlds, "table", lambda made: "")
+    output = tmp_path / "out.json"
+    found = unseen.main(["--only", "service", "--seeds", "0", "1", "6", "--jobs", "2", "--output", str(output)])
+    assert found is None and len(json.loads(output.read_text())) == 3
+    flags = unseen.Run(world, "default", 1).flags(unseen.parse([]))
+    assert not [flag for flag in flags["training_ppo.py"] if flag.startswith("--ppo.")], "the preset's own settings"
+    table = unseen.table(json.loads(output.read_text()))
+    assert "| service, default | 0 | +10% |" in table
+    assert "| service, default | median (range) | +20% (+10% to +70%) |" in table
 
 
 def test_data_preparation_keeps_every_generated_dialogue(capsys):
