@@ -2,7 +2,7 @@
 
 Makes the worlds of benchmarks/worlds.py where they are not there yet, and runs the three stages on each with `--preset
 flan-t5`, whose own PPO settings stay as they are; what a world has of its own are its models, dialogues, labels and
-length of summaries. A run that stands in --output with the same settings is not repeated: name another file after
+length of summaries. Everything is in float32, so that it does not matter whether the processor has bfloat16. A run that stands in --output with the same settings is not repeated: name another file after
 changes of the code.
 """
 
@@ -59,7 +59,7 @@ class Run:
         """Return the flags of each stage."""
         made = arguments.worlds / self.world.name
         base = ["--model.base", str(made / "summarizer")]
-        machine = ["--threads", "1", "--device", "cpu"]
+        machine = ["--threads", "1", "--device", "cpu", "--dtype", "float32"]
         common = ["--preset", "flan-t5", "--seed", str(self.seed), "--checkpoints", str(arguments.checkpoints)]
         common += ["--run", f"{self.world.name}-{self.settings}-{self.seed}", "--overwrite"]
         length = str(self.world.new_tokens)

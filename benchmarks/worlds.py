@@ -87,8 +87,8 @@ class World:
     rate: float
     dialogues: int = 32_000
     steps: int = 1_000
-    sentences: int = 8_000
-    classifier_steps: int = 600
+    sentences: int = 5_000
+    classifier_steps: int = 400
     splits: tuple[int, int, int] = (4_000, 300, 300)
 
 
@@ -286,8 +286,8 @@ def _standup_summary(
     rng: random.Random, words: dict[str, str], remarks: Sequence[tuple[str, str, str, str]], heated: bool
 ) -> Summary:
     parts = [
-        "{x} {done} {what} and (will|wants to|plans to|is going to) {plan} {next}( today| soon|).",
-        "{y} is (stuck|blocked|held up) (by|because of) {blocker}.",
+        "{x} (recently|already|) {done} {what} and (will|wants to|plans to|is going to) {plan} {next}( today| soon|).",
+        "{y} (is (stuck|blocked|held up) (by|because of)|waits for|has to wait for|can not go on because of) {blocker}.",
     ]
     if rng.random() < 0.5:
         parts.reverse()
@@ -409,7 +409,7 @@ def bart(texts: Sequence[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast
     config = transformers.BartConfig(
         vocab_size=len(tokenizer), d_model=96, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
         decoder_attention_heads=4, encoder_ffn_dim=320, decoder_ffn_dim=320, max_position_embeddings=512, dropout=0.0,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=None, init_std=0.1,
     )  # fmt: skip
     return transformers.BartForConditionalGeneration(config), tokenizer
 
@@ -458,7 +458,9 @@ WORLDS = {
     world.name: world
     for world in (
         World("service", service_example, service_remark, t5, roberta, bert, new_tokens=64, rate=3e-3),
-        World("standup", standup_example, standup_remark, bart, electra, distilbert, new_tokens=80, rate=2e-3),
+        World(
+            "standup", standup_example, standup_remark, bart, electra, distilbert, new_tokens=80, rate=2e-3, steps=700
+        ),
     )
 }
 
