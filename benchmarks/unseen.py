@@ -2,8 +2,8 @@
 
 Makes the worlds of benchmarks/worlds.py where they are not there yet, and runs the three stages on each with `--preset
 flan-t5`, whose own PPO settings stay as they are; what a world has of its own are its models, dialogues, labels and
-length of summaries. Everything is in float32, so that it does not matter whether the processor has bfloat16. A run that stands in --output with the same settings is not repeated: name another file after
-changes of the code.
+length of summaries. Everything is in float32, so that it does not matter whether the processor has bfloat16. A run
+that stands in --output with the same settings is not repeated: name another file after changes of the code.
 """
 
 from __future__ import annotations
