@@ -110,9 +110,9 @@ def measure(runs: Sequence[Run], recipes: dict[str, str], arguments: argparse.Na
     output: Path = arguments.output
     known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else []
     lock = threading.Lock()
+    keys = [json.loads(json.dumps(run.key(arguments, recipes[run.world.name]))) for run in runs]
 
-    def one(run: Run) -> dict[str, Any]:
-        key = json.loads(json.dumps(run.key(arguments, recipes[run.world.name])))
+    def one(run: Run, key: dict[str, Any]) -> dict[str, Any]:
         with lock:
             for entry in known:
                 if entry["key"] == key:
@@ -126,7 +126,7 @@ def measure(runs: Sequence[Run], recipes: dict[str, str], arguments: argparse.Na
 
     pool = ThreadPoolExecutor(arguments.jobs)
     try:
-        return list(pool.map(one, runs))
+        return list(pool.map(one, runs, keys))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 import config
+import data_preparation as stage_1
+import evaluate_ppo
+import training_ppo
 from benchmarks import data_preparation, demo_seeds, ppo_step, scaling, stages, unseen, worlds
 from detox import cli, policy
 from detox.demo import corpus
@@ -192,31 +195,38 @@ def test_area_under_the_curve():
 
 
 @pytest.mark.parametrize("name", WORLD_NAMES)
-def test_a_world_is_made_once_and_the_default_preset_runs_on_it(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(worlds.WORLDS, name, worlds.tiny(worlds.WORLDS[name]))
+def test_a_world_is_made_once_and_the_default_preset_runs_on_it(name, tmp_path, monkeypatch):
+    scripts = {"data_preparation.py": stage_1, "training_ppo.py": training_ppo, "evaluate_ppo.py": evaluate_ppo}
+    kinds = dict(zip(scripts, (config.Preparation, config.PPOTraining, config.EvaluationStage)))
+
+    def here(script, flags):
+        assert cli.run(kinds[script], scripts[script].main, flags) == 0
+        return 1.0
+
+    monkeypatch.setattr(stages, "stage", here)
     monkeypatch.setitem(unseen.SETTINGS, "short", ("--ppo.updates", "2", "--ppo.value-warmup", "0"))
-    threads = torch.get_num_threads()
-    command = f"--only {name} --settings short --seeds 3 --examples 4 --samples 1".split()
-    command += ["--worlds", str(tmp_path / "worlds"), "--checkpoints", str(tmp_path / "runs")]
-    command += ["--output", str(tmp_path / "out.json")]
-    unseen.main(command)
-    shown = capsys.readouterr().out
-    world = tmp_path / "worlds" / name
-    described, made = json.loads((world / "world.json").read_text()), (world / "world.json").stat().st_mtime_ns
-    assert 0 < described["measured"]["auc_judge"] <= 1 and described["measured"]["entropy"] > 1
-    assert f"| {described['parameters']['summarizer']:,} |" in shown and f"| {name}, short | 3 | " in shown
-    (entry,) = json.loads((tmp_path / "out.json").read_text())
-    assert entry["figures"]["n"] == 4 and entry["figures"]["approx_kl_first"] >= 0
-    preset = config.preset(config.PPOTraining, "flan-t5").ppo
-    assert entry["key"]["ppo"] == json.loads(json.dumps(asdict(replace(preset, updates=2, value_warmup=0))))
-    monkeypatch.setattr(stages, "stage", None)  # nothing runs again
-    unseen.main(command)
-    assert capsys.readouterr().out == shown and (world / "world.json").stat().st_mtime_ns == made
+    arguments = unseen.parse(
+        ["--examples", "4", "--samples", "1", "--worlds", str(tmp_path / "w"), "--checkpoints", str(tmp_path / "runs")]
+    )
+    world, threads = worlds.tiny(worlds.WORLDS[name]), torch.get_num_threads()
+    made = worlds.make(world, arguments.worlds)
+    assert 0 < made["measured"]["auc_judge"] <= 1 and made["measured"]["entropy"] > 1
+    assert f"| parameters, summarizer | {made['parameters']['summarizer']:,} |" in worlds.table([made])
+    run = unseen.Run(world, "short", 3)
+    found = run.measure(arguments)
     torch.set_num_threads(threads)
+    assert found["n"] == 4 and found["approx_kl_first"] >= 0 and 0 < found["rougeL_before"] < 1
+    preset = config.preset(config.PPOTraining, "flan-t5").ppo
+    assert run.key(arguments, "r")["ppo"] == asdict(replace(preset, updates=2, value_warmup=0))
+    monkeypatch.setattr(worlds.build, "publish", None)  # nothing is made again
+    assert worlds.make(world, arguments.worlds) == made
 
 
 def test_unseen_table_has_a_line_a_seed_and_their_median(tmp_path, monkeypatch):
+    measured_now = []
+
     def measured(run, _):
+        measured_now.append(run.seed)
         return dict.fromkeys((name for _, name, _ in unseen.COLUMNS), 0.1 * (run.seed + 1)) | {"n": 4}
 
     monkeypatch.setattr(unseen.Run, "measure", measured)
@@ -224,8 +234,9 @@ def test_unseen_table_has_a_line_a_seed_and_their_median(tmp_path, monkeypatch):
     monkeypatch.setattr(worlds, "make", lambda world, _: {"name": world.name, "recipe": "r"})
     monkeypatch.setattr(worlds, "table", lambda made: "")
     output = tmp_path / "out.json"
-    found = unseen.main(["--only", "service", "--seeds", "0", "1", "6", "--jobs", "2", "--output", str(output)])
-    assert found is None and len(json.loads(output.read_text())) == 3
+    for seeds in (["0", "1"], ["0", "1", "6"]):
+        unseen.main(["--only", "service", "--seeds", *seeds, "--jobs", "2", "--output", str(output)])
+    assert sorted(measured_now) == [0, 1, 6], "a run that exists is not repeated"
     flags = unseen.Run(world, "default", 1).flags(unseen.parse([]))
     assert not [flag for flag in flags["training_ppo.py"] if flag.startswith("--ppo.")], "the preset's own settings"
     table = unseen.table(json.loads(output.read_text()))
