@@ -28,7 +28,7 @@ from detox import artifacts, cli  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),
-    "by-hand": ("--ppo.learning-rate", "1.5e-3", "--ppo.kl-coef", "0.05"),
+    "by-hand": ("--ppo.schedule", "linear", "--ppo.learning-rate", "1.5e-3", "--ppo.kl-coef", "0.05"),
 }
 """Flags of training_ppo.py beside the preset's own."""
 

@@ -328,14 +328,17 @@ def pieces(texts: Sequence[str], words: int = 300, parts: int = 400) -> list[tup
     found = Counter({f"▁{word}": count for word, count in sorted(counted.items(), key=_rank)[:words]})
     ngrams: Counter[str] = Counter()
     for word, count in counted.items():
-        marked = f"▁{word}"
-        for size in (2, 3):
-            for start in range(len(marked) - size + 1):
-                ngrams[marked[start : start + size]] += count
+        for _, part in _parts(f"▁{word}"):
+            ngrams[part] += count
     found.update(dict(sorted((pair for pair in ngrams.items() if pair[0] not in found), key=_rank)[:parts]))
     found.update({letter: 1 for letter in ["▁", *map(chr, range(33, 127))]})
     total = found.total()
     return [(piece, math.log(count / total)) for piece, count in found.items()]
+
+
+def _parts(word: str) -> list[tuple[int, str]]:
+    """Return the parts of 2 and 3 letters of a word, with the place of each."""
+    return [(start, word[start : start + size]) for size in (2, 3) for start in range(len(word) - size + 1)]
 
 
 def _rank(counted: tuple[str, int]) -> tuple[int, str]:
@@ -386,17 +389,25 @@ def byte_level(texts: Sequence[str], size: int, special: Sequence[str], **roles:
     )  # fmt: skip
 
 
-def word_pieces(texts: Sequence[str], size: int) -> PreTrainedTokenizerFast:
-    """Return a lower-casing tokenizer of word pieces, as BERT's."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+def word_pieces(texts: Sequence[str], words: int) -> PreTrainedTokenizerFast:
+    """Return a lower-casing tokenizer of word pieces, as BERT's: frequent words whole, others in parts.
+
+    The order in which tokenizers' own trainer takes pieces of equal count is another one each time.
+    """
+    counted = Counter(word for text in texts for word in re.findall(r"\w+", text.lower()))
+    found = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
+    found += [*letters, *(f"##{letter}" for letter in letters)]
+    found += [word for word, _ in sorted(counted.items(), key=_rank)[:words] if len(word) > 1]
+    parts: Counter[str] = Counter()
+    for word, count in counted.items():
+        parts.update({("##" if start else "") + part: count for start, part in _parts(word)})
+    known = set(found)
+    found += [part for part, _ in sorted((pair for pair in parts.items() if pair[0] not in known), key=_rank)[:200]]
+    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(found)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False,
-        initial_alphabet=[chr(code) for code in range(33, 127) if not chr(code).isupper()],
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]",
@@ -430,7 +441,7 @@ def roberta(texts: Sequence[str], labels: Sequence[str]) -> tuple[PreTrainedMode
 
 
 def bert(texts: Sequence[str], labels: Sequence[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = word_pieces(texts, 600)
+    tokenizer = word_pieces(texts, 200)
     config = transformers.BertConfig(
         vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
         max_position_embeddings=128, **named(labels),
@@ -439,7 +450,7 @@ def bert(texts: Sequence[str], labels: Sequence[str]) -> tuple[PreTrainedModel, 
 
 
 def electra(texts: Sequence[str], labels: Sequence[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = word_pieces(texts, 500)
+    tokenizer = word_pieces(texts, 150)
     config = transformers.ElectraConfig(
         vocab_size=len(tokenizer), embedding_size=32, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=192, max_position_embeddings=128, **named(labels),
@@ -448,7 +459,7 @@ def electra(texts: Sequence[str], labels: Sequence[str]) -> tuple[PreTrainedMode
 
 
 def distilbert(texts: Sequence[str], labels: Sequence[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    tokenizer = word_pieces(texts, 700)
+    tokenizer = word_pieces(texts, 250)
     config = transformers.DistilBertConfig(
         vocab_size=len(tokenizer), dim=64, n_layers=1, n_heads=4, hidden_dim=192, max_position_embeddings=128,
         **named(labels),
