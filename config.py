@@ -273,6 +273,9 @@ class PPO:
     """Lambda of generalized advantage estimation."""
     whiten_advantages: bool = True
     """Bring the advantages of a rollout to mean 0 and variance 1."""
+    whiten_memory: float = 0.9
+    """How much of the variance that whitening takes for usual comes from earlier rollouts; advantages that vary less
+    than that are not blown up. 0 whitens each rollout by itself."""
     clip_range: float = 0.2
     """Clip of the probability ratio."""
     value_clip_range: Optional[float] = None
@@ -326,6 +329,11 @@ class PPO:
         )
 
     @property
+    def dialogues(self) -> int:
+        """Of one rollout."""
+        return self.batch_size // self.samples_per_dialogue
+
+    @property
     def effective_microbatch(self) -> int:
         return min(self.microbatch_size or self.minibatch_size, self.minibatch_size)
 
@@ -360,6 +368,7 @@ class PPO:
         _positive("ppo", self, "lora_r", "lora_alpha", "samples_per_dialogue")
         _not_negative("ppo", self, "kl_coef", "vf_coef", "value_refit", "value_warmup", "unfinished_penalty")
         _require(0 < self.gamma <= 1, "--ppo.gamma", self.gamma, "must lie in (0, 1]")
+        _require(0 <= self.whiten_memory < 1, "--ppo.whiten-memory", self.whiten_memory, "must lie in [0, 1)")
         _require(0 <= self.lam <= 1, "--ppo.lam", self.lam, "must lie in [0, 1]")
         self._validate_estimator()
         _require(

@@ -157,9 +157,8 @@ def train(
         parts.prompts.position = progress["position"]
         print(f"goes on    from {resumed}")
     log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
-    hidden = None if processes.is_main else True
-    scored_before = rollouts.whole_batches(settings.ppo.value_warmup, settings.ppo.batch_size)
-    bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=hidden)
+    silent = None if processes.is_main else True
+    bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=silent)
     tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
     with Interrupt() as interrupt, bar, tracking as tracker:
         stopped_by = None
@@ -176,17 +175,19 @@ def train(
             own = rollouts.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
             whole = rollouts.Account.of_all(processes.gather_objects(own))
             metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in whole.terms.items()}
-            metrics["objective/scored_summaries"] = scored_before + trainer.updates_done * settings.ppo.batch_size
+            metrics["objective/scored_summaries"] = rollouts.scored(settings.ppo, trainer.updates_done)
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
             stopped_by = whole.signal
 
-            reason = collapse.find(whole.summaries, metrics, settings.ppo.max_ref_kl)
+            reason = collapse.find(whole.summaries, settings.ppo.dialogues, metrics, settings.ppo.max_ref_kl)
             if reason is not None:
                 metrics["collapse"] = reason
-            log.append({"update": trainer.updates_done, **metrics})
+            warnings = log.append({"update": trainer.updates_done, **metrics})
             trackers.report(tracker, log.lines[-1])
             if processes.is_main:
                 tqdm.write(summary(log.lines[-1], updates))
+                for text in warnings:
+                    tqdm.write(f"warning: {text}", file=sys.stderr)
             if "skipped" not in metrics:
                 bar.set_postfix(score=metrics["objective/score_mean"], kl=metrics["objective/ref_kl"])
             bar.update()

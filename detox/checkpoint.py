@@ -90,6 +90,7 @@ def save(
             "microbatch_size": trainer.microbatch_size,
             "kl_controller": trainer.kl_ctl.state_dict(),
             "score_moments": trainer.score_moments.state_dict(),
+            "usual_variance": trainer.usual_variance,
             "step_size": trainer.step_size.state_dict() if trainer.step_size else None,
             "python_rng": random.getstate(),
             "progress": dict(progress),
@@ -130,6 +131,7 @@ def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     trainer.microbatch_size = min(trainer.microbatch_size, state["microbatch_size"])
     trainer.kl_ctl.load_state_dict(state["kl_controller"])
     trainer.score_moments.load_state_dict(state["score_moments"])
+    trainer.usual_variance = state["usual_variance"]
     if trainer.step_size is not None:
         trainer.step_size.load_state_dict(state["step_size"])
     if trainer.critic is not None:

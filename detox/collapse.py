@@ -10,18 +10,21 @@ from detox.errors import UserError, printable
 MAX_SKIPPED = 3
 
 
-def find(summaries: Sequence[str], metrics: Mapping[str, Any], max_ref_kl: float | None) -> str | None:
+def find(
+    summaries: Sequence[str], dialogues: int, metrics: Mapping[str, Any], max_ref_kl: float | None
+) -> str | None:
     """Return how the policy has collapsed, or None.
 
     Args:
-        summaries: a whole rollout, of different dialogues.
+        summaries: a whole rollout.
+        dialogues: that they are of; summaries of one dialogue may be the same.
         metrics: of its update; one that was skipped has no KL.
         max_ref_kl: KL a summary from the reference, in nats, that is still sound; None is no limit.
     """
     different = {" ".join(summary.split()) for summary in summaries}
     if different == {""}:
         return f"all {len(summaries)} summaries are empty"
-    if len(different) == 1 and len(summaries) > 1:
+    if len(different) == 1 and dialogues > 1:
         return f"all {len(summaries)} summaries are the same ({printable(summaries[0], 60)!r})"
     # The k1 estimate: one unlikely token sends k3, which is logged beside it, through the roof.
     kl = metrics.get("objective/ref_kl_k1")

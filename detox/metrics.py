@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detox import watch
 from detox.artifacts import write_atomic
 
 
@@ -27,16 +28,23 @@ class MetricsLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in self.lines))
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Add the line of one update; numbers that are not finite become null."""
+    def append(self, entry: Mapping[str, Any]) -> list[str]:
+        """Add the line of one update, where numbers that are not finite become null; return what there is to warn of.
+
+        The kinds of these warnings stand in the line as `warnings`.
+        """
         clean = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in entry.items()
         }
         self.lines.append(clean)
+        warnings = watch.warnings(self.lines)
+        if warnings:
+            clean["warnings"] = list(warnings)
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(clean) + "\n")
+        return list(warnings.values())
 
 
 def objective(entries: Sequence[Mapping[str, Any]]) -> float:

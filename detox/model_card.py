@@ -169,8 +169,9 @@ def _training(training: config.PPOTraining) -> Section:
     ppo, reward = training.ppo, training.reward
     rows = (
         ("reward", f"{reward.describe()}, for the summary alone"),
-        ("updates", f"{ppo.updates} of {ppo.batch_size} dialogues, {ppo.ppo_epochs} passes over each"),
-        ("learning rate", f"{ppo.learning_rate:g}, {ppo.schedule}"),
+        ("updates", f"{ppo.updates} of {ppo.batch_size} summaries, {ppo.ppo_epochs} passes over each"),
+        ("advantages", _advantages(ppo)),
+        ("learning rate", _learning_rate(ppo)),
         ("KL weight", f"{ppo.kl_coef:g}, {ppo.kl_control}, against the model that training started from"),
         ("clip range", f"{ppo.clip_range:g}"),
         ("trained", f"LoRA of rank {ppo.lora_r}, {ppo.lora_scope}, {ppo.lora_targets}"),
@@ -178,6 +179,17 @@ def _training(training: config.PPOTraining) -> Section:
         ("seed", str(training.seed)),
     )
     return Section("Training", (), (Table(("What", "Value"), rows, labels=2),))
+
+
+def _advantages(ppo: config.PPO) -> str:
+    samples = f", {ppo.samples_per_dialogue} summaries a dialogue" if ppo.samples_per_dialogue > 1 else ""
+    return f"{ppo.advantages}{samples}"
+
+
+def _learning_rate(ppo: config.PPO) -> str:
+    if ppo.schedule == "kl":
+        return f"such that an update moves the policy by {ppo.step_kl:g} nats a token, less towards the end"
+    return f"{ppo.learning_rate:g}, {ppo.schedule}"
 
 
 def _limits(case: Case, found: Results, data: Mapping[str, Any]) -> Section:

@@ -353,8 +353,10 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
         ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
         ("KL to the reference, nats a summary", "objective/ref_kl", None),
         ("Entropy, nats a token", "ppo/policy/entropy", None),
+        ("KL moved in the update, nats a token", "ppo/policy/step_kl", None),
+        ("Learning rate", "ppo/learning_rate", None),
         ("Value loss", "ppo/loss/value", None),
-        ("Explained variance", "ppo/val/explained_variance", None),
+        ("Variance explained by the value head", "ppo/val/explained_variance", None),
         ("Response length, tokens", "tokens/response_mean", None),
     ]
     panels = [p for p in panels if any(number(line.get(p[1])) is not None for line in metrics)]

@@ -28,6 +28,7 @@ class Seq2SeqPPOConfig(PPOConfig):
     value_learning_rate: float | None = None
     value_reads_detached: bool = True
     whiten_advantages: bool = True
+    whiten_memory: float = 0.0
     unfinished_penalty: float = 0.0
     early_stop_kl: float | None = None
     advantages: config.Estimator = "gae"
@@ -82,6 +83,7 @@ class Seq2SeqPPOConfig(PPOConfig):
             value_learning_rate=ppo.value_learning_rate,
             value_reads_detached=ppo.value_reads_detached,
             whiten_advantages=ppo.whiten_advantages,
+            whiten_memory=ppo.whiten_memory,
             unfinished_penalty=ppo.unfinished_penalty,
             early_stop_kl=ppo.early_stop_kl,
             advantages=ppo.advantages,

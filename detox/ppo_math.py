@@ -43,7 +43,7 @@ def masked_var(x: Tensor, mask: Tensor, unbiased: bool = True) -> Tensor:
     return variance(moments(x, mask), unbiased)
 
 
-def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
+def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True, least_variance: float = 0.0) -> Tensor:
     """Scale the counted elements to variance 1 and, with `shift_mean`, to mean 0.
 
     A single counted element becomes 0 (its own value without `shift_mean`), where TRL gives nan.
@@ -52,6 +52,7 @@ def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
         x: floating point, any shape.
         mask: bool, the shape of `x`, True = counts.
         shift_mean: take the mean off; else the elements keep it and only the spread about it is scaled.
+        least_variance: what a smaller variance counts as, so that elements that are nearly alike stay so.
 
     Returns:
         The shape of `x`, 0 in padding (TRL: the whitened 0).
@@ -60,7 +61,7 @@ def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """
     mean, var = masked_mean(x, mask), masked_var(x, mask)
     x = _counted(x, mask)
-    whitened = (x - mean) * torch.rsqrt(var + 1e-8)
+    whitened = (x - mean) * torch.rsqrt(var.clamp(min=least_variance) + 1e-8)
     return _counted(whitened if shift_mean else whitened + mean, mask)
 
 

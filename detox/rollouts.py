@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,10 +26,9 @@ def roll_out(
     Returns:
         The summaries as ids, the prompts, and the summaries as text without special tokens.
     """
-    batch, samples = settings.ppo.batch_size, settings.ppo.samples_per_dialogue
-    taken = stream.take(batch // samples)
+    samples, taken = settings.ppo.samples_per_dialogue, stream.take(settings.ppo.dialogues)
     every = [replace(prompt, key=prompt.key * samples + i) for prompt in taken for i in range(samples)]
-    prompts = every[trainer.processes.share(batch)]
+    prompts = every[trainer.processes.share(len(every))]
     sampling = Sampling(
         temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
     )
@@ -41,9 +41,9 @@ def roll_out(
     return rollout, prompts, trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
 
 
-def whole_batches(summaries: int, batch_size: int) -> int:
-    """Return `summaries` rounded up to whole batches."""
-    return -(-summaries // batch_size) * batch_size
+def scored(ppo: config.PPO, updates: int) -> int:
+    """Return the summaries that a run has scored after so many updates, those of its warm-up included."""
+    return (math.ceil(ppo.value_warmup / ppo.batch_size) + updates) * ppo.batch_size
 
 
 def warm_up(
@@ -69,7 +69,7 @@ def warm_up(
     """
     rollouts: list[Rollout] = []
     scores: list[Tensor] = []
-    left = count = whole_batches(settings.ppo.value_warmup, settings.ppo.batch_size)
+    left = count = scored(settings.ppo, 0)
     while left > 0:
         stopped_by = next(filter(None, trainer.processes.gather_objects(interrupt.received)), None)
         if stopped_by:

@@ -101,8 +101,8 @@ class StepSize:
     def _back(self, share: float) -> float:
         self.steps_back += 1
         self._moved *= share
-        # As if it had been measured there, so that what comes next counts as much.
-        self._kl, self._square = self._kl * share**2, self._square * share**2
+        # What was measured so far away counts little beside what comes next: the KL is not so plain there.
+        self._kl, self._square = self._kl * share**4, self._square * share**4
         return share
 
     def state_dict(self) -> dict[str, float]:

@@ -188,6 +188,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         )
         self.score_moments = ppo_math.RunningMoments()
         self.critic = Critic(policy.v_head.summary, config.value_refit) if config.advantages == "gae" else None
+        self.usual_variance: float | None = None  # of advantages
         self.step_size = StepSize(config.learning_rate) if config.step_kl is not None else None
         self.rollout_size: int | None = None  # prompts sampled for at once; None is all
         self.microbatch_size = config.mini_batch_size
@@ -390,7 +391,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         rewards = ppo_math.token_rewards(shaped, kl, mask, self.kl_ctl.value)
         advantages, returns = self._advantages(rewards, old_values, mask)
         if self.config.whiten_advantages:
-            advantages = ppo_math.masked_whiten(advantages, mask)
+            advantages = self._whitened(advantages, mask)
         return Experience(
             mine=self.processes.share(len(mask)),
             scores=scores,
@@ -416,6 +417,17 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         if config.advantages == "batch":
             return ppo_math.batch_baseline(rewards, mask, config.gamma)
         return ppo_math.group_baseline(rewards, mask, config.samples_per_dialogue, config.advantages)
+
+    def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """Return advantages [B, T] of mean 0 and variance 1, or less where they vary less than usual.
+
+        A rollout of which all summaries are civil teaches little. Whitened by itself, what is left, the KL penalty's
+        differences, would be as loud as an insult.
+        """
+        now, memory = float(ppo_math.masked_var(advantages, mask)), self.config.whiten_memory
+        usual = now if self.usual_variance is None else memory * self.usual_variance + (1 - memory) * now
+        self.usual_variance = usual
+        return ppo_math.masked_whiten(advantages, mask, least_variance=usual if memory else 0.0)
 
     def _measured(self, rollout: Rollout) -> Tensor:
         """Return old log-probabilities, old values, reference log-probabilities and KL of a rollout, [4, B, T]."""
@@ -581,8 +593,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
                 break
         self.optimizer.zero_grad()
         if self.step_size is not None:
-            if steps == 1:  # whose KL no minibatch has seen
-                self._goes_back(self._kl_from(experience, rollout), before)
+            while steps == 1 and self._goes_back(self._kl_from(experience, rollout), before):
+                pass  # no minibatch has seen its KL
             self._go_back(self.step_size.end(), before)
         return None, statistics
 

@@ -26,13 +26,17 @@ from detox import collapse
     ],
 )
 def test_what_counts_as_collapse(summaries, kl, says):
-    found = collapse.find(summaries, {"objective/ref_kl_k1": kl}, 10.0)
+    found = collapse.find(summaries, len(summaries), {"objective/ref_kl_k1": kl}, 10.0)
     assert found is None if says is None else found.startswith(says)
 
 
 def test_without_limit_and_without_kl():
-    assert collapse.find(["a", "b"], {"objective/ref_kl_k1": 1e9}, None) is None
-    assert collapse.find(["a", "b"], {"skipped": "scores are not finite"}, 10.0) is None
+    assert collapse.find(["a", "b"], 2, {"objective/ref_kl_k1": 1e9}, None) is None
+    assert collapse.find(["a", "b"], 2, {"skipped": "scores are not finite"}, 10.0) is None
+
+
+def test_samples_of_one_dialogue_may_be_the_same():
+    assert collapse.find(["a", "a"], 1, {"objective/ref_kl_k1": 0.0}, 10.0) is None
 
 
 def test_the_line_names_the_setting_and_both_ways_out():

@@ -40,7 +40,8 @@ PREPARATION = [
 ]
 TRAINING = (
     "--model.adapter supervised --reward.model polite --reward.label kind --rollout.max-new-tokens 8 --device cpu "
-    "--dtype float32 --ppo.batch-size 6 --ppo.minibatch-size 3 --ppo.ppo-epochs 2 --ppo.value-warmup 6 --ppo.updates 2 "
+    "--dtype float32 --ppo.batch-size 6 --ppo.minibatch-size 3 --ppo.ppo-epochs 2 --ppo.updates 2 "
+    "--ppo.advantages gae --ppo.value-warmup 6 "
     "--ppo.learning-rate 1e-2 --ppo.lora-r 4"
 ).split()
 EVALUATION = (

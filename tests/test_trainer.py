@@ -23,7 +23,9 @@ PPO = config.PPO(
     ppo_epochs=2,
     learning_rate=1e-2,
     lora_r=4,
-    value_warmup=0,
+    advantages="gae",
+    value_trust=False,
+    value_refit=0,
     schedule="constant",
     unfinished_penalty=0.0,
 )
@@ -320,6 +322,113 @@ def test_value_warm_up_explains_returns_and_leaves_the_policy(folder):
     ]
     assert errors[0] < 1 < errors[1]
     assert all(torch.equal(a, b) for a, b in zip(lora, trainer.optimizer.param_groups[0]["params"]))
+
+
+def test_value_warm_up_shapes_scores_as_the_updates_will(folder):
+    """Scores of mean 8: normalized, the values start near the returns, whose mean is 0."""
+    trainer = trainer_for(folder, score_normalize=True, score_scale=True)
+    rollouts = [trainer.rollout(queries(6, seed), range(6 * seed, 6 * seed + 6), 8) for seed in range(4)]
+    trainer.warm_up_values(rollouts, [rewarded(rollout) + 8 for rollout in rollouts])
+    rollout = trainer.rollout(queries(6, 9), range(60, 66), 8)
+    with torch.no_grad():
+        experience = trainer.experience(rollout, rewarded(rollout) + 8)
+    assert trainer.score_moments.count == 30
+    gap = experience.old_values[experience.mask].mean() - experience.returns[experience.mask].mean()
+    assert abs(float(gap)) < 1
+
+
+def test_a_critic_is_judged_by_what_it_has_not_seen(folder):
+    trainer = trainer_for(folder, value_trust=True, value_refit=4)
+    fitted = []
+    plain_fit, plain_judge = trainer.critic.learn, trainer.critic.judge
+    trainer.critic.learn = lambda lessons: (fitted.append("learn"), plain_fit(lessons))[1]
+    trainer.critic.judge = lambda *a: (fitted.append("judge"), plain_judge(*a))[1]
+    for update in range(6):
+        rollout = trainer.rollout(queries(6, update), range(6 * update, 6 * update + 6), 8)
+        metrics = trainer.update(rollout, rewarded(rollout))
+        assert 0 <= metrics["ppo/val/trust"] <= 1
+    assert fitted == ["judge", "learn"] * 6
+    assert len(trainer.critic.lessons) == 4
+    trainer.critic.record.append(torch.tensor([0.5, 1.0]) * 1e9)
+    rollout = trainer.rollout(queries(6, 7), range(42, 48), 8)
+    assert trainer.update(rollout, rewarded(rollout))["ppo/val/trust"] == pytest.approx(0.5), "what this update used"
+
+
+def test_without_a_critic_the_value_head_stays_as_it_is(folder):
+    trainer = trainer_for(folder, advantages="batch")
+    head = copy.deepcopy(trainer.policy.v_head.state_dict())
+    rollout = trainer.rollout(queries(6), range(6), 8)
+    before = weights(trainer)
+    metrics = trainer.update(rollout, rewarded(rollout))
+    assert math.isnan(metrics["ppo/val/explained_variance"]) and not torch.equal(before, weights(trainer))
+    assert all(torch.equal(value, head[name]) for name, value in trainer.policy.v_head.state_dict().items())
+
+
+# --- several samples of a dialogue ---
+
+
+@pytest.mark.parametrize("engine", ["hf", "packed"])
+@pytest.mark.parametrize("scope", ["decoder", "all"])
+def test_samples_of_a_dialogue_share_its_encoding(folder, monkeypatch, engine, scope):
+    """One encoding for its samples, and what is learned is what separate encodings give."""
+    results = []
+    for shared in (True, False):
+        trainer = trainer_for(
+            folder, engine, advantages="rloo", samples_per_dialogue=3, lora_scope=scope, ppo_epochs=1
+        )
+        encode, sizes = trainer.engine.encode, []
+        monkeypatch.setattr(
+            trainer.engine, "encode", lambda q, encode=encode, sizes=sizes, **o: (sizes.append(len(q)), encode(q, **o))[1]
+        )
+        prompts = [query for query in queries(2) for _ in range(3)]
+        rollout = trainer.rollout(prompts if shared else [query.clone() for query in prompts], range(6), 8)
+        assert sizes == [2 if shared else 6]
+        assert len({tuple(ids.tolist()) for ids in rollout.response_ids}) == 6, "each sample has numbers of its own"
+        trainer.update(rollout, rewarded(rollout))
+        results.append((rollout.response_ids, weights(trainer)))
+    assert all(torch.equal(one, other) for one, other in zip(results[0][0], results[1][0], strict=True))
+    torch.testing.assert_close(results[0][1], results[1][1], atol=2e-5, rtol=1e-4)
+
+
+# --- the size of a step ---
+
+
+def kl_moved(trainer, rollout, old):
+    """Nats a token, exactly over the vocabulary, of the policy as it is from the one that sampled."""
+    with torch.no_grad():
+        new = trainer.engine.logprobs(rollout.encoded, rollout.response_ids).logprobs
+        log_ratio = (new - old).double()
+    mask = old != 0
+    return float(((torch.expm1(log_ratio) - log_ratio) * mask).sum() / mask.sum())
+
+
+@pytest.mark.parametrize("engine", ["hf", "packed"])
+@pytest.mark.parametrize("rate", [1e-6, 1e-3, 1.0])
+def test_a_step_finds_its_size_from_any_learning_rate(folder, engine, rate):
+    """Never past twice the wanted KL, and near it from the second update on."""
+    settings = dict(schedule="kl", step_kl=0.01, learning_rate=rate, updates=8, batch_size=24, minibatch_size=6)
+    trainer = trainer_for(folder, engine, advantages="batch", ppo_epochs=4, **settings)
+    found = []
+    for update in range(8):
+        rollout = trainer.rollout(queries(24, update), range(24 * update, 24 * update + 24), 8)
+        old = rollout.logprobs.clone()
+        metrics = trainer.update(rollout, rewarded(rollout))
+        wanted = 0.01 * min(1, 2 * (1 - update / 8)) ** 2
+        assert metrics["ppo/policy/step_kl_target"] == pytest.approx(wanted)
+        found.append(kl_moved(trainer, rollout, old) / wanted)
+    assert max(found) < 2, found
+    assert min(found[1:]) > 0.3, found
+
+
+def test_an_update_of_one_step_finds_its_size(folder):
+    trainer = trainer_for(
+        folder, advantages="batch", schedule="kl", step_kl=0.01, learning_rate=1.0, ppo_epochs=1, minibatch_size=6
+    )
+    for update in range(2):
+        rollout = trainer.rollout(queries(6, update), range(6 * update, 6 * update + 6), 8)
+        old = rollout.logprobs.clone()
+        trainer.update(rollout, rewarded(rollout))
+        assert kl_moved(trainer, rollout, old) < 0.02
 
 
 def test_early_stop_ends_the_passes(folder):

@@ -26,8 +26,9 @@ from tests import tiny
 ROOT = Path(__file__).parent.parent
 FLAGS = (
     "--model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 8 --dtype float32 "
-    "--ppo.batch-size 6 --ppo.minibatch-size 3 --ppo.ppo-epochs 2 --ppo.value-warmup 6 --ppo.learning-rate 1e-2 "
-    "--ppo.lora-r 4 --device cpu --save.every 2 --ppo.updates 6 --ppo.score-normalize --ppo.kl-control adaptive"
+    "--ppo.batch-size 6 --ppo.minibatch-size 3 --ppo.ppo-epochs 2 --ppo.learning-rate 1e-2 --ppo.advantages gae "
+    "--ppo.value-warmup 6 --ppo.lora-r 4 --device cpu --save.every 2 --ppo.updates 6 --ppo.score-normalize "
+    "--ppo.kl-control adaptive"
 ).split()
 
 
@@ -71,10 +72,16 @@ def metrics(folder):
     return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
 
 
+def step_size(checkpoint):
+    return json.loads((checkpoint / "state.json").read_text())["step_size"]
+
+
 def assert_same(folder, whole, step="step-0006"):
-    """Bit by bit: policy, value head, optimizer and metrics."""
+    """Bit by bit: policy, value head, optimizer, what the next step and advantages come from, and metrics."""
     assert metrics(folder) == metrics(whole)
-    for name in ("adapter/adapter_model", "ppo_lora", "value_head", "optimizer"):
+    assert step_size(folder / step) == step_size(whole / step)
+    critic = ["critic"] if (whole / step / "critic.safetensors").exists() else []
+    for name in ("adapter/adapter_model", "ppo_lora", "value_head", "optimizer", *critic):
         mine, its = (load_file(f / step / f"{name}.safetensors") for f in (folder, whole))
         assert mine.keys() == its.keys()
         assert all(torch.equal(mine[key], its[key]) for key in mine), name
@@ -91,6 +98,7 @@ def test_what_a_run_leaves(whole):
     assert sorted(str(p.relative_to(whole / "step-0006")) for p in (whole / "step-0006").rglob("*") if p.is_file()) == [
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "critic.safetensors",
         "manifest.json",
         "optimizer.safetensors",
         "ppo_lora.safetensors",
@@ -144,6 +152,38 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(place, whole):
     shutil.rmtree(place / "checkpoints/r/ppo")
     assert train() == 0  # and so is a second run of the same settings
     assert_same(place / "checkpoints/r/ppo", whole)
+
+
+@pytest.mark.parametrize("engine", ["hf", "packed"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "batch",
+        "batch --ppo.samples-per-dialogue 2 --ppo.schedule constant",
+        "rloo --ppo.samples-per-dialogue 2",
+        "grpo --ppo.samples-per-dialogue 3",
+        "dr-grpo --ppo.samples-per-dialogue 6",
+        "gae --ppo.value-refit 0",
+    ],
+)
+def test_every_estimator_goes_on_as_if_it_had_never_stopped(place, monkeypatch, estimator, engine):
+    ppo = place / "checkpoints/r/ppo"
+    flags = ("--ppo.value-warmup", "0", "--ppo.updates", "4", "--engine", engine, "--ppo.advantages")
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    assert train(*flags, *estimator.split()) == 0
+    ppo.rename(place / "expected")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "prune", dies)  # right after a checkpoint is written
+        assert train(*flags, *estimator.split()) != 0
+    assert checkpoint.numbers(ppo) == [2]
+    assert train(*flags, *estimator.split()) == 0
+    assert_same(ppo, place / "expected", "step-0004")
+    lines = metrics(ppo)
+    assert [line["objective/scored_summaries"] for line in lines] == [6, 12, 18, 24]
+    assert all((line["ppo/val/explained_variance"] is None) == ("gae" not in estimator) for line in lines)
 
 
 @pytest.mark.parametrize("moment", ["rollout", "update", "save"])

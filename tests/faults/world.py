@@ -33,7 +33,8 @@ FLAGS = {
     "training_lora": "--model.base t5 --device cpu --lora.max-steps 3 --lora.batch-size 4 --lora.r 2",
     "training_ppo": (
         "--model.base t5 --reward.model reward --rollout.max-new-tokens 6 --dtype float32 --device cpu "
-        "--ppo.batch-size 4 --ppo.minibatch-size 2 --ppo.ppo-epochs 1 --ppo.value-warmup 4 --ppo.lora-r 2 "
+        "--ppo.batch-size 4 --ppo.minibatch-size 2 --ppo.ppo-epochs 1 --ppo.lora-r 2 "
+        "--ppo.advantages gae --ppo.value-warmup 4 "
         f"--ppo.learning-rate 1e-2 --ppo.kl-control adaptive --save.every 1 --save.keep 2 --ppo.updates {UPDATES}"
     ),
     "evaluate_ppo": (
