@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import shlex
 import statistics
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,26 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import stages  # noqa: E402
 from detox.demo import corpus  # noqa: E402
 
+WANTED_SCORE = 1.9
+
 SETTINGS = {
     "default": (),
+    "gae": ("--ppo.advantages", "gae"),
+    "gae, warm-up": ("--ppo.advantages", "gae", "--ppo.value-warmup", "128", "--ppo.updates", "12"),
+    "gae, untrusted": ("--ppo.advantages", "gae", "--ppo.no-value-trust", "--ppo.value-refit", "0"),
+    "rloo": ("--ppo.advantages", "rloo", "--ppo.samples-per-dialogue", "4"),
+    "grpo": ("--ppo.advantages", "grpo", "--ppo.samples-per-dialogue", "4"),
+    "dr-grpo": ("--ppo.advantages", "dr-grpo", "--ppo.samples-per-dialogue", "4"),
+    "before": (*stages.BEFORE, "--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "512"),
+    "before, 320": (*stages.BEFORE, "--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "128", "--ppo.updates", "12"),
+    "default, 832": ("--ppo.updates", "52"),
+    "whitened alone": ("--ppo.whiten-memory", "0"),
+    "by hand": ("--ppo.schedule", "linear", "--ppo.learning-rate", "1.5e-3"),
+    "rate 1e-6": ("--ppo.learning-rate", "1e-6"),
+    "rate 1e-2": ("--ppo.learning-rate", "1e-2"),
+    "step .01": ("--ppo.step-kl", "0.01"),
+    "step .03": ("--ppo.step-kl", "0.03"),
+    "KL .2": ("--ppo.kl-coef", "0.2"),
     "probability": ("--reward.signal", "probability"),
     "stock-like": ("--ppo.lora-scope", "all", "--ppo.lora-targets", "q,v", "--engine", "hf"),
     "all-lora": ("--ppo.lora-scope", "all", "--engine", "hf"),
@@ -38,19 +59,40 @@ ROWS = (
     ("ROUGE-L, before", "rougeL_before", "{:.3f}"),
     ("ROUGE-L, after", "rougeL_after", "{:.3f}"),
     ("KL from the reference, nats a summary", "kl", "{:.2f}"),
+    ("variance explained by the value head, median of the updates", "explained", "{:+.2f}"),
+    (f"update from which the mean score stays above {WANTED_SCORE}, mean of 3 updates", "arrived", "{:.0f}"),
+    ("summaries scored", "scored", "{:.0f}"),
     ("seconds of training_ppo.py", "training_seconds", "{:.0f}"),
 )
 
 
 def run(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the three stages under one seed and one choice of settings; return the figures of the run."""
-    common = ["--preset", "demo", "--seed", str(seed), "--run", f"{name}-{seed}", "--overwrite"]
+    run_name = f"{re.sub('[^A-Za-z0-9.]+', '-', name)}-{seed}"
+    common = ["--preset", "demo", "--seed", str(seed), "--run", run_name, "--overwrite"]
     common += ["--checkpoints", str(arguments.checkpoints)]
     stages.stage("data_preparation.py", common)
     seconds = stages.stage("training_ppo.py", [*common, *SETTINGS[name], *shlex.split(arguments.training)])
     stages.stage("evaluate_ppo.py", [*common, *shlex.split(arguments.evaluation)])
-    found, lines = stages.evaluated(arguments.checkpoints / f"{name}-{seed}")
-    return {"settings": name, "seed": seed, "training_seconds": seconds, **figures(found, lines)}
+    folder = arguments.checkpoints / run_name
+    found, lines = stages.evaluated(folder)
+    learned = learning(stages.updates(folder))
+    return {"settings": name, "seed": seed, "training_seconds": seconds, **figures(found, lines), **learned}
+
+
+def learning(updates: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return figures of how a run learned, of its lines of metrics.jsonl; not a number where there is none."""
+    explained = [entry["ppo/val/explained_variance"] for entry in updates]
+    known = [value for value in explained if value is not None]
+    scores = [entry["objective/score_mean"] for entry in updates]
+    smooth = [statistics.mean(scores[i : i + 3]) for i in range(len(scores) - 2)]
+    low = [i for i, score in enumerate(smooth) if score <= WANTED_SCORE]
+    arrived = low[-1] + 2 if low else 1
+    return {
+        "explained": statistics.median(known) if known else math.nan,
+        "arrived": arrived if arrived <= len(smooth) else math.nan,
+        "scored": updates[-1]["objective/scored_summaries"],
+    }
 
 
 def figures(found: dict[str, Any], lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -92,9 +134,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoints", type=Path, default=ROOT / "checkpoints" / "seeds", help="where the runs go")
     parser.add_argument("--training", default="", help="further flags of training_ppo.py, in one quoted argument")
     parser.add_argument("--evaluation", default="", help="further flags of evaluate_ppo.py, likewise")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once; give each one thread (--threads 1)")
     parser.add_argument("--output", type=Path, help="write all figures to this JSON file")
     arguments = parser.parse_args(argv)
-    runs = [run(name, seed, arguments) for seed in arguments.seeds for name in arguments.settings]
+    tasks = [(name, seed) for seed in arguments.seeds for name in arguments.settings]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        runs = list(pool.map(lambda task: run(*task, arguments), tasks))
     print(table(runs, arguments.settings))
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import statistics
 import subprocess
@@ -47,7 +48,22 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     return {**changes, **sides, "kl": found["drift"]["kl_per_summary"], "n": found["n"]}
 
 
+BEFORE = (
+    "--ppo.advantages gae --ppo.no-value-trust --ppo.value-refit 0 --ppo.whiten-memory 0 --ppo.schedule linear"
+).split()
+"""A value head learned by gradient descent and taken at its word, and a learning rate that was set by hand."""
+
+
+def updates(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl of a run's updates, without those that were skipped."""
+    lines = (run / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if "skipped" not in entry]
+
+
 def spread(values: Sequence[float], form: str) -> str:
-    """Return the median over seeds and the range of a figure, in a format."""
+    """Return the median over seeds and the range of a figure, in a format; what is not a number is left out."""
+    values = [value for value in values if not math.isnan(value)]
+    if not values:
+        return "none"
     low, middle, high = (form.format(f(values)) for f in (min, statistics.median, max))
     return f"{middle} ({low} to {high})"

@@ -28,6 +28,7 @@ from detox import artifacts, cli  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),
+    "before": (*stages.BEFORE, "--ppo.learning-rate", "2e-4", "--ppo.value-warmup", "128"),
     "by-hand": ("--ppo.schedule", "linear", "--ppo.learning-rate", "1.5e-3", "--ppo.kl-coef", "0.05"),
 }
 """Flags of training_ppo.py beside the preset's own."""
@@ -95,8 +96,7 @@ class Run:
             seconds[script] = stages.stage(script, flags)
         folder = arguments.checkpoints / f"{self.world.name}-{self.settings}-{self.seed}"
         found, _ = stages.evaluated(folder)
-        lines = (folder / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        updates = [entry for entry in map(json.loads, lines) if "skipped" not in entry]
+        updates = stages.updates(folder)
         moved = {
             f"{short}_{moment}": entry[key]
             for short, key in (("approx_kl", "ppo/policy/approx_kl"), ("rate", "ppo/learning_rate"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, replace
 from random import Random
@@ -126,9 +127,28 @@ def test_seeds_table_gives_median_and_range_of_each_setting():
         for seed, value in enumerate((0.5, 0.9, 0.8)):
             text = [{"before": {"samples": [{"summary": "a"}]}, "after": {"samples": [{"summary": "b"}]}}]
             figures = demo_seeds.figures(evaluated(value + shift, 0.7), text)
-            runs.append({"settings": name, "seed": seed, "training_seconds": 1.0, **figures})
+            learned = demo_seeds.learning(updates([1.0, 2.0], explained=None if shift else seed))
+            runs.append({"settings": name, "seed": seed, "training_seconds": 1.0, **figures, **learned})
     table = demo_seeds.table(runs, ["default", "probability"])
     assert "| toxicity, mean | -80% (-90% to -50%) | -40% (-50% to -10%) |" in table
+    assert "median of the updates | +1.00 (+0.00 to +2.00) | none |" in table
+
+
+def updates(scores, explained=None):
+    key = "ppo/val/explained_variance"
+    return [
+        {"objective/score_mean": score, key: explained, "objective/scored_summaries": 16 * i}
+        for i, score in enumerate(scores, start=1)
+    ]
+
+
+def test_seeds_say_when_the_score_has_arrived_and_what_it_cost():
+    low, high = [1.0] * 5, [2.0] * 5
+    assert demo_seeds.learning(updates(low + high))["arrived"] == 6
+    assert demo_seeds.learning(updates(low + high + low + high))["arrived"] == 16
+    assert demo_seeds.learning(updates(high))["arrived"] == 1
+    assert math.isnan(demo_seeds.learning(updates(high + low))["arrived"])
+    assert demo_seeds.learning(updates(high))["scored"] == 80
 
 
 def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatch):
@@ -142,6 +162,9 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
             (folder / "results.json").write_text(json.dumps(evaluated(0.5, 0.7)))
             line = {side: {"samples": [{"summary": "x"}]} for side in ("before", "after")}
             (folder / "examples.jsonl").write_text(json.dumps(line) + "\n")
+            (tmp_path / "stock-like-3" / "ppo").mkdir()
+            lines = "".join(json.dumps(entry) + "\n" for entry in updates([1.0, 2.0]))
+            (tmp_path / "stock-like-3" / "ppo" / "metrics.jsonl").write_text(lines)
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(stages.subprocess, "run", run)
