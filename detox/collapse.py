@@ -10,9 +10,7 @@ from detox.errors import UserError, printable
 MAX_SKIPPED = 3
 
 
-def find(
-    summaries: Sequence[str], dialogues: int, metrics: Mapping[str, Any], max_ref_kl: float | None
-) -> str | None:
+def find(summaries: Sequence[str], dialogues: int, metrics: Mapping[str, Any], max_ref_kl: float | None) -> str | None:
     """Return how the policy has collapsed, or None.
 
     Args:

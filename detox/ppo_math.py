@@ -312,8 +312,8 @@ def group_baseline(
     Raises:
         ValueError: fewer than 2 samples, a batch that `samples` does not divide, or another kind.
 
-    Source: Ahmadian et al. 2024, arXiv 2402.14740 (RLOO); Shao et al. 2024, arXiv 2402.03300, section 4.1.2 (GRPO, which
-        has the KL in the loss, where here it is part of the rewards); Liu et al. 2025, arXiv 2503.20783 (Dr. GRPO).
+    Source: Ahmadian et al. 2024, arXiv 2402.14740 (RLOO); Shao et al. 2024, arXiv 2402.03300, section 4.1.2 (GRPO; it
+        has the KL in the loss, which is part of the rewards here); Liu et al. 2025, arXiv 2503.20783 (Dr. GRPO).
     """
     if samples < 2 or len(rewards) % samples:
         raise ValueError(f"group_baseline: {len(rewards)} responses are no groups of samples={samples}, 2 or more")

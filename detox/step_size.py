@@ -20,10 +20,11 @@ class StepSize:
 
     Near a policy, the KL from it grows with the square of the distance: after steps whose rates add up to s it is
     c s^2. Each minibatch measures the KL so far before its own step, so that c is known from the second step on, long
-    before the update ends. The rate of a step is sqrt(target / c) / steps, at most `FASTEST_CLIMB` times the one before,
-    and a policy that is past `TOO_FAR` times the target goes back on its straight way to where it should be. So a first
-    rate that is far too high or too low does no harm. What a minibatch measures is noisy (few tokens are uncertain,
-    and all KL is theirs), therefore c is a ratio of sums over minibatches, in which earlier updates fade (`MEMORY`).
+    before the update ends. The rate of a step is sqrt(target / c) / steps, at most `FASTEST_CLIMB` times the one
+    before, and a policy that is past `TOO_FAR` times the target goes back on its straight way to where it should be.
+    So a first rate that is far too high or too low does no harm. What a minibatch measures is noisy (few tokens are
+    uncertain, and all KL is theirs); therefore c is a ratio of sums over minibatches, in which earlier updates fade
+    (`MEMORY`).
 
     The idea, to steer the learning rate by the KL, is that of the adaptive schedule of rsl_rl (Rudin et al. 2021,
     arXiv 2109.11978), which multiplies the rate by 1.5 or divides by it once a minibatch.

@@ -460,10 +460,10 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             The share of the returns' variance that the value head explains on responses that it was not fitted to.
 
         Raises:
-            ValueError: the advantages need no value head, or the rollouts were not sampled by `rollout`.
+            ValueError: the advantages need no value head, or one was not sampled by `rollout`.
         """
-        if self.critic is None or any(rollout.hidden is None for rollout in rollouts):
-            raise ValueError("a value head that serves the advantages is fitted to what `rollout` has sampled")
+        if self.critic is None:
+            raise ValueError(f"advantages={self.config.advantages!r} need no value head")
         for of_rollout in scores:
             self.score_moments.update(self.processes.gather(of_rollout))
         lessons = []
@@ -472,7 +472,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             shaped = self._shaped(rollout_scores.to(mask.device), rollout.finished)
             rewards = ppo_math.token_rewards(shaped, torch.zeros(mask.shape, device=mask.device), mask, 0.0)
             returns = ppo_math.discounted_returns(rewards, mask, self.config.gamma)
-            lessons.append(self._lesson(rollout.hidden, self.processes.gather(returns[mask]), mask.sum(1)))
+            lessons.append(self._lesson(rollout, self.processes.gather(returns[mask])))
         return self.critic.learn(lessons)
 
     def _teach_critic(self, rollout: Rollout, experience: Experience) -> None:
@@ -481,19 +481,15 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             return
         self.critic.judge(experience.old_values, experience.returns, experience.mask)
         if self.config.value_refit:
-            own = experience.mask[experience.mine].sum(1)
-            self.critic.learn([self._lesson(rollout.hidden, experience.returns[experience.mask], own)])
+            self.critic.learn([self._lesson(rollout, experience.returns[experience.mask])])
 
-    def _lesson(self, hidden: Tensor, returns: Tensor, lengths: Tensor) -> Lesson:
-        """Return what there is to learn of the rollout of all processes.
-
-        Args:
-            hidden: [tokens, d], packed, of this process's responses.
-            returns: [tokens of all processes].
-            lengths: [B], tokens of this process's responses.
-        """
-        gathered = self.processes.gather(hidden.float()), returns, self.processes.gather(lengths)
-        return Lesson(*(tensor.detach().cpu() for tensor in gathered))
+    def _lesson(self, rollout: Rollout, returns: Tensor) -> Lesson:
+        """Return what there is to learn of the rollouts of all processes, given the returns of all their tokens."""
+        if rollout.hidden is None:
+            raise ValueError("the value head is fitted to what `rollout` has sampled")
+        features = self.processes.gather(rollout.hidden.float())
+        lengths = self.processes.gather(torch.tensor(rollout.lengths, device=features.device))
+        return Lesson(features.detach().cpu(), returns.detach().cpu(), lengths.cpu())
 
     def _shaped(self, scores: Tensor, finished: Tensor) -> Tensor:
         return ppo_math.shape_scores(
@@ -576,7 +572,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             self.step_size.begin(self._step_kl(), steps)
         for ppo_epoch in range(self.config.ppo_epochs):
             seed = [self.config.seed, MINIBATCH_STREAM, self.updates_done, ppo_epoch]
-            of_this_epoch = []
+            of_this_epoch: list[dict[str, float]] = []
             for minibatch in deal(len(experience.mask), self.minibatch_size, seed):
                 stats = self._minibatch(rollout, experience, minibatch, entropy=ppo_epoch == 0)
                 if self.updates_done == 0 and not statistics and not of_this_epoch:
@@ -909,7 +905,9 @@ def _joined(query_ids: list[Tensor], parts: list[tuple[Encoded, Generated]]) -> 
     """Return what was sampled for one group of prompts after the other as one rollout."""
     if len(parts) == 1:
         encoded, generated = parts[0]
-        return Rollout(query_ids, generated.responses, generated.finished, encoded, generated.logprobs, generated.hidden)
+        return Rollout(
+            query_ids, generated.responses, generated.finished, encoded, generated.logprobs, generated.hidden
+        )
     longest = max(generated.logprobs.shape[1] for _, generated in parts)
     padded = [F.pad(generated.logprobs, (0, longest - generated.logprobs.shape[1])) for _, generated in parts]
     return Rollout(

@@ -17,8 +17,7 @@ from tests import loopback_hub, tiny
 ROOT = Path(__file__).parent.parent
 SIZES = {
     "data_preparation.py": "",
-    "training_ppo.py": "--ppo.updates 2 --ppo.batch-size 4 --ppo.minibatch-size 2 "
-    "--rollout.max-new-tokens 8",
+    "training_ppo.py": "--ppo.updates 2 --ppo.batch-size 4 --ppo.minibatch-size 2 --rollout.max-new-tokens 8",
     "evaluate_ppo.py": "--evaluation.samples 2 --evaluation.max-new-tokens 8",
 }
 

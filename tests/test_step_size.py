@@ -11,7 +11,7 @@ TARGET, STEPS = 0.02, 8
 
 
 def update(step_size, curvature, target=TARGET, rounding=0.0, noise=None):
-    """Run an update on a policy whose KL is `curvature * s^2` (at most 3 nats); return it at the end, measured steps."""
+    """Run an update on a policy whose KL is `curvature * s^2` (at most 3 nats); return it at its end."""
     moved, measured = 0.0, 0
 
     def kl():

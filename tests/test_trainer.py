@@ -373,12 +373,12 @@ def test_samples_of_a_dialogue_share_its_encoding(folder, monkeypatch, engine, s
     """One encoding for its samples, and what is learned is what separate encodings give."""
     results = []
     for shared in (True, False):
-        trainer = trainer_for(
-            folder, engine, advantages="rloo", samples_per_dialogue=3, lora_scope=scope, ppo_epochs=1
-        )
+        trainer = trainer_for(folder, engine, advantages="rloo", samples_per_dialogue=3, lora_scope=scope, ppo_epochs=1)
         encode, sizes = trainer.engine.encode, []
         monkeypatch.setattr(
-            trainer.engine, "encode", lambda q, encode=encode, sizes=sizes, **o: (sizes.append(len(q)), encode(q, **o))[1]
+            trainer.engine,
+            "encode",
+            lambda q, encode=encode, sizes=sizes, **o: (sizes.append(len(q)), encode(q, **o))[1],
         )
         prompts = [query for query in queries(2) for _ in range(3)]
         rollout = trainer.rollout(prompts if shared else [query.clone() for query in prompts], range(6), 8)
