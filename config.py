@@ -233,8 +233,9 @@ class PPO:
     """Rollouts, each followed by `ppo_epochs` passes."""
     batch_size: int = 16
     """Summaries in one rollout."""
-    samples_per_dialogue: int = 1
-    """Summaries of each dialogue in a rollout, which then has batch size / this many dialogues."""
+    samples_per_dialogue: Optional[int] = None
+    """Summaries of each dialogue in a rollout, which then has batch size / this many dialogues; None is 4 with `rloo`,
+    `grpo` and `dr-grpo`, else 1."""
     minibatch_size: int = 8
     """Examples in one optimizer step."""
     microbatch_size: Optional[int] = None
@@ -263,10 +264,10 @@ class PPO:
     """KL a summary, in nats, that adaptive control steers to."""
     kl_horizon: int = 10_000
     """Examples over which adaptive control acts."""
-    advantages: Estimator = "batch"
-    """What a summary's return is compared with: `batch`, the mean return of the rollout's other summaries; `gae`, the
-    value head (generalized advantage estimation); or, of several samples of a dialogue, `rloo`, the mean of the
-    others; `dr-grpo`, the mean of all; `grpo`, that mean in units of their standard deviation."""
+    advantages: Estimator = "rloo"
+    """What a summary's return is compared with. Of the samples of its dialogue: `rloo`, the mean return of the others;
+    `dr-grpo`, that of all; `grpo`, that of all, in units of their standard deviation. Or `batch`, the mean return of
+    the rollout's other summaries; or `gae`, what the value head predicts (generalized advantage estimation)."""
     gamma: float = 1.0
     """Discount a token."""
     lam: float = 0.95
@@ -329,25 +330,25 @@ class PPO:
         )
 
     @property
+    def samples(self) -> int:
+        """Of each dialogue in a rollout."""
+        return self.samples_per_dialogue or (4 if self.advantages in GROUPED else 1)
+
+    @property
     def dialogues(self) -> int:
         """Of one rollout."""
-        return self.batch_size // self.samples_per_dialogue
+        return self.batch_size // self.samples
 
     @property
     def effective_microbatch(self) -> int:
         return min(self.microbatch_size or self.minibatch_size, self.minibatch_size)
 
     def _validate_estimator(self) -> None:
-        samples = self.samples_per_dialogue
-        _require(
-            self.batch_size % samples == 0,
-            "--ppo.samples-per-dialogue",
-            samples,
-            f"must divide --ppo.batch-size={self.batch_size}",
-        )
+        rule = f"must divide --ppo.batch-size={self.batch_size}"
+        _require(self.batch_size % self.samples == 0, "--ppo.samples-per-dialogue", self.samples, rule)
         if self.advantages in GROUPED:
             rule = "compares samples of one dialogue; pass --ppo.samples-per-dialogue 2 or more"
-            _require(samples > 1, "--ppo.advantages", self.advantages, rule)
+            _require(self.samples > 1, "--ppo.advantages", self.advantages, rule)
             _require(self.gamma == 1, "--ppo.gamma", self.gamma, f"must be 1 with --ppo.advantages {self.advantages}")
         if self.advantages == "batch":
             rule = "compares the summaries of a rollout; pass --ppo.batch-size 2 or more"

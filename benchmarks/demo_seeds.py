@@ -24,12 +24,13 @@ WANTED_SCORE = 1.9
 
 SETTINGS = {
     "default": (),
+    "rloo, 2": ("--ppo.samples-per-dialogue", "2"),
+    "grpo": ("--ppo.advantages", "grpo"),
+    "dr-grpo": ("--ppo.advantages", "dr-grpo"),
+    "batch": ("--ppo.advantages", "batch"),
     "gae": ("--ppo.advantages", "gae"),
     "gae, warm-up": ("--ppo.advantages", "gae", "--ppo.value-warmup", "128", "--ppo.updates", "12"),
     "gae, untrusted": ("--ppo.advantages", "gae", "--ppo.no-value-trust", "--ppo.value-refit", "0"),
-    "rloo": ("--ppo.advantages", "rloo", "--ppo.samples-per-dialogue", "4"),
-    "grpo": ("--ppo.advantages", "grpo", "--ppo.samples-per-dialogue", "4"),
-    "dr-grpo": ("--ppo.advantages", "dr-grpo", "--ppo.samples-per-dialogue", "4"),
     "before": (*stages.BEFORE, "--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "512"),
     "before, 320": (
         *stages.BEFORE,
@@ -47,7 +48,6 @@ SETTINGS = {
     "rate 1e-2": ("--ppo.learning-rate", "1e-2"),
     "step .01": ("--ppo.step-kl", "0.01"),
     "step .03": ("--ppo.step-kl", "0.03"),
-    "KL .2": ("--ppo.kl-coef", "0.2"),
     "probability": ("--reward.signal", "probability"),
     "stock-like": ("--ppo.lora-scope", "all", "--ppo.lora-targets", "q,v", "--engine", "hf"),
     "all-lora": ("--ppo.lora-scope", "all", "--engine", "hf"),

@@ -41,7 +41,8 @@ PHASES = ("rollout", "score", "old", "reference", "epochs", "other")
 VARIANTS = ("tutorial", "trl", "same", "ours", "same-hf", "ours-hf", "trl-bf16", "tutorial-bf16", "same-bf16")
 DEFAULT_VARIANTS = ("tutorial", "trl", "same", "ours")
 GPU_VARIANTS = ("tutorial-bf16", "trl-bf16", "same-bf16")
-STOCK = replace(config.PPO(), lora_r=32, lora_alpha=32, lora_scope="all", lora_targets="q,v")
+OURS = config.PPO(advantages="batch")  # prompts are all different, as in TRL's batches
+STOCK = replace(OURS, lora_r=32, lora_alpha=32, lora_scope="all", lora_targets="q,v")
 MEAN_PROMPT = 184
 WARM_UP_TOKENS = 16  # enough rows that products run as in a whole iteration
 SPREAD = 0.6  # of the logarithm of the prompts' lengths
@@ -334,7 +335,7 @@ def make_task(variant: str, arguments: argparse.Namespace) -> Task:
     sizes = {"batch_size": arguments.batch_size, "minibatch_size": arguments.minibatch_size}
     return Task(
         SHAPES[arguments.shape],
-        replace(config.PPO() if ours else STOCK, **sizes),
+        replace(OURS if ours else STOCK, **sizes),
         device,
         choose_dtype(dtype, torch.device(device)),
         "hf" if variant.endswith("-hf") else "auto",

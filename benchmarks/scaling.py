@@ -91,10 +91,10 @@ class TimedProcesses(Processes):
 def settings_of(run: Run, arguments: argparse.Namespace) -> config.PPOTraining:
     """Return the settings of all processes of a run together."""
     grows = run.processes if run.scaling == "weak" else 1
-    ppo = config.PPO(batch_size=arguments.batch_size * grows, minibatch_size=arguments.minibatch_size * grows)
+    sizes = {"batch_size": arguments.batch_size * grows, "minibatch_size": arguments.minibatch_size * grows}
     return replace(
         config.PPOTraining(),
-        ppo=ppo,
+        ppo=replace(ppo_step.OURS, **sizes),
         dtype=arguments.dtype,
         rollout=config.Rollout(max_new_tokens=arguments.new_tokens),
     )

@@ -17,7 +17,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
 from benchmarks import ppo_step  # noqa: E402
 
 
@@ -31,7 +30,7 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
 
     torch.manual_seed(0)
     made, device = ppo_step.SHAPES[shape], torch.device("cpu")
-    ppo = replace(config.PPO(), learning_rate=rate, schedule=schedule, updates=20)
+    ppo = replace(ppo_step.OURS, learning_rate=rate, schedule=schedule, updates=20)
     policy = make_policy(ppo_step.make_t5(made), ppo, dtype=choose_dtype(arguments.dtype, device))
     settings = Seq2SeqPPOConfig.from_settings(ppo, seed=0, engine="auto", cpu=True)
     trainer = Seq2SeqPPOTrainer(settings, policy, tokenizer=ppo_step.make_tokenizer())

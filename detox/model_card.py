@@ -182,8 +182,7 @@ def _training(training: config.PPOTraining) -> Section:
 
 
 def _advantages(ppo: config.PPO) -> str:
-    samples = f", {ppo.samples_per_dialogue} summaries a dialogue" if ppo.samples_per_dialogue > 1 else ""
-    return f"{ppo.advantages}{samples}"
+    return ppo.advantages + (f", {ppo.samples} summaries a dialogue" if ppo.samples > 1 else "")
 
 
 def _learning_rate(ppo: config.PPO) -> str:

@@ -87,7 +87,7 @@ class Seq2SeqPPOConfig(PPOConfig):
             unfinished_penalty=ppo.unfinished_penalty,
             early_stop_kl=ppo.early_stop_kl,
             advantages=ppo.advantages,
-            samples_per_dialogue=ppo.samples_per_dialogue,
+            samples_per_dialogue=ppo.samples,
             value_trust=ppo.value_trust,
             value_refit=ppo.value_refit,
             step_kl=ppo.step_kl if ppo.schedule == "kl" else None,

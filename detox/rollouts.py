@@ -26,7 +26,7 @@ def roll_out(
     Returns:
         The summaries as ids, the prompts, and the summaries as text without special tokens.
     """
-    samples, taken = settings.ppo.samples_per_dialogue, stream.take(settings.ppo.dialogues)
+    samples, taken = settings.ppo.samples, stream.take(settings.ppo.dialogues)
     every = [replace(prompt, key=prompt.key * samples + i) for prompt in taken for i in range(samples)]
     prompts = every[trainer.processes.share(len(every))]
     sampling = Sampling(

@@ -184,7 +184,7 @@ def test_terms_see_the_rows_that_the_prompts_came_from():
         rollout=lambda ids, *_: seen.extend(ids) or SimpleNamespace(response_ids=[]),
         tokenizer=SimpleNamespace(batch_decode=lambda ids, **_: []),
     )
-    settings = config.PPOTraining(ppo=config.PPO(batch_size=7, minibatch_size=7))
+    settings = config.PPOTraining(ppo=config.PPO(batch_size=7, minibatch_size=7, samples_per_dialogue=1))
     _, prompts, _ = rollouts.roll_out(trainer, stream, settings)
     assert [column[prompt.row] for prompt in prompts] == [ids.tolist() for ids in seen]
     assert [prompt.row for prompt in prompts] != [prompt.key % 3 for prompt in prompts]
@@ -212,3 +212,19 @@ def test_other_terms_or_other_code_are_refused_by_name(place, capsys):
     assert train(*weights, *same) == 2
     error = capsys.readouterr().err
     assert "own.py:own has other weights or code" in error and error.count("\n") == 1
+
+
+def test_samples_of_a_dialogue_are_neighbours_with_numbers_of_their_own():
+    seen, keys = [], []
+    stream = PromptStream([[10], [11], [12], [13], [14]], seed=0)
+    trainer = SimpleNamespace(
+        processes=ALONE,
+        rollout=lambda ids, given, *_: (seen.extend(ids), keys.extend(given), SimpleNamespace(response_ids=[]))[2],
+        tokenizer=SimpleNamespace(batch_decode=lambda ids, **_: []),
+    )
+    settings = config.PPOTraining(ppo=config.PPO(batch_size=6, minibatch_size=6, samples_per_dialogue=3))
+    for _ in range(2):
+        rollouts.roll_out(trainer, stream, settings)
+    assert [ids is seen[i // 3 * 3] for i, ids in enumerate(seen)] == [True] * 12
+    assert len({int(ids) for ids in seen}) == 4 and stream.position == 4
+    assert keys == list(range(12))

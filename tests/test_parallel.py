@@ -26,8 +26,8 @@ ROOT = Path(__file__).parent.parent
 FLAGS = (
     "--run r --model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 8 --dtype float32 "
     "--ppo.batch-size 8 --ppo.minibatch-size 4 --ppo.ppo-epochs 2 --ppo.learning-rate 1e-3 --ppo.advantages gae "
-    "--ppo.value-warmup 8 --ppo.lora-r 4 --device cpu --save.every 1 --ppo.updates 5 --ppo.score-normalize "
-    "--ppo.kl-control adaptive"
+    "--ppo.value-warmup 8 --ppo.lora-r 4 --device cpu --save.every 1 --save.keep 5 --ppo.updates 5 "
+    "--ppo.score-normalize --ppo.kl-control adaptive"
 ).split()
 
 

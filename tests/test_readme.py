@@ -30,8 +30,8 @@ PROGRAMS = {"python", "python3", "make", "accelerate", *SHELL}
 SIZES = {
     "data_preparation.py": "--data.max-examples 12",
     "training_lora.py": "--lora.max-steps 1 --lora.batch-size 2",
-    "training_ppo.py": "--ppo.batch-size 2 --ppo.minibatch-size 2 --rollout.max-new-tokens 8 "
-    "--ppo.on-collapse warn --save.every 20",
+    "training_ppo.py": "--ppo.batch-size 2 --ppo.minibatch-size 2 --ppo.samples-per-dialogue 2 "
+    "--rollout.max-new-tokens 8 --ppo.on-collapse warn --save.every 20",
     "evaluate_ppo.py": "--evaluation.examples 8 --evaluation.samples 2 --evaluation.max-new-tokens 8 "
     "--evaluation.resamples 100 --evaluation.best-of 2 --evaluation.batch-size 16",
 }

@@ -13,8 +13,9 @@ import trl
 
 import config
 from detox import models, policy
+from detox.parallel import ALONE
 from detox.trainer import Rollout, Seq2SeqPPOConfig, Seq2SeqPPOTrainer, TrainingError
-from tests import tiny
+from tests import threads, tiny
 
 PPO = config.PPO(
     updates=4,
@@ -388,6 +389,37 @@ def test_samples_of_a_dialogue_share_its_encoding(folder, monkeypatch, engine, s
         results.append((rollout.response_ids, weights(trainer)))
     assert all(torch.equal(one, other) for one, other in zip(results[0][0], results[1][0], strict=True))
     torch.testing.assert_close(results[0][1], results[1][1], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["batch", "gae", "rloo", "grpo", "dr-grpo"])
+def test_two_processes_learn_what_one_learns_by_every_estimator(folder, estimator):
+    """Samples of a dialogue may lie with different processes."""
+    settings = replace(
+        PPO, advantages=estimator, value_trust=True, value_refit=2, samples_per_dialogue=2, schedule="kl", step_kl=0.02
+    )
+    prompts = [[query for query in queries(3, update) for _ in range(2)] for update in range(3)]
+
+    def trainer(count):
+        made = policy.make_policy(models.load_summarizer(str(folder)), settings)
+        ppo = Seq2SeqPPOConfig.from_settings(settings, seed=0, engine="packed", cpu=True, processes=count)
+        return Seq2SeqPPOTrainer(ppo, made, None, models.load_tokenizer(str(folder)))
+
+    def learn(processes, trainer):
+        trainer.processes, trainer.minibatch_size = processes, settings.minibatch_size
+        mine = processes.share(6)
+        for update in range(3):
+            rollout = trainer.rollout(prompts[update][mine], list(range(6 * update, 6 * update + 6))[mine], 8)
+            metrics = trainer.update(rollout, rewarded(rollout))
+        return weights(trainer), metrics
+
+    settings = replace(settings, minibatch_size=6)
+    alone, its_metrics = learn(ALONE, trainer(1))
+    trainers = [trainer(2), trainer(2)]
+    results = threads.run(2, lambda processes: learn(processes, trainers[processes.rank]))
+    for found, metrics in results:
+        torch.testing.assert_close(found, alone, atol=1e-4, rtol=0)
+        for name in ("ppo/policy/step_kl", "ppo/learning_rate", "objective/score_mean", "ppo/val/trust"):
+            assert metrics[name] == pytest.approx(its_metrics[name], rel=1e-3, abs=1e-6), name
 
 
 # --- the size of a step ---

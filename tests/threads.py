@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from detox.parallel import Elsewhere, Processes
 
@@ -24,6 +27,14 @@ class Threads(Processes):
         values = [pickle.loads(told) for told in self._board]  # noqa: S301 - its own
         self._wait()
         return values
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return torch.cat(self.gather_objects(rows.detach()))
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        parts = self.gather_objects([tensor.detach() for tensor in tensors])
+        for tensor, total in zip(tensors, map(sum, zip(*parts)), strict=True):
+            tensor.copy_(total)
 
     def _from_main(self, value: Any) -> Any:
         told = self.gather_objects(value)[0]
