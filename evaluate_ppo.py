@@ -60,7 +60,7 @@ def evaluate(
         known: the reference's part by key, as this process has read or made it.
         processes: share the work; the main one writes.
     """
-    from detox import evaluation, evaluation_task, reference
+    from detox import evaluation, evaluation_task, reference, results
     from detox.cases import inputs, publish
 
     task = evaluation_task.prepare(settings, case, processes)
@@ -77,7 +77,7 @@ def evaluate(
         before = reference.run(case, task, engine, known)
         if processes.is_main:
             lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
-            write(folder, evaluation.results(lines, settings) | provenance(settings, case, engine), lines)
+            write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
 
 
 def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
