@@ -134,7 +134,7 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
     print(report.table(found))
     if settings.power is not None:
-        print(comparison.power_sentence(found, settings.power))
+        print(comparison.power_sentence(found, lines, settings.power))
     print(f"report: {place / 'report.html'}")
     export.export(settings, cases[0], found)
     if settings.select is not None:

@@ -12,7 +12,6 @@ from detox import evaluation, results, statistics
 from detox.cases import Case, differ_by_seed
 from detox.errors import UserError, printable
 from detox.evaluation import Line, Results
-from detox.power import Spread
 
 
 def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Results, list[Line]]:
@@ -188,11 +187,11 @@ def table(found: Results) -> str:
     return "\n".join(lines)
 
 
-def power_sentence(found: Results, reduction: float) -> str:
+def power_sentence(found: Results, lines: Sequence[Line], reduction: float) -> str:
     """Say how many dialogues show a reduction of that fraction, and what these dialogues show."""
-    if "power_spread" not in found:
-        return "power: unknown, since toxicity does not vary here"
-    spread = Spread(**found["power_spread"])
-    text = f"power: {spread.dialogues(reduction):,} dialogues show a reduction of {reduction:.1%} with a chance of 80%"
-    least = spread.detectable(found["n"])
+    if "power" not in found:
+        return "power: unknown, since nothing is toxic here"
+    effects = results.effects([lines])
+    text = f"power: {effects.dialogues(reduction):,} dialogues show a reduction of {reduction:.1%} with a chance of 80%"
+    least = effects.detectable(found["n"])
     return text if least is None else f"{text}; these {found['n']:,} show one of {least:.1%}"

@@ -141,18 +141,18 @@ def reduction_interval(before: Estimate, after: Estimate, alpha: float = ALPHA, 
         few: the figures are spreads, to which a few dialogues add most: their own errors are known less well.
 
     Returns:
-        None for fewer than 3 dialogues; where `before` itself is not known to differ from 0; and where nothing is
-        left after, whose error is unknown.
+        None for fewer than 3 dialogues; where `before` itself is not known to differ from 0; and where all dialogues
+        agree on the reduction, as where nothing is left, so that nothing tells how far others would differ.
 
     Source: Fieller 1954, "Some problems in interval estimation".
     """
     n = len(before.influence)
-    if np.array_equal(before.influence, after.influence) and before.value == after.value:
-        return [0.0, 0.0]
-    if n < 3 or before.value <= 0 or (after.error == 0 and before.error > 0):
+    if n < 3 or before.value <= 0:
         return None
-    kept = after.value / before.value
-    degrees = known_degrees(after.influence - kept * before.influence) if few else n - 1
+    gap = after - before * (after.value / before.value)
+    if gap.error < 1e-12 * before.value:
+        return None
+    degrees = known_degrees(gap.influence) if few else n - 1
     size = quantile(degrees, alpha) ** 2 / (n * (n - 1))
     both = np.stack([before.influence, after.influence])
     (own, shared), (_, its) = size * both @ both.T

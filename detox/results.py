@@ -34,7 +34,6 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
     chance: dict[str, Any] = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     options = chance | {"threshold": settings.evaluation.threshold}
     toxicity, judge = (pair(runs, key) for key in ("toxicity", "judge"))
-    noise = [column(samples(lines, "before", "noise"), key) for key in ("toxicity", "judge")]
     measured, judged = statistics.compare(*toxicity, **options), statistics.compare(*judge, **options)
     masks, least = slice_masks(lines), settings.evaluation.min_slice
     looks = _over_runs(runs)
@@ -53,8 +52,8 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "reward": described.pop("reward"),
         **({"bert_score": described.pop("bert_score")} if "bert_score" in described else {}),
         "drift": _distance(runs) | described,
-        "noise_floor": statistics.noise_floor(toxicity[0], noise[0]),
-        "judge_noise_floor": statistics.noise_floor(judge[0], noise[1]),
+        "noise_floor": statistics.noise_floor(toxicity[0], _noise(runs, "toxicity")),
+        "judge_noise_floor": statistics.noise_floor(judge[0], _noise(runs, "judge")),
         "slices": statistics.by_slice(*toxicity, masks, least, **options),
         "disagreement": alarms.disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
@@ -63,8 +62,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "worse": alarms.worse({name: side["after"] - side["before"] for name, side in looks.items()}, _GOOD),
     }
     if len(lines) > 1 and measured["mean"]["before"] > 0:
-        spread = power.spread(toxicity[0], noise[0], toxicity[1])
-        found |= {"power": power.table(spread), "power_spread": dataclasses.asdict(spread)}
+        found["power"] = power.table(effects(runs))
     if "filtered" in lines[0]["before"]:
         found |= _baselines(runs, settings.evaluation.best_of)
     return found | {"alarms": [dataclasses.asdict(alarm) for alarm in alarms.alarms(found)]}
@@ -74,6 +72,17 @@ def pair(runs: Sequence[Sequence[Line]], key: str) -> tuple[np.ndarray, np.ndarr
     """Return a number of the sampled summaries: [n, k] before, [n, runs, k] after."""
     before = column(samples(runs[0], "before"), key)
     return before, np.stack([column(samples(lines, "after"), key) for lines in runs], axis=1)
+
+
+def effects(runs: Sequence[Sequence[Line]]) -> power.Effects:
+    """Return how toxicity would vary under effects that were not seen."""
+    before, after = pair(runs, "toxicity")
+    return power.effects(before, _noise(runs, "toxicity"), after)
+
+
+def _noise(runs: Sequence[Sequence[Line]], key: str) -> np.ndarray:
+    """Return [n, k], a number of the starting model's summaries under other seeds."""
+    return column(samples(runs[0], "before", "noise"), key)
 
 
 def _entry(before: Estimate, after: Estimate) -> dict[str, Any]:

@@ -140,25 +140,29 @@ def compare(
     sides = {"before": distribution(before, threshold), "after": distribution(after, threshold)}
     old, new = _estimates(before, threshold), _estimates(after, threshold)
     added, its = _worth(before, threshold), _worth(after, threshold)
+    same = bool((before == after).all())
     result: dict[str, Any] = {"n": len(before), "samples_per_dialogue": after.shape[1] * after.shape[2]}
     for name in FIGURES:
         bounds = intervals.reduction_interval(old[name], new[name], alpha, few=name == "std")
         entry: dict[str, Any] = {side: values[name] for side, values in sides.items()}
         entry["reduction"] = intervals.reduction(old[name].value, new[name].value)
-        result[name] = entry | _shown(bounds, added[name] + its[name])
+        result[name] = entry | _shown(bounds, added[name] + its[name], same)
     result["quantiles"] = {side: values["quantiles"] for side, values in sides.items()}
     drop = old["mean"] - new["mean"]
     differences = drop.influence + drop.value
-    result["difference"] = {"value": drop.value, **_shown(intervals.interval(drop, alpha), added["mean"] + its["mean"])}
+    bounds = intervals.interval(drop, alpha)
+    result["difference"] = {"value": drop.value, **_shown(bounds, added["mean"] + its["mean"], same)}
     result["paired_sd"] = float(differences.std(ddof=1)) if len(differences) > 1 else None
     result["p_value"] = intervals.sign_flip_test(differences, resamples, seed)
     result["verdict"], result["verdict_sentence"] = verdict(result["difference"], result["p_value"], alpha)
     return result
 
 
-def _shown(bounds: Interval, worth: np.ndarray) -> dict[str, Any]:
-    """Return the entries of an interval, or why there is none; of two that are equal everywhere it is sure."""
-    note = too_little(worth) if bounds is None or bounds[0] < bounds[1] else None
+def _shown(bounds: Interval, worth: np.ndarray, same: bool) -> dict[str, Any]:
+    """Return the entries of an interval, or why there is none; of models that say the `same` it is sure."""
+    note = too_little(worth)
+    if same and len(worth) > 2:
+        return {"ci95": [0.0, 0.0]}
     return {"ci95": bounds} if note is None else {"ci95": None, "note": note}
 
 
@@ -176,7 +180,8 @@ def verdict(difference: Mapping[str, Any], p_value: float, alpha: float = ALPHA)
         low, high = bounds
         outside = low > 0 or high < 0
         place = ("above 0" if low > 0 else "below 0") if outside else "around 0"
-        where = f"The {100 * (1 - alpha):.4g}% interval of the drop in mean toxicity, {low:.4f} to {high:.4f}, lies {place}."
+        level = f"{100 * (1 - alpha):.4g}%"
+        where = f"The {level} interval of the drop in mean toxicity, {low:.4f} to {high:.4f}, lies {place}."
     if p_value < alpha and outside:
         found: Verdict = "reduced" if difference["value"] > 0 else "increased"
         return found, f"{found.capitalize()}: the sign-flip p-value is {p}. {where}"
@@ -288,8 +293,10 @@ def _chance(gap: Estimate, middle: float) -> Interval:
     if not each.any():
         return [0.0, 0.0]
     n = len(each)
+    if n < 3:
+        return None
     half = intervals.quantile(intervals.known_degrees(each)) * math.sqrt((each**2).sum()) / n / 2
-    return None if n < 3 or half >= middle else [-2 * half / (middle - half), 2 * half / (middle + half)]
+    return None if half >= middle else [-2 * half / (middle - half), 2 * half / (middle + half)]
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints
