@@ -10,7 +10,6 @@ many threads (--threads) as the single one.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import sys
 from dataclasses import replace
@@ -22,7 +21,6 @@ from detox import cli
 
 if TYPE_CHECKING:
     from detox.cases import Case
-    from detox.engine import Engine
     from detox.evaluation import Line, Results
     from detox.parallel import Processes
 
@@ -62,6 +60,7 @@ def evaluate(
     """
     from detox import evaluation, evaluation_task, reference, results
     from detox.cases import inputs, publish
+    from detox.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
     with processes.within(lambda: publish(settings, case.target, inputs(case), str(task.device))) as folder:
@@ -78,25 +77,6 @@ def evaluate(
         if processes.is_main:
             lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
-
-
-def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
-    """Return which models and programs the figures are of."""
-    training = case.training
-    return {
-        "run": case.run.name,
-        "checkpoint": case.checkpoint.name,
-        "training_seed": training.seed,
-        "models": {
-            "base": training.model.base,
-            "adapter": training.model.adapter,
-            "reward": training.reward.model,
-            "toxicity": settings.toxicity.model,
-            "judge": settings.judge.model,
-        },
-        "engine": engine.describe(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")},
-    }
 
 
 def write(folder: Path, found: Results, lines: list[Line]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import config
 from detox import evaluation, results, statistics
 from detox.cases import Case, differ_by_seed
+from detox.contents import fall, signed
 from detox.errors import UserError, printable
 from detox.evaluation import Line, Results
 
@@ -162,7 +163,7 @@ def table(found: Results) -> str:
     """Return a line a checkpoint, or a line a run that was pooled."""
     pooled = found.get("pooled")
     if pooled is not None:
-        lines = [f"\n{'Reduction over runs':24}{'average':>9}{'lowest':>9}{'highest':>9}{'std':>8}"]
+        lines = [f"\n{'Change over runs':24}{'average':>9}{'lowest':>9}{'highest':>9}{'std':>8}"]
         names = {
             "mean": "mean toxicity",
             "std": "std toxicity",
@@ -170,9 +171,9 @@ def table(found: Results) -> str:
             "judge_std": "std, judge",
         }
         for key, name in names.items():
-            cells = [pooled[key][part] for part in ("average", "low", "high", "sd")]
-            shown = ["n/a" if cell is None else f"{cell:+.1%}" for cell in cells]
-            lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{shown[3].lstrip('+'):>8}")
+            shown = [signed(fall(pooled[key][part])) for part in ("average", "high", "low")]
+            spread = signed(pooled[key]["sd"]).lstrip("+")
+            lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{spread:>8}")
         return "\n".join(lines)
     width = max(10, *(len(point["name"]) for point in found["checkpoints"]))
     lines = [f"\n{'Checkpoint':{width}}  sqrt KL   reward  toxicity    judge  ROUGE-L"]

@@ -246,7 +246,8 @@ def describe(
         ValueError: no summaries, or lengths differ.
     """
     sizes = {len(row) for rows in (summaries, finished or ()) for row in rows}
-    if len(summaries) != len(dialogues) or len(finished or summaries) != len(dialogues) or not dialogues:
+    ended = summaries if finished is None else finished
+    if len(summaries) != len(dialogues) or len(ended) != len(dialogues) or not dialogues:
         raise ValueError(f"{len(summaries)} rows of summaries for {len(dialogues)} dialogues: give one each, and some")
     if len(sizes) != 1 or sizes == {0}:
         raise ValueError(f"rows of {sorted(sizes)} summaries: give each dialogue as many")
