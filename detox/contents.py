@@ -149,8 +149,8 @@ def headline(results: Results) -> str:
         title = f"{len(results['checkpoints'])} checkpoints side by side; {named}: {title[0].lower()}{title[1:]}"
     lost = worse(results)
     if lost:
-        named = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]
-        title += f"; worse: {', '.join(named[:-1])}{' and ' if len(named) > 1 else ''}{named[-1]}"
+        shown = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]
+        title += f"; worse: {', '.join(shown[:-1])}{' and ' if len(shown) > 1 else ''}{shown[-1]}"
     levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
     counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]
     if not counts:
@@ -402,11 +402,18 @@ def _figures_of(results: Results) -> list[tuple[str, str, Callable[[Any], str], 
     return named
 
 
+def _bounds(value: Any, form: Callable[[Any], str]) -> str:
+    """Return the interval of a change, its unit once."""
+    if form is not points or interval(value) is None:
+        return bounds(value, form)
+    return f"{bounds(value, lambda v: points(v).removesuffix(' points'))} points"
+
+
 def quality_section(results: Results) -> Section | None:
     drift = lookup(results, "drift") or {}
     entries = {**(lookup(results, "rouge") or {}), **drift, "bert_score": lookup(results, "bert_score")}
     rows = [
-        (name, *sides(entries[key], form), change(entries[key], its), bounds(lookup(entries[key], "ci95"), its))
+        (name, *sides(entries[key], form), change(entries[key], its), _bounds(lookup(entries[key], "ci95"), its))
         for name, key, form, its in _figures_of(results)
         if entries.get(key) is not None
     ]
@@ -555,7 +562,7 @@ def _power(results: Results) -> Section | None:
     if all(row[0] == NOTHING for row in rows):
         columns, rows = columns[1:], [row[1:] for row in rows]
     text = "How many dialogues show an effect of this size with a chance of 80%."
-    return Section("How much data an effect needs", (text,), (Table(columns, tuple(rows)),))
+    return Section("How much data an effect needs", (text,), (Table(columns, tuple(rows), labels=0),))
 
 
 _ELSEWHERE = {"n", "samples_per_dialogue", "references", "verdict", "verdict_sentence", "verdict_rule", "baseline_note"}
