@@ -50,7 +50,9 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     stage("data_preparation.py", common)
     seconds = stage("training_ppo.py", [*common, *SETTINGS[name], *shlex.split(arguments.training)])
     stage("evaluate_ppo.py", [*common, *shlex.split(arguments.evaluation)])
-    written = list((arguments.checkpoints / f"{name}-{seed}" / "evaluation").glob("step-[0-9][0-9][0-9][0-9]/results.json"))
+    written = list(
+        (arguments.checkpoints / f"{name}-{seed}" / "evaluation").glob("step-[0-9][0-9][0-9][0-9]/results.json")
+    )
     assert len(written) == 1, written
     found = json.loads(written[0].read_text())
     lines = [json.loads(line) for line in (written[0].parent / "examples.jsonl").read_text().splitlines()]
