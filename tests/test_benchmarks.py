@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import config
-from benchmarks import data_preparation, demo_seeds, ppo_step, scaling
+from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling
 from detox import cli, policy
 
 
@@ -226,3 +226,23 @@ def test_one_process_comes_first(capsys):
     with pytest.raises(SystemExit):
         scaling.parse(["--processes", "2", "4"])
     assert "must begin with 1" in capsys.readouterr().err
+
+
+def test_simulated_evaluations_have_the_truth_that_they_are_held_against():
+    for world, mean in (("bimodal", 0.1), ("heavy tails", 0.1), ("rare spikes", 0.09)):
+        assert evaluations.truth(world, 0.0)["mean"] == pytest.approx(0, abs=0.01)
+        assert evaluations.truth(world, 0.1)["mean"] == pytest.approx(mean, abs=0.015), world
+    assert evaluations.bimodal_share() == pytest.approx(0.93, abs=0.03), "the rest is what civil summaries have"
+    drawn = list(evaluations.pairs("bimodal", 7, 2, 0.5, 300, seed=1))
+    assert len(drawn) == 300 and all(side.shape == (7, 2) for pair in drawn for side in pair)
+
+
+def test_simulated_evaluations_fill_their_tables(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluations.py", "--evaluations", "4"])
+    monkeypatch.setattr(evaluations, "SIZES", (30,))
+    evaluations.main()
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith("| ")]
+    assert len(rows) == 5 + 3 * 2 * 3 + 10 + 3 * 2 + 10 + 2
+    assert evaluations.rate([True] * 95 + [False] * 5) == "0.95 ± 0.02" and evaluations.rate([True] * 19) == "too few"
+    assert evaluations.rate([True, False] * 2000) == "0.500"

@@ -78,10 +78,26 @@ def test_quantiles_of_student_are_those_of_the_tables(degrees, alpha, known):
 
 
 def test_a_t_interval_is_the_textbook_one():
-    low, high = intervals.interval(intervals.mean(VALUES[:, 0]))
-    half = 2.2010 * VALUES[:, 0].std(ddof=1) / np.sqrt(12)
-    assert [low, high] == pytest.approx([VALUES[:, 0].mean() - half, VALUES[:, 0].mean() + half], rel=1e-3)
+    even = np.concatenate([VALUES[:6, 0], 4 - VALUES[:6, 0]])  # without a skew
+    low, high = intervals.interval(intervals.mean(even))
+    half = 2.2010 * even.std(ddof=1) / np.sqrt(12)
+    assert [low, high] == pytest.approx([2 - half, 2 + half], rel=1e-3)
     assert intervals.interval(intervals.mean(VALUES[:2, 0])) is None
+    assert intervals.interval(intervals.mean(np.full(5, 0.3))) == [0.3, 0.3]
+
+
+def test_a_skew_widens_the_side_that_it_hides():
+    few = intervals.mean(np.where(np.arange(40) < 3, 1.0, 0.0))
+    half = intervals.quantile(39) * few.error
+    low, high = intervals.interval(few)
+    assert low == pytest.approx(few.value - half) and high > few.value + 1.3 * half
+    mirrored = intervals.interval(few * -1.0)
+    assert mirrored == pytest.approx([-high, -low])
+    skew = (few.influence**3).mean() / few.influence.std() ** 3 / np.sqrt(40)
+    x = (few.value - high) / few.error
+    assert x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6 == pytest.approx(-intervals.quantile(39)), (
+        "Hall's statistic"
+    )
 
 
 def test_degrees_of_freedom_are_those_of_the_dialogues_that_vary():

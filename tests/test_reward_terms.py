@@ -164,7 +164,8 @@ def test_the_metrics_name_a_term_by_its_function(place):
     write("one.py", "def short(**texts): return [1.0] * len(texts['summaries'])\n")
     write(
         "two.py",
-        "def short(**texts): return [2.0] * len(texts['summaries'])\ndef brief(**texts): return [3.0] * len(texts['summaries'])\n",
+        "def short(summaries, **texts): return [2.0] * len(summaries)\n"
+        "def brief(summaries, **texts): return [3.0] * len(summaries)\n",
     )
     names = ("one.py:short", "two.py:short", "two.py:brief", "length")
     assert list(reward_terms.labels(names).values()) == ["one.py:short", "two.py:short", "brief", "length"]
