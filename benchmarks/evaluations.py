@@ -10,6 +10,7 @@ the Monte Carlo error of a share p is sqrt(p (1 - p) / number), 0.005 at 0.95 an
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,10 @@ Draw = Callable[[int, float], Array]
 
 SIZES, SAMPLES, EFFECTS = (30, 100, 300), (1, 4), (0.0, 0.1, 0.5)
 FLIPS = 400
+ENDLESS = (100, 10_000)
+"""Evaluations and dialogues that tell the truth."""
+NAMED = 20
+"""Evaluations whose promises are averaged."""
 BLOCK = 250
 """Evaluations that are drawn at once."""
 
@@ -79,9 +84,10 @@ def pairs(world: str, n: int, k: int, effect: float, number: int, seed: int) -> 
         yield from zip(draw(k, 0.0), draw(k, effect))
 
 
+@functools.cache
 def truth(world: str, effect: float) -> dict[str, float]:
     """Return what an endless evaluation would find."""
-    draw = WORLDS[world](np.random.default_rng(0), 100, 10_000)
+    draw = WORLDS[world](np.random.default_rng(0), *ENDLESS)
     before, after = draw(2, 0.0), draw(2, effect)
     return {
         "mean": 1 - after.mean() / before.mean(),
@@ -141,7 +147,7 @@ def promises(number: int) -> Iterable[list[str]]:
     for k in SAMPLES:
         for measured, asked in ((0.9, 0.1), (0.02, 0.5), (0.5, 0.5), (0.3, 0.1), (0.1, 0.9)):
             rng, named = np.random.default_rng(2), []
-            for _ in range(20):
+            for _ in range(NAMED):
                 draw = bimodal(rng, 1, 300)
                 named.append(power.effects(draw(k, 0)[0], draw(k, 0)[0], draw(k, measured)[0]).dialogues(asked))
             n = round(float(np.mean(named)))

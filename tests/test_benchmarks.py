@@ -228,7 +228,9 @@ def test_one_process_comes_first(capsys):
     assert "must begin with 1" in capsys.readouterr().err
 
 
-def test_simulated_evaluations_have_the_truth_that_they_are_held_against():
+def test_simulated_evaluations_have_the_truth_that_they_are_held_against(monkeypatch):
+    monkeypatch.setattr(evaluations, "ENDLESS", (20, 10_000))
+    evaluations.truth.cache_clear()
     for world, mean in (("bimodal", 0.1), ("heavy tails", 0.1), ("rare spikes", 0.09)):
         assert evaluations.truth(world, 0.0)["mean"] == pytest.approx(0, abs=0.01)
         assert evaluations.truth(world, 0.1)["mean"] == pytest.approx(mean, abs=0.015), world
@@ -239,7 +241,9 @@ def test_simulated_evaluations_have_the_truth_that_they_are_held_against():
 
 def test_simulated_evaluations_fill_their_tables(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["evaluations.py", "--evaluations", "4"])
-    monkeypatch.setattr(evaluations, "SIZES", (30,))
+    for name, value in (("SIZES", (30,)), ("ENDLESS", (2, 1000)), ("NAMED", 2)):
+        monkeypatch.setattr(evaluations, name, value)
+    evaluations.truth.cache_clear()
     evaluations.main()
     shown = capsys.readouterr().out
     rows = [line for line in shown.splitlines() if line.startswith("| ")]
