@@ -120,6 +120,49 @@ def test_what_got_worse_is_named_and_chance_is_not():
     assert alarms.worse({"rouge": rose, "repetition": fell}, good) == []
 
 
+LIMITS = {
+    ("rouge", "rougeL"): {"falls to": (0.9, 0.8), "is below": (0.2, 0.1)},
+    ("drift", "faithful"): {"falls by": (0.05, 0.15), "is below": (0.7, 0.5)},
+    ("drift", "length"): {"falls to": (0.7, 0.5), "rises to": (1.5, 2.0)},
+    ("drift", "distinct_2"): {"falls to": (0.8, 0.5)},
+    ("drift", "empty"): {"rises by": (0.01, 0.05), "is above": (0.1, 0.3)},
+    ("drift", "duplicate"): {"rises by": (0.05, 0.2)},
+    ("drift", "repetition"): {"rises by": (0.05, 0.15)},
+    ("drift", "copy"): {"rises by": (0.15, 0.3)},
+    ("drift", "finished"): {"falls by": (0.05, 0.2)},
+}
+
+
+@pytest.mark.parametrize(("part", "key"), LIMITS)
+def test_each_limit_is_where_it_is_said_to_be(part, key):
+    """A thousandth short of it nothing happens, a thousandth past it does."""
+    for how, limits in LIMITS[part, key].items():
+        for limit, below, past in zip(limits, (None, "warning"), ("warning", "alarm")):
+            for nudge, level in ((-0.001, below), (0.001, past)):
+                before = SOUND[part][key]["before"]
+                away = limit + nudge * (1 if limits[0] < limits[1] else -1)
+                entry = {
+                    "falls to": lambda away=away, before=before: side(before, before * away),
+                    "rises to": lambda away=away, before=before: side(before, before * away),
+                    "falls by": lambda away=away: side(0.99, 0.99 - away),
+                    "rises by": lambda away=away: side(0.0, away),
+                    "is below": lambda away=away: side(away, away, sure=False),
+                    "is above": lambda away=away: side(away, away, sure=False),
+                }[how]()
+                found = alarms.alarms({part: {key: entry}, "verdict": "increased"})
+                assert [alarm.level for alarm in found] == ([level] if level else []), (how, away, found)
+
+
+def test_kl_has_limits_too():
+    for value, levels in ((14.9, []), (15.1, ["warning"]), (29.9, ["warning"]), (30.1, ["alarm"])):
+        assert [a.level for a in alarms.alarms({"drift": {"kl_per_summary": value}})] == levels
+
+
+def test_nothing_before_has_no_ratio():
+    for part, key in (("rouge", "rougeL"), ("drift", "length"), ("drift", "distinct_2")):
+        assert alarms.alarms({part: {key: side(0.0, 5.0)}}) == []
+
+
 def test_kl_past_its_limit():
     drift = {**SOUND["drift"], "kl_per_summary": 20.0}
     (found,) = alarms.alarms({**SOUND, "drift": drift})
@@ -145,6 +188,27 @@ def test_a_judge_that_disagrees_raises_the_alarm():
     alarm = alarms.alarms({**SOUND, "disagreement": found})[0]
     assert (alarm.name, alarm.level, alarm.sentence) == ("disagreement", "alarm", found["sentence"])
     assert disagree(0.9, -0.4)["level"] == "alarm"
+
+
+def test_the_gap_is_between_the_judges_reduction_and_half_of_ours():
+    rng = np.random.default_rng(4)
+    reward, judge = simulate(rng, 300, effect=0.8), simulate(rng, 300, effect=0.6)
+    found = alarms.disagreement(*reward, *judge, resamples=100)
+
+    def gap(rows):
+        ours, its = (1 - after[rows].mean() / before[rows].mean() for before, after in (reward, judge))
+        return its - 0.5 * ours
+
+    everything = np.arange(300)
+    assert found["gap"] == pytest.approx(gap(everything))
+    again = np.quantile([gap(rng.integers(0, 300, 300)) for _ in range(2000)], [0.025, 0.975])
+    assert found["gap_ci95"] == pytest.approx(again, abs=0.2 * (again[1] - again[0]))
+    runs = [np.stack([after, after], axis=1) for _, after in (reward, judge)]
+    same = alarms.disagreement(reward[0], runs[0], judge[0], runs[1], resamples=100)
+    assert same["gap_ci95"] == pytest.approx(found["gap_ci95"])
+    full = alarms.disagreement(*reward, *judge, share=0.9, resamples=100)
+    assert full["gap"] == pytest.approx(found["judge_reduction"] - 0.9 * found["reward_reduction"])
+    assert full["gap_ci95"][0] < full["gap"] < full["gap_ci95"][1]
 
 
 def test_a_judge_that_agrees_raises_none():
