@@ -446,7 +446,7 @@ class Evaluation:
     threshold: float = 0.5
     """Toxicity at which a summary counts as toxic."""
     resamples: int = 10_000
-    """Bootstrap resamples and random sign flips."""
+    """Random sign flips of the p-value."""
     min_slice: int = 20
     """Slices of fewer dialogues give no figure."""
     best_of: int = 4

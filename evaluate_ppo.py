@@ -10,7 +10,6 @@ many threads (--threads) as the single one.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import sys
 from dataclasses import replace
@@ -22,7 +21,6 @@ from detox import cli
 
 if TYPE_CHECKING:
     from detox.cases import Case
-    from detox.engine import Engine
     from detox.evaluation import Line, Results
     from detox.parallel import Processes
 
@@ -60,8 +58,9 @@ def evaluate(
         known: the reference's part by key, as this process has read or made it.
         processes: share the work; the main one writes.
     """
-    from detox import evaluation, evaluation_task, reference
+    from detox import evaluation, evaluation_task, reference, results
     from detox.cases import inputs, publish
+    from detox.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
     with processes.within(lambda: publish(settings, case.target, inputs(case), str(task.device))) as folder:
@@ -77,26 +76,7 @@ def evaluate(
         before = reference.run(case, task, engine, known)
         if processes.is_main:
             lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
-            write(folder, evaluation.results(lines, settings) | provenance(settings, case, engine), lines)
-
-
-def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
-    """Return which models and programs the figures are of."""
-    training = case.training
-    return {
-        "run": case.run.name,
-        "checkpoint": case.checkpoint.name,
-        "training_seed": training.seed,
-        "models": {
-            "base": training.model.base,
-            "adapter": training.model.adapter,
-            "reward": training.reward.model,
-            "toxicity": settings.toxicity.model,
-            "judge": settings.judge.model,
-        },
-        "engine": engine.describe(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")},
-    }
+            write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
 
 
 def write(folder: Path, found: Results, lines: list[Line]) -> None:
@@ -134,7 +114,7 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
     print(report.table(found))
     if settings.power is not None:
-        print(comparison.power_sentence(found, settings.power))
+        print(comparison.power_sentence(found, lines, settings.power))
     print(f"report: {place / 'report.html'}")
     export.export(settings, cases[0], found)
     if settings.select is not None:

@@ -28,7 +28,7 @@ def stage(script: str, flags: Sequence[str]) -> float:
 
 def evaluated(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return results.json and the lines of examples.jsonl of the one evaluation in a run's folder."""
-    written = list((run / "evaluation").glob("*/results.json"))
+    written = list((run / "evaluation").glob("step-[0-9][0-9][0-9][0-9]/results.json"))
     assert len(written) == 1, written
     lines = (written[0].parent / "examples.jsonl").read_text(encoding="utf-8").splitlines()
     return json.loads(written[0].read_text(encoding="utf-8")), [json.loads(line) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -121,27 +122,46 @@ def locked(cases: list[Case]) -> Iterator[None]:
 
 
 def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
-    """Return whether this very checkpoint was evaluated with these very settings.
+    """Return whether this very checkpoint was evaluated with these very settings; then its place holds that evaluation.
+
+    The place holds the latest evaluation of a checkpoint. One under other settings, or of what the checkpoint was
+    before, is kept beside it under a name of its own, and comes back when it is asked for. --overwrite replaces one of
+    the same settings alone.
 
     Raises:
-        UserError: it was evaluated with other settings, or was another one, and may not be replaced.
+        UserError: it is damaged, and may not be replaced.
     """
-    if settings.overwrite or not case.target.exists():
+    there = {name: folder / artifacts.MANIFEST for name, folder in inputs(case).items()}
+    hashes: dict[str, Any] = {name: artifacts.sha256(path) for name, path in there.items() if path.exists()}
+    if case.target.exists():
+        try:
+            manifest = artifacts.read_manifest(case.target, STAGE)
+        except UserError:
+            if settings.overwrite:
+                return False
+            raise
+        known = {name: entry.get("manifest_sha256") for name, entry in manifest["inputs"].items()}
+        same = _identity(manifest["config"], {}) == _identity(asdict(settings), {})
+        if same and (settings.overwrite or known | hashes == known):
+            return not settings.overwrite
+        os.rename(case.target, _beside(case, _identity(manifest["config"], known)))
+    kept = _beside(case, _identity(asdict(settings), hashes))
+    if settings.overwrite or not kept.exists():
         return False
-    manifest = artifacts.read_manifest(case.target, STAGE)
-    before, now = _deciding(manifest["config"]), _deciding(json.loads(json.dumps(asdict(settings))))
-    changed = [
-        f"--{key.replace('_', '-')} was {before.get(key)}, now {value}"
-        for key, value in now.items()
-        if before.get(key) != value
-    ]
-    for name, folder in inputs(case).items():
-        recorded = manifest["inputs"].get(name, {}).get("manifest_sha256")
-        if (folder / artifacts.MANIFEST).exists() and recorded != artifacts.sha256(folder / artifacts.MANIFEST):
-            changed.append(f"{folder} has changed")
-    if changed:
-        raise UserError(f"{case.target} exists ({', '.join(changed)}); pass --overwrite to replace it")
+    artifacts.read_manifest(kept, STAGE)
+    os.rename(kept, case.target)
     return True
+
+
+def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
+    """Return a digest of what decides an evaluation."""
+    what = json.dumps([_deciding(json.loads(json.dumps(values))), dict(hashes)], sort_keys=True)
+    return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
+
+
+def _beside(case: Case, identity: str) -> Path:
+    """Return where an evaluation is kept while its place holds another one."""
+    return case.target.with_name(f"{case.target.name}-{identity}")
 
 
 @contextlib.contextmanager
@@ -165,6 +185,12 @@ def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
     flat.pop("evaluation.batch_size", None)
     return flat
+
+
+def decides(flag: str) -> bool:
+    """Return whether a flag of the stage decides the figures."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return name != "evaluation.batch_size" and name.partition(".")[0] in _DECIDING
 
 
 def differ_by_seed(cases: list[Case]) -> bool:

@@ -168,6 +168,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Return the metrics of the update that a checkpoint was saved after; empty where it has none."""
+    lines = _read_state(folder).get("progress", {}).get("metrics") or [{}]
+    return dict(lines[-1])
+
+
 def read_weights(folder: Path) -> dict[str, str]:
     """Return what told the weights of the models that a run reads from others, by their names, as `save` got it.
 

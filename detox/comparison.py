@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import config
-from detox import evaluation, statistics
+from detox import evaluation, results, statistics
 from detox.cases import Case, differ_by_seed
+from detox.contents import fall, signed
 from detox.errors import UserError, printable
-from detox.evaluation import SIDES, Line, Results
+from detox.evaluation import Line, Results
 
 
 def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Results, list[Line]]:
@@ -133,9 +132,7 @@ def select(named: Mapping[str, Results], floor: float) -> str | None:
 def pool(
     named: Mapping[str, Results], runs: Sequence[Sequence[Line]], settings: config.EvaluationStage
 ) -> tuple[Results, list[Line]]:
-    """Return results and lines over runs that differ by seed: their summaries of a dialogue stand together.
-
-    What describes texts as a whole (`drift`) and the greedy figures are means over the runs.
+    """Return results over runs that differ by seed, and lines in which their summaries of a dialogue stand together.
 
     Args:
         named: results of each run by its name.
@@ -150,50 +147,23 @@ def pool(
             "--checkpoint: these runs have different dialogues, so they can't be pooled; "
             "run data_preparation.py with one --seed for all of them"
         )
-    merged = [_merge(same) for same in zip(*runs, strict=True)]
-    found = evaluation.results(merged, settings)
-    for key in ("drift", "greedy"):
-        found[key] = _average([one[key] for one in named.values()])
-    pooled = {}
-    for key in ("toxicity", "judge"):
-        sides = ([evaluation.column(evaluation.samples(lines, side), key) for lines in runs] for side in SIDES)
-        pooled[key] = statistics.pool(
-            *sides,
-            threshold=settings.evaluation.threshold,
-            resamples=settings.evaluation.resamples,
-            seed=settings.seed,
-        )
-    found["pooled"] = {
-        **pooled["toxicity"],
-        "judge_mean": pooled["judge"]["mean"],
-        "judge_std": pooled["judge"]["std"],
-        "names": list(named),
-    }
-    return found | {"alarms": evaluation.alarms(found)}, merged
+    found = results.results(runs, settings)
+    toxicity, judge = (statistics.over_runs(*results.pair(runs, key)) for key in ("toxicity", "judge"))
+    found["pooled"] = {**toxicity, "judge_mean": judge["mean"], "judge_std": judge["std"], "names": list(named)}
+    return found, [_merge(same) for same in zip(*runs, strict=True)]
 
 
 def _merge(same: Sequence[Line]) -> Line:
-    """Return one line for a dialogue of several runs; the greedy records are those of the first."""
-    merged = dict(same[0])
-    for side in SIDES:
-        merged[side] = {
-            name: kept if name == "greedy" else [record for line in same for record in line[side][name]]
-            for name, kept in same[0][side].items()
-        }
-    return merged
-
-
-def _average(entries: Sequence[Any]) -> Any:
-    if isinstance(entries[0], Mapping):
-        return {key: _average([entry[key] for entry in entries]) for key in entries[0]}
-    return float(np.mean(entries))
+    """Return one line for a dialogue of several runs: the sampled summaries of all, the rest of the first."""
+    sampled = [record for line in same for record in line["after"]["samples"]]
+    return {**same[0], "after": {**same[0]["after"], "samples": sampled}}
 
 
 def table(found: Results) -> str:
     """Return a line a checkpoint, or a line a run that was pooled."""
     pooled = found.get("pooled")
     if pooled is not None:
-        lines = [f"\n{'Reduction over runs':24}{'average':>9}{'lowest':>9}{'highest':>9}{'std':>8}"]
+        lines = [f"\n{'Change over runs':24}{'average':>9}{'lowest':>9}{'highest':>9}{'std':>8}"]
         names = {
             "mean": "mean toxicity",
             "std": "std toxicity",
@@ -201,9 +171,9 @@ def table(found: Results) -> str:
             "judge_std": "std, judge",
         }
         for key, name in names.items():
-            cells = [pooled[key][part] for part in ("average", "low", "high", "sd")]
-            shown = ["n/a" if cell is None else f"{cell:+.1%}" for cell in cells]
-            lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{shown[3].lstrip('+'):>8}")
+            shown = [signed(fall(pooled[key][part])) for part in ("average", "high", "low")]
+            spread = signed(pooled[key]["sd"]).lstrip("+")
+            lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{spread:>8}")
         return "\n".join(lines)
     width = max(10, *(len(point["name"]) for point in found["checkpoints"]))
     lines = [f"\n{'Checkpoint':{width}}  sqrt KL   reward  toxicity    judge  ROUGE-L"]
@@ -218,12 +188,11 @@ def table(found: Results) -> str:
     return "\n".join(lines)
 
 
-def power_sentence(found: Results, reduction: float) -> str:
+def power_sentence(found: Results, lines: Sequence[Line], reduction: float) -> str:
     """Say how many dialogues show a reduction of that fraction, and what these dialogues show."""
-    mean, spread = found["toxicity"]["mean"]["before"], found["toxicity"]["paired_sd"]
-    if not mean or not spread:
-        return "power: unknown, since toxicity does not vary here"
-    needed = statistics.dialogues_needed(reduction * mean, spread)
-    text = f"power: {needed:,} dialogues show a reduction of {reduction:.1%} with a chance of 80%"
-    least = statistics.detectable_difference(found["n"], spread)
-    return text if least is None else f"{text}; these {found['n']:,} show one of {least / mean:.1%}"
+    if "power" not in found:
+        return "power: unknown, since nothing is toxic here"
+    effects = results.effects([lines])
+    text = f"power: {effects.dialogues(reduction):,} dialogues show a reduction of {reduction:.1%} with a chance of 80%"
+    least = effects.detectable(found["n"])
+    return text if least is None else f"{text}; these {found['n']:,} show one of {least:.1%}"

@@ -68,14 +68,36 @@ def share(value: Any) -> str:
 
 
 def signed(value: Any) -> str:
-    """Return a fraction as percent, always with its sign."""
+    """Return a change as percent: after against before, so that minus is less; 0 has no sign."""
     known = number(value)
-    return NOTHING if known is None else f"{round(known, 3) + 0.0:+.1%}"
+    return NOTHING if known is None else f"{round(known, 3) + 0.0:+.1%}".replace("+0.0%", "0.0%")
 
 
-def signed_decimal(value: Any) -> str:
+def signed_decimal(value: Any, digits: int = 4) -> str:
+    """Return a change in the unit of its figure, with its sign; 0 has none."""
     known = number(value)
-    return NOTHING if known is None else f"{round(known, 4) + 0.0:+.4f}"
+    if known is None:
+        return NOTHING
+    rounded = round(known, digits) + 0.0
+    return f"{rounded:+.{digits}f}" if rounded else f"{rounded:.{digits}f}"
+
+
+def points(value: Any) -> str:
+    """Return a change of a share, in percentage points."""
+    known = number(value)
+    return NOTHING if known is None else f"{signed_decimal(100 * known, 1)} points"
+
+
+def fall(reduction: Any) -> float | None:
+    """Return a reduction, which results give as positive where it improved, as a change."""
+    known = number(reduction)
+    return None if known is None else -known
+
+
+def fall_bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
+    """Return the interval of a reduction as that of the change."""
+    known = interval(value)
+    return NOTHING if known is None else bounds((-known[1], -known[0]), form)
 
 
 def bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
@@ -103,25 +125,47 @@ def sides(entry: Any, form: Callable[[Any], str] = decimal) -> tuple[str, str]:
     return form(lookup(entry, "before")), form(lookup(entry, "after"))
 
 
-def change(entry: Any, points: bool = False) -> str:
-    """Return after against before: relative, or in percentage points."""
+def change(entry: Any, form: Callable[[Any], str] = signed_decimal) -> str:
+    """Return after - before."""
     before, after = number(lookup(entry, "before")), number(lookup(entry, "after"))
-    if before is None or after is None or (not points and before == 0):
-        return NOTHING
-    return f"{round(100 * (after - before), 1) + 0.0:+.1f} points" if points else signed((after - before) / before)
+    return NOTHING if before is None or after is None else form(after - before)
+
+
+def rouge_l(results: Results) -> str:
+    """Name ROUGE-L by what it is measured against."""
+    references = lookup(results, "references")
+    return f"ROUGE-L, best of {references}" if isinstance(references, int) and references > 1 else "ROUGE-L"
 
 
 # --------------------------------------------------------------------------------------- sections
 
 
 def headline(results: Results) -> str:
+    """Return the verdict, what got worse for sure, and how many alarms there are."""
     verdict = lookup(results, "verdict")
     title = _HEADLINES.get(verdict, "Evaluation of a detoxified summarizer")
+    if lookup(results, "checkpoints"):
+        named = printable(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one", 60)
+        title = f"{len(results['checkpoints'])} checkpoints side by side; {named}: {title[0].lower()}{title[1:]}"
+    lost = worse(results)
+    if lost:
+        shown = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]
+        title += f"; worse: {', '.join(shown[:-1])}{' and ' if len(shown) > 1 else ''}{shown[-1]}"
     levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
     counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]
     if not counts:
         return title
     return f"{title}{', but with' if verdict == 'reduced' else ', with'} {' and '.join(counts)}"
+
+
+def worse(results: Results) -> list[str]:
+    """Return what got worse for sure, overlaps of one family by the first of them."""
+    names = {key: name for name, key, _, _ in _FIGURES} | {"rougeL": "ROUGE-L"}
+    families = {key: "ROUGE-L" for key in names if key.startswith("rouge")}
+    families |= {key: "distinct n-grams" for key in names if key.startswith("distinct")}
+    found = [str(key) for key in lookup(results, "worse") or []]
+    first = sorted(found, key=lambda key: not key.startswith("rouge"))
+    return list(dict.fromkeys(families.get(key, names.get(key, key).lower()) for key in first))
 
 
 def alarms(results: Results) -> list[tuple[str, str, str]]:
@@ -139,31 +183,48 @@ def opening(results: Results) -> list[str]:
     if mean is not None:
         verb = {"reduced": "fell", "increased": "rose"}.get(str(lookup(results, "verdict")), "went")
         before, after = sides(mean)
-        kind = "an increase, that is a reduction" if verb == "rose" else "a reduction"
-        text = f"Mean toxicity {verb} from {before} to {after}, {kind} of {signed(mean.get('reduction'))}"
+        text = f"Mean toxicity {verb} from {before} to {after}: {signed(fall(mean.get('reduction')))}"
         if interval(mean.get("ci95")):
-            text += f" (95% interval {bounds(mean['ci95'])})"
+            text += f" (95% interval {fall_bounds(mean['ci95'])})"
         sentences.append(f"{text}{_basis(results)}.")
+        if mean.get("note"):
+            sentences.append(str(mean["note"]))
     judged = lookup(results, "independent_judge", "mean")
     if judged is not None:
         sentences.append(
-            "A judge that no training stage saw puts the reduction at "
-            f"{signed(judged.get('reduction'))} {bounds(judged.get('ci95'))}{_agreement(mean, judged)}."
+            "A judge that no training stage saw puts the change at "
+            f"{signed(fall(judged.get('reduction')))} {fall_bounds(judged.get('ci95'))}{_agreement(mean, judged)}."
         )
+    return sentences + _still_summaries(results)
+
+
+def _still_summaries(results: Results) -> list[str]:
+    """Say what the summaries are like, and what of that is worse than chance makes it."""
     quality = [
         f"{name} {' to '.join(sides(entry, form))}"
         for name, entry, form in (
-            ("ROUGE-L", lookup(results, "rouge", "rougeL"), decimal),
+            (rouge_l(results), lookup(results, "rouge", "rougeL"), decimal),
+            ("names and numbers that the dialogue has", lookup(results, "drift", "faithful"), share),
             ("mean length in words", lookup(results, "drift", "length"), lambda v: decimal(v, 1)),
             ("empty summaries", lookup(results, "drift", "empty"), share),
         )
         if entry is not None
     ]
-    if quality:
-        start = "Summary quality"
-        if "alarms" in results:
-            start = "See the alarms on the summaries" if alarms(results) else "The summaries raised no alarm"
-        sentences.append(f"{start}: {', '.join(quality)}.")
+    if not quality:
+        return []
+    start = "Summary quality"
+    if "alarms" in results:
+        start = "See the alarms on the summaries" if alarms(results) else "The summaries raised no alarm"
+    sentences = [f"{start}: {'; '.join(quality)}."]
+    entries = {key: entry for group in ("rouge", "drift") for key, entry in (lookup(results, group) or {}).items()}
+    entries |= {"bert_score": lookup(results, "bert_score")}
+    lost = [
+        f"{name} {' to '.join(sides(entries[key], form))}"
+        for name, key, form, _ in _figures_of(results)
+        if key in (lookup(results, "worse") or []) and entries.get(key) is not None
+    ]
+    if lost:
+        sentences.append(f"Worse, and more so than chance could explain: {'; '.join(lost)}.")
     return sentences
 
 
@@ -188,13 +249,13 @@ def _filled(*tables: Table) -> tuple[Table, ...]:
 
 
 def reductions(part: Any, suffix: str = "") -> Table:
-    """Return the table Metric, Before, After, Reduction, 95% interval."""
+    """Return the table Metric, Before, After, Change, 95% interval."""
     rows = [
-        (f"{name}{suffix}", *sides(entry), signed(entry.get("reduction")), bounds(entry.get("ci95")))
+        (f"{name}{suffix}", *sides(entry), signed(fall(entry.get("reduction"))), fall_bounds(entry.get("ci95")))
         for name, key in (("Mean toxicity", "mean"), ("Std toxicity", "std"))
         if isinstance(entry := lookup(part, key), Mapping)
     ]
-    return Table(("Metric", "Before", "After", "Reduction", "95% interval"), tuple(rows))
+    return Table(("Metric", "Before", "After", "Change", "95% interval"), tuple(rows))
 
 
 def _more(part: Any, results: Results) -> Table:
@@ -208,12 +269,20 @@ def _more(part: Any, results: Results) -> Table:
     ):
         entry = lookup(part, key)
         if entry is not None:
-            rows.append((name, *sides(entry, form), signed(_reduction(entry)), bounds(lookup(entry, "ci95"))))
+            rows.append(
+                (name, *sides(entry, form), signed(fall(_reduction(entry))), fall_bounds(lookup(entry, "ci95")))
+            )
     before, after = lookup(part, "quantiles", "before") or {}, lookup(part, "quantiles", "after") or {}
     for level in before:
         label = _quantile(level)
         rows.append((label, decimal(before[level]), decimal(after.get(level)), "", ""))
-    return Table(("Tail of the distribution", "Before", "After", "Reduction", "95% interval"), tuple(rows))
+    return Table(("Tail of the distribution", "Before", "After", "Change", "95% interval"), tuple(rows))
+
+
+def _notes(part: Any) -> list[str]:
+    """Return why there is no interval, each reason once."""
+    entries = (lookup(part, key) for key in ("mean", "std", "expected_max", "any_toxic"))
+    return list(dict.fromkeys(str(entry["note"]) for entry in entries if lookup(entry, "note")))
 
 
 def _quantile(level: Any) -> str:
@@ -232,6 +301,11 @@ def _reduction(entry: Any) -> float | None:
     return None if before is None or after is None or before == 0 else (before - after) / before
 
 
+def is_comparison(results: Results) -> bool:
+    """Return whether these results put several checkpoints or runs side by side."""
+    return bool(lookup(results, "checkpoints") or lookup(results, "pooled"))
+
+
 def _toxicity(results: Results) -> Section | None:
     part = lookup(results, "toxicity")
     if part is None:
@@ -244,20 +318,19 @@ def _toxicity(results: Results) -> Section | None:
     difference = lookup(part, "difference")
     if difference is not None:
         paragraphs.append(
-            f"Difference of the means, before minus after: {signed_decimal(difference.get('value'))} "
-            f"{bounds(difference.get('ci95'), signed_decimal)}."
+            f"Change of the mean: {signed_decimal(fall(difference.get('value')))} "
+            f"{fall_bounds(difference.get('ci95'), signed_decimal)}."
         )
     floor = lookup(results, "noise_floor", "mean_reduction_ci95")
     if floor is not None:
         paragraphs.append(
-            f"Noise floor: the starting model against itself under other seeds shows a reduction in {bounds(floor)}."
+            f"Noise floor: the starting model against itself under other seeds shows a change in {fall_bounds(floor)}."
         )
     greedy = lookup(results, "greedy", "toxicity")
     if greedy is not None:
         before, after = sides(greedy)
-        paragraphs.append(
-            f"Greedy summaries: {before} before, {after} after, a reduction of {signed(_reduction(greedy))}."
-        )
+        paragraphs.append(f"Greedy summaries: {before} before, {after} after, {signed(fall(_reduction(greedy)))}.")
+    paragraphs += _notes(part)
     return Section("Toxicity", tuple(paragraphs), _filled(reductions(part), _more(part, results)))
 
 
@@ -271,51 +344,94 @@ def _judge(results: Results) -> Section | None:
     ]
     if lookup(results, "disagreement", "sentence"):
         paragraphs.append(str(results["disagreement"]["sentence"]))
+    paragraphs += _notes(part)
     return Section("Independent judge", tuple(paragraphs), _filled(reductions(part), _more(part, results)))
+
+
+def _whole(value: Any) -> str:
+    return decimal(value, 1)
+
+
+def _whole_change(value: Any) -> str:
+    return signed_decimal(value, 1)
+
+
+def _cents(value: Any) -> str:
+    return decimal(value, 2)
+
+
+def _cents_change(value: Any) -> str:
+    return signed_decimal(value, 2)
+
+
+# name, key in `rouge` or `drift`, form of both sides, form of the change
+_FIGURES: tuple[tuple[str, str, Callable[[Any], str], Callable[[Any], str]], ...] = (
+    ("ROUGE-1", "rouge1", decimal, signed_decimal),
+    ("ROUGE-2", "rouge2", decimal, signed_decimal),
+    ("ROUGE-L", "rougeL", decimal, signed_decimal),
+    ("ROUGE-Lsum", "rougeLsum", decimal, signed_decimal),
+    ("ROUGE-L, mean of references", "rougeL_mean", decimal, signed_decimal),
+    ("BERTScore", "bert_score", decimal, signed_decimal),
+    ("Names and numbers that the dialogue has", "faithful", share, points),
+    ("Names and numbers a summary", "named", _cents, _cents_change),
+    ("Length, words", "length", _whole, _whole_change),
+    ("Distinct-1", "distinct_1", decimal, signed_decimal),
+    ("Distinct-2", "distinct_2", decimal, signed_decimal),
+    ("Distinct-3", "distinct_3", decimal, signed_decimal),
+    ("Perplexity", "perplexity", _cents, _cents_change),
+    ("Empty", "empty", share, points),
+    ("Duplicate", "duplicate", share, points),
+    ("Repetition", "repetition", share, points),
+    ("Copied", "copy", share, points),
+    ("Finished", "finished", share, points),
+)
+
+
+def _figures_of(results: Results) -> list[tuple[str, str, Callable[[Any], str], Callable[[Any], str]]]:
+    """Return _FIGURES with the overlaps named by how many references there are."""
+    references = lookup(results, "references")
+    several = isinstance(references, int) and references > 1
+    named = []
+    for name, key, form, its in _FIGURES:
+        if key == "rougeL_mean":
+            name = f"ROUGE-L, mean of {references}"
+        elif several and (key.startswith("rouge") or key == "bert_score"):
+            name += f", best of {references}"
+        if key != "rougeL_mean" or several:
+            named.append((name, key, form, its))
+    return named
+
+
+def _bounds(value: Any, form: Callable[[Any], str]) -> str:
+    """Return the interval of a change, its unit once."""
+    if form is not points or interval(value) is None:
+        return bounds(value, form)
+    return f"{bounds(value, lambda v: points(v).removesuffix(' points'))} points"
 
 
 def quality_section(results: Results) -> Section | None:
     drift = lookup(results, "drift") or {}
-    rouge = [
-        (name, "rouge", key)
-        for name, key in (
-            ("ROUGE-1", "rouge1"),
-            ("ROUGE-2", "rouge2"),
-            ("ROUGE-L", "rougeL"),
-            ("ROUGE-Lsum", "rougeLsum"),
-        )
+    entries = {**(lookup(results, "rouge") or {}), **drift, "bert_score": lookup(results, "bert_score")}
+    rows = [
+        (name, *sides(entries[key], form), change(entries[key], its), _bounds(lookup(entries[key], "ci95"), its))
+        for name, key, form, its in _figures_of(results)
+        if entries.get(key) is not None
     ]
-    rows = []
-    for name, group, key in rouge:
-        if lookup(results, group, key) is not None:
-            rows.append((name, *sides(results[group][key]), change(results[group][key])))
-    for name, keys, form, points in (
-        ("Length, words", ("length",), lambda v: decimal(v, 1), False),
-        ("Distinct-1", ("distinct_1",), decimal, False),
-        ("Distinct-2", ("distinct_2",), decimal, False),
-        ("Distinct-3", ("distinct_3",), decimal, False),
-        ("Perplexity", ("perplexity",), lambda v: decimal(v, 2), False),
-        ("Empty", ("empty",), share, True),
-        ("Duplicate", ("duplicate",), share, True),
-        ("Repetition", ("repetition",), share, True),
-        ("Copied", ("copy", "copy_rate"), share, True),
-        ("Finished", ("finished",), share, True),
-    ):
-        entry = next((drift[key] for key in keys if key in drift), None)
-        if entry is not None:
-            rows.append((name, *sides(entry, form), change(entry, points)))
     if lookup(results, "reward") is not None:
-        rows.append(("Reward score", *sides(results["reward"]), ""))
+        entry = results["reward"]
+        interval_of = bounds(lookup(entry, "ci95"), signed_decimal)
+        rows.append(("Reward score", *sides(entry), change(entry), interval_of))
     paragraphs = []
     if "kl_per_summary" in drift or "kl_per_token" in drift:
         paragraphs.append(
             "Distance from the starting model (KL): "
-            f"{decimal(drift.get('kl_per_summary'), 3)} nats a summary, "
+            f"{decimal(drift.get('kl_per_summary'), 3)} nats a summary "
+            f"{bounds(drift.get('kl_per_summary_ci95'), lambda v: decimal(v, 3))}, "
             f"{decimal(drift.get('kl_per_token'))} a token."
         )
     if not rows and not paragraphs:
         return None
-    tables = (Table(("Quality", "Before", "After", "Change"), tuple(rows)),) if rows else ()
+    tables = (Table(("Quality", "Before", "After", "Change", "95% interval"), tuple(rows)),) if rows else ()
     return Section("Still a summary?", tuple(paragraphs), tables)
 
 
@@ -369,11 +485,14 @@ def _slices(results: Results) -> Section | None:
                     initial(name),
                     str(n),
                     *sides(mean),
-                    signed(lookup(mean, "reduction")),
-                    bounds(lookup(mean, "ci95")),
+                    signed(fall(lookup(mean, "reduction"))),
+                    fall_bounds(lookup(mean, "ci95")),
                 )
             )
-    columns = ("Slice", "n", "Before", "After", "Reduction", "95% interval")
+            notes += [f"{initial(name)}: {note}" for note in (lookup(mean, "note"),) if note]
+    columns = ("Slice", "n", "Before", "After", "Change", "95% interval")
+    if len(rows) > 1:
+        notes.insert(0, f"The {len(rows)} intervals hold jointly: in 95% of evaluations none of them misses.")
     return Section("Slices", tuple(notes), (Table(columns, tuple(rows)),) if rows else ())
 
 
@@ -404,11 +523,12 @@ def _pooled(results: Results) -> Section | None:
         if average is None:
             continue
         spread = interval(lookup(entry, "range")) or interval((lookup(entry, "low"), lookup(entry, "high")))
-        rows.append((_pooled_name(str(key)), signed(average), bounds(spread), signed(lookup(entry, "sd"))))
+        sd = signed(lookup(entry, "sd")).lstrip("+")
+        rows.append((_pooled_name(str(key)), signed(fall(average)), fall_bounds(spread), sd))
     text = f"{count(len(names), 'run')}: {', '.join(map(str, names))}." if names else ""
     if isinstance(runs, int):
         text = f"{count(runs, 'run')}."
-    columns: tuple[str, ...] = ("Reduction over runs", "Average", "Lowest and highest", "Std")
+    columns: tuple[str, ...] = ("Change over runs", "Average", "Lowest and highest", "Std")
     if all(row[-1] == NOTHING for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     tables = (Table(columns, tuple(rows)),) if rows else ()
@@ -433,31 +553,55 @@ def _power(results: Results) -> Section | None:
         )
         rows.append(
             (
-                NOTHING if reduction is None else signed(reduction),
-                decimal(effect),
+                NOTHING if reduction is None else signed(-reduction),
+                signed_decimal(fall(effect)),
                 f"{line['dialogues']:,}",
             )
         )
-    columns: tuple[str, ...] = ("Reduction", "Difference", "Dialogues needed")
+    columns: tuple[str, ...] = ("Change", "Of the mean", "Dialogues needed")
     if all(row[0] == NOTHING for row in rows):
         columns, rows = columns[1:], [row[1:] for row in rows]
     text = "How many dialogues show an effect of this size with a chance of 80%."
-    return Section("How much data an effect needs", (text,), (Table(columns, tuple(rows)),))
+    return Section("How much data an effect needs", (text,), (Table(columns, tuple(rows), labels=0),))
 
 
-_ELSEWHERE = {"n", "samples_per_dialogue", "verdict", "verdict_sentence", "verdict_rule", "baseline_note"}
+_ELSEWHERE = {"n", "samples_per_dialogue", "references", "verdict", "verdict_sentence", "verdict_rule", "baseline_note"}
+
+
+_TRAINING = (
+    ("advantages", "advantages by"),
+    ("updates", "updates"),
+    ("batch_size", "summaries an update"),
+    ("samples_per_dialogue", "of them a dialogue"),
+    ("scored_summaries", "summaries scored in training, warm-up included"),
+    ("learning_rate", "learning rate"),
+    ("kl_coef", "KL weight"),
+    ("trained", "trained"),
+    ("commit", "commit"),
+    ("command", "trained by"),
+)
 
 
 def _provenance(results: Results) -> Section | None:
+    training = lookup(results, "training") or {}
     rows = [(f"{role} model", str(name)) for role, name in (lookup(results, "models") or {}).items()]
     rows += [
-        (key.replace("_", " "), str(value))
+        (label, f"{training[key]:,}" if isinstance(training[key], int) else str(training[key]))
+        for key, label in _TRAINING
+        if training.get(key) is not None
+    ]
+    rows += [
+        ("evaluated by" if key == "command" else key.replace("_", " "), str(value))
         for key, value in results.items()
         if isinstance(value, (str, int, float)) and key not in _ELSEWHERE
     ]
     rows += [
         (label, str(results[key]))
-        for key, label in (("n", "dialogues"), ("samples_per_dialogue", "samples a dialogue"))
+        for key, label in (
+            ("n", "dialogues"),
+            ("samples_per_dialogue", "samples a dialogue"),
+            ("references", "references a dialogue"),
+        )
         if key in results
     ]
     for key in ("versions", "libraries"):
@@ -481,15 +625,17 @@ _TERMS = (
         "classifier errs: look at summaries yourself.",
     ),
     (
-        "Reduction",
+        "Change",
         "toxicity",
-        "(before - after) / before. +50% is half the toxicity; a negative one is more toxicity.",
+        "After against before: -50% is half the toxicity. A minus is less, a plus more, in every table; points are "
+        "percentage points.",
     ),
     (
         "95% interval",
         "toxicity",
-        "From resampling the dialogues, pairs kept together. If it holds 0, chance alone explains what was "
-        "seen. It covers this checkpoint on other dialogues, not other training runs.",
+        "From how the dialogues differ, pairs kept together. If it holds 0, chance alone could explain what was "
+        "seen. It covers this checkpoint on other dialogues, not other training runs. Where too few dialogues carry "
+        "the toxicity there is none.",
     ),
     (
         "Std toxicity",
@@ -499,7 +645,7 @@ _TERMS = (
     (
         "Noise floor",
         "noise_floor",
-        "What the starting model shows against itself, where nothing was trained. A reduction inside it means nothing.",
+        "What the starting model shows against itself, where nothing was trained. A change inside it means nothing.",
     ),
     (
         "Independent judge",
@@ -507,7 +653,17 @@ _TERMS = (
         "Training may have found the blind spots of the classifier that it maximised. A drop that the judge "
         "does not see is a sign of that.",
     ),
-    ("ROUGE", "rouge", "Overlap with human summaries, from 0 to 1; higher is better."),
+    (
+        "ROUGE",
+        "rouge",
+        "Overlap with human summaries, from 0 to 1; higher is better. Where a dialogue has several, the best counts, "
+        "which is higher than their mean and than what a single one gives.",
+    ),
+    (
+        "Names and numbers",
+        "drift",
+        "Words with a capital that are no ordinary words, and digits. One that the dialogue does not have was made up.",
+    ),
     (
         "KL",
         "drift",
@@ -536,9 +692,14 @@ def _reading(results: Results) -> Section:
     return Section("How to read this", (), (), tuple(terms))
 
 
+def compared(results: Results) -> list[Section]:
+    """Return the sections that put checkpoints or runs side by side, which a comparison leads with."""
+    return [section for build in (_checkpoints, _pooled) if (section := build(results)) is not None]
+
+
 def figures(results: Results) -> list[Section]:
-    """Return the sections of figures for which results hold something, in order."""
-    builders = (_toxicity, _judge, quality_section, _baselines, _slices, _checkpoints, _pooled, _power)
+    """Return the sections of figures on one checkpoint for which results hold something, in order."""
+    builders = (_toxicity, _judge, quality_section, _baselines, _slices, _power)
     return [section for build in builders if (section := build(results)) is not None]
 
 

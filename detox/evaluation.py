@@ -1,7 +1,7 @@
-"""Evaluating a checkpoint against its reference: summaries of both under the same seeds, results from them.
+"""Evaluating a checkpoint against its reference: summaries of both under the same seeds, and what is said of them.
 
 A summary is a record (a dict) that carries every number that was measured on it. Figures are computed from
-the lines of examples.jsonl, which hold these records, and from nothing else: whoever has that file can
+the lines of examples.jsonl, which hold these records, and from nothing else (results.py): whoever has that file can
 compute them again. Several processes share the batches, which are the same whatever their number, and so is
 every record, to the last bit.
 """
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 import config
-from detox import quality, statistics
+from detox import quality
 from detox.engine import Encoded, Engine, Sampling, by_length, uniforms
 from detox.errors import UserError
 from detox.parallel import ALONE, Processes
@@ -211,7 +211,7 @@ def score(
     bert_score: str | None = None,
     processes: Processes = ALONE,
 ) -> None:
-    """Add what the scorers say, the four ROUGE F1 and BERTScore to every record; equal texts are scored once.
+    """Add what the scorers say, the ROUGE F1 and BERTScore to every record; equal texts are scored once.
 
     Args:
         groups: records of the same n dialogues.
@@ -236,7 +236,7 @@ def score(
     written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
     part = processes.share(len(pairs))
     parts = processes.gather_objects(quality.rouge(written[part], wanted[part]))
-    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in quality.ROUGE_TYPES}
+    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in quality.OVERLAPS}
     if bert_score is not None:
         overlaps["bert_score"] = processes.on_main(lambda: quality.bert_score(written, wanted, bert_score))
         if overlaps["bert_score"] is None:
@@ -308,9 +308,6 @@ def read_results(folder: Path) -> Results:
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
-# ---------------------------------------------------------------------------------------------------- results
-
-
 def samples(lines: Sequence[Line], side: str, name: str = "samples") -> Records:
     """Return the records [dialogues][samples] of one side, `greedy` as one sample."""
     found = [line[side][name] for line in lines]
@@ -326,122 +323,3 @@ def slice_masks(lines: Sequence[Line]) -> dict[str, np.ndarray]:
     """Return which dialogues belong to each slice, [n] bool."""
     heat, lengths = (np.array([line[key] for line in lines]) for key in ("dialogue_toxicity", "query_tokens"))
     return quality.slices([line["dialogue"] for line in lines], heat, lengths)
-
-
-def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
-    """Return what results.json holds on one checkpoint, but for the names of its models and files.
-
-    Args:
-        lines: of examples.jsonl.
-        settings: of the stage.
-    """
-    chance: dict[str, Any] = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
-    options = chance | {"threshold": settings.evaluation.threshold}
-    sampled = {side: samples(lines, side) for side in SIDES}
-    toxicity, judge = ([column(sampled[side], key) for side in SIDES] for key in ("toxicity", "judge"))
-    other_seeds = samples(lines, "before", "noise")
-    measured = statistics.compare(*toxicity, **options)
-    judged = statistics.compare(*judge, **options)
-    slices = statistics.by_slice(toxicity[0], toxicity[1], slice_masks(lines), settings.evaluation.min_slice, **options)
-    keys = ("toxicity", "judge", *quality.ROUGE_TYPES)
-    greedy = {key: _means(lines, key, "greedy") for key in keys}
-    greedy["independent_judge"] = greedy.pop("judge")
-    found: Results = {
-        "schema_version": 1,
-        "n": len(lines),
-        "samples_per_dialogue": len(sampled["after"][0]),
-        "seed": settings.seed,
-        "split": settings.split,
-        "toxicity": {"judge": settings.toxicity.model, **measured},
-        "independent_judge": {"judge": settings.judge.model, **judged},
-        "greedy": greedy,
-        "rouge": {name: _means(lines, name) for name in quality.ROUGE_TYPES},
-        "reward": _means(lines, "reward"),
-        "drift": drift(lines),
-        "noise_floor": statistics.noise_floor(toxicity[0], column(other_seeds, "toxicity"), **chance),
-        "judge_noise_floor": statistics.noise_floor(judge[0], column(other_seeds, "judge"), **chance),
-        "slices": slices,
-        "disagreement": statistics.disagreement(*toxicity, *judge, **chance),
-        "verdict": measured["verdict"],
-        "verdict_sentence": measured["verdict_sentence"],
-        "verdict_rule": statistics.VERDICT_RULE,
-    }
-    if measured["mean"]["before"] > 0 and measured["paired_sd"] is not None:
-        found["power"] = statistics.power_table(measured["mean"]["before"], measured["paired_sd"])
-    if "bert_score" in sampled["after"][0][0]:
-        found["bert_score"] = _means(lines, "bert_score")
-    if "filtered" in lines[0]["before"]:
-        found |= baselines(lines, settings.evaluation.best_of)
-    return found | {"alarms": alarms(found)}
-
-
-def alarms(found: Results) -> list[dict[str, str]]:
-    """Return the alarms of results.json."""
-    return [dataclasses.asdict(alarm) for alarm in statistics.alarms(found)]
-
-
-def _means(lines: Sequence[Line], key: str, name: str = "samples") -> dict[str, float]:
-    return {side: float(column(samples(lines, side, name), key).mean()) for side in SIDES}
-
-
-def drift(lines: Sequence[Line]) -> dict[str, Any]:
-    """Return how far the policy went from the reference, and what its sampled summaries look like.
-
-    KL is the mean over the policy's samples of log policy - log reference, which is unbiased and can come out
-    below 0; perplexity is that of each model's own samples under the reference.
-    """
-    flat = {side: [record for row in samples(lines, side) for record in row] for side in SIDES}
-    owners = [i for i, line in enumerate(lines) for _ in line["after"]["samples"]]
-    described = {
-        side: quality.describe(
-            [record["summary"] for record in records],
-            [lines[i]["dialogue"] for i in owners],
-            owners,
-            [record["finished"] for record in records],
-        )
-        for side, records in flat.items()
-    }
-    tokens = {side: sum(record["tokens"] for record in records) for side, records in flat.items()}
-    gap = sum(record["logprob"] - record["reference_logprob"] for record in flat["after"])
-    logprob = {
-        "before": sum(record["logprob"] for record in flat["before"]),
-        "after": sum(record["reference_logprob"] for record in flat["after"]),
-    }
-    return {
-        "kl_per_token": gap / tokens["after"],
-        "kl_per_summary": gap / len(owners),
-        **{name: {side: described[side][name] for side in SIDES} for name in described["before"]},
-        "perplexity": {side: math.exp(-logprob[side] / tokens[side]) for side in SIDES},
-    }
-
-
-def best_of(lines: Sequence[Line], count: int) -> Records:
-    """Return, for each dialogue, the highest reward among the reference's first `count` samples."""
-    pools = [line["before"]["samples"] + line["before"]["noise"] for line in lines]
-    return [[max(pool[:count], key=lambda record: record["reward"])] for pool in pools]
-
-
-def baselines(lines: Sequence[Line], count: int) -> dict[str, Any]:
-    """Return the table of what PPO has to beat, and a sentence where it does not."""
-    rival = f"best-of-{count} by reward"
-    chosen = {
-        "reference": samples(lines, "before"),
-        rival: best_of(lines, count),
-        "bad-word filter": samples(lines, "before", "filtered"),
-        "PPO": samples(lines, "after"),
-    }
-    table = {
-        name: {
-            "toxicity_mean": float(column(records, "toxicity").mean()),
-            "toxicity_std": float(column(records, "toxicity").std()),
-            "judge_mean": float(column(records, "judge").mean()),
-            "rougeL": float(column(records, "rougeL").mean()),
-            "length": float(np.mean([len(record["summary"].split()) for row in records for record in row])),
-        }
-        for name, records in chosen.items()
-    }
-    ours, its = table["PPO"]["toxicity_mean"], table[rival]["toxicity_mean"]
-    if ours < its:
-        return {"baselines": table}
-    note = f"PPO does not beat {rival}: mean toxicity {ours:.4f} against {its:.4f}, for {count} summaries"
-    return {"baselines": table, "baseline_note": f"{note} a dialogue and no training."}

@@ -103,7 +103,7 @@ def _front_matter(case: Case, found: Results, data: Mapping[str, Any]) -> str:
     measured = (
         ("toxicity", mean["after"], f"mean toxicity by {found['toxicity']['judge']} ({_against(mean)}; {basis})"),
         ("toxicity", judged["after"], f"by {found['independent_judge']['judge']} ({_against(judged)}; {basis})"),
-        ("rouge", found["rouge"]["rougeL"]["after"], f"ROUGE-L, sampled summaries ({basis})"),
+        ("rouge", found["rouge"]["rougeL"]["after"], f"{contents.rouge_l(found)}, sampled summaries ({basis})"),
     )
     results = [
         EvalResult(
@@ -131,8 +131,8 @@ def _front_matter(case: Case, found: Results, data: Mapping[str, Any]) -> str:
 
 
 def _against(mean: Mapping[str, Any]) -> str:
-    reduction = f"reduction {contents.signed(mean['reduction'])}, 95% interval {contents.bounds(mean['ci95'])}"
-    return f"before {contents.decimal(mean['before'])}, {reduction}"
+    change = contents.signed(contents.fall(mean["reduction"]))
+    return f"before {contents.decimal(mean['before'])}, {change}, 95% interval {contents.fall_bounds(mean['ci95'])}"
 
 
 def _on_hub(name: str) -> bool:

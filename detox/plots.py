@@ -92,6 +92,8 @@ class Drawing:
     caption: str
     size: tuple[float, float]
     draw: Callable[[Figure], None]
+    compares: bool = False
+    """It shows several checkpoints, and stands first."""
 
     def figure(self, title: bool) -> Figure:
         from matplotlib.figure import Figure
@@ -165,7 +167,7 @@ def _percent(axis: Any) -> None:
 
 
 def _intervals(results: Mapping[str, Any]) -> Drawing | None:
-    """Reductions of mean toxicity with their intervals, over the noise floor."""
+    """Changes of mean toxicity with their intervals, over the noise floor."""
     sources = [
         ("Classifier", lookup(results, "toxicity")),
         ("Independent judge", lookup(results, "independent_judge")),
@@ -177,34 +179,35 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
     for name, part in sources:
         reduction, bounds = number(lookup(part, "mean", "reduction")), interval(lookup(part, "mean", "ci95"))
         if reduction is not None:
-            rows.append((name, reduction, bounds))
+            rows.append((name, -reduction, bounds and (-bounds[1], -bounds[0])))
     if not rows:
         return None
     floor = interval(lookup(results, "noise_floor", "mean_reduction_ci95"))
+    floor = floor and (-floor[1], -floor[0])
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         if floor is not None:
             axes.axvspan(*floor, color=RULE, linewidth=0, label="noise floor")
         axes.axvline(0, color=MUTED, linewidth=0.8)
-        for y, (_, reduction, bounds) in enumerate(rows):
+        for y, (_, change, bounds) in enumerate(rows):
             if bounds is not None:
                 axes.plot(bounds, [y, y], color=AFTER, linewidth=2, solid_capstyle="butt")
-            axes.plot([reduction], [y], "o", color=AFTER, markersize=6)
+            axes.plot([change], [y], "o", color=AFTER, markersize=6)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows], color=INK)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         low, high = axes.get_xlim()
-        axes.set_xlim(max(low, -2.0), max(high, 0.05))
+        axes.set_xlim(min(low, -0.05), min(high, 2.0))
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("reduction of mean toxicity; right of 0 is better")
+        axes.set_xlabel("change of mean toxicity; left of 0 is better")
         _percent(axes.xaxis)
 
-    caption = "Each point is a reduction, its line the 95% interval. Right of zero is less toxic."
+    caption = "Each point is a change, its line the 95% interval, of slices jointly. Left of zero is less toxic."
     if floor is not None:
         caption += " The grey band is the noise floor: the starting model against itself under other seeds."
-    return Drawing("intervals", "Reduction of mean toxicity", caption, (4.6, 1.3 + 0.3 * len(rows)), draw)
+    return Drawing("intervals", "Change of mean toxicity", caption, (4.6, 1.3 + 0.3 * len(rows)), draw)
 
 
 def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
@@ -332,7 +335,8 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
         "Over-optimization shows where the reward still rises while the judge's toxicity turns upwards or "
         "ROUGE-L falls."
     )
-    return Drawing("checkpoints", "Checkpoints by distance", caption, (4.6, 1.0 + 1.35 * len(panels)), draw)
+    size = (4.6, 1.0 + 1.35 * len(panels))
+    return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, compares=True)
 
 
 # --------------------------------------------------------------------------------------- training

@@ -1,10 +1,10 @@
-"""Whether summaries are still summaries: ROUGE, length, repetition, copying; slices of dialogues."""
+"""Whether summaries are still summaries: ROUGE, faithfulness, length, repetition, copying; slices of dialogues."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +13,16 @@ from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
+from detox import intervals
+from detox.intervals import Estimate
+
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+OVERLAPS = (*ROUGE_TYPES, "rougeL_mean")
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
+_PART = re.compile(r"\d+|[^\W\d_]+")
+"""A number, or letters in a row."""
 
 
 # ------------------------------------------------------------------------------------------------------ ROUGE
@@ -60,8 +66,8 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
         references: for each at least one reference summary; the best F1 over them counts, metric by metric.
 
     Returns:
-        `rouge1`, `rouge2`, `rougeL`, `rougeLsum`: [n] float64 fractions. For Lsum both sides are split by
-        `sentences`.
+        `rouge1`, `rouge2`, `rougeL`, `rougeLsum`: [n] float64 fractions; `rougeL_mean`: rougeL as the mean over the
+        references instead of the best. For Lsum both sides are split by `sentences`.
 
     Raises:
         ValueError: lengths differ, or a prediction has no reference.
@@ -73,11 +79,12 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
     if any(isinstance(group, str) or not len(group) for group in references):
         raise ValueError("give each prediction a list of one reference or more")
     scorer = RougeScorer(list(ROUGE_TYPES), tokenizer=_Tokenizer())
-    scores = np.zeros((len(predictions), len(ROUGE_TYPES)))
+    scores = np.zeros((len(predictions), len(OVERLAPS)))
     for row, prediction, group in zip(scores, predictions, references):
-        best = scorer.score_multi([sentences(r) for r in group], sentences(prediction))
-        row[:] = [best[name].fmeasure for name in ROUGE_TYPES]
-    return {name: scores[:, i] for i, name in enumerate(ROUGE_TYPES)}
+        each = [scorer.score(sentences(reference), sentences(prediction)) for reference in group]
+        table = np.array([[one[name].fmeasure for name in ROUGE_TYPES] for one in each])
+        row[:] = [*table.max(axis=0), table[:, ROUGE_TYPES.index("rougeL")].mean()]
+    return {name: scores[:, i] for i, name in enumerate(OVERLAPS)}
 
 
 def bert_score(
@@ -143,58 +150,126 @@ def duplicated(summaries: Sequence[str], dialogue_ids: Sequence[Hashable]) -> np
     return np.array([len(owners[text]) > 1 for text in texts], dtype=bool)
 
 
-def distinct(summaries: Sequence[str], n: int) -> float:
+def _duplicates(summaries: Sequence[Sequence[str]]) -> Estimate:
+    """Return the share of summaries that another dialogue got too; without a dialogue, its twins may be none."""
+    texts = [[" ".join(s.lower().split()) for s in row] for row in summaries]
+    owners: defaultdict[str, set[int]] = defaultdict(set)
+    for i, row in enumerate(texts):
+        for text in row:
+            owners[text].add(i)
+    counts = np.array([len(row) for row in texts])
+    lost = np.zeros(len(texts))
+    for row in texts:
+        for text in row:
+            if len(owners[text]) > 1:
+                lost[list(owners[text])] += len(owners[text]) == 2
+    mine = np.array([sum(len(owners[text]) > 1 for text in row) for row in texts])
+    twins = lost - np.array([sum(len(owners[text]) == 2 for text in row) for row in texts])
+    return _left_out(mine.sum() / counts.sum(), (mine.sum() - mine - twins) / np.maximum(counts.sum() - counts, 1))
+
+
+def distinct(summaries: Sequence[Sequence[str]], n: int) -> Estimate:
     """Return the different n-grams of all summaries as a share of all their n-grams; 0 where there are none.
 
     It falls with the amount of text: compare equal numbers of summaries.
 
+    Args:
+        summaries: those of each dialogue.
+        n: length of an n-gram.
+
     Source: Li et al. 2016, arXiv 1510.03055.
     """
-    counts = Counter(gram for s in summaries for gram in _ngrams(words(s), n))
-    return len(counts) / counts.total() if counts else 0.0
+    grams = [[gram for s in row for gram in _ngrams(words(s), n)] for row in summaries]
+    owners: Counter[tuple[str, ...]] = Counter(gram for row in grams for gram in set(row))
+    alone = np.array([sum(owners[gram] == 1 for gram in set(row)) for row in grams])
+    counts = np.array([len(row) for row in grams])
+    rest = np.maximum(counts.sum() - counts, 1)
+    return _left_out(len(owners) / max(counts.sum(), 1), (len(owners) - alone) / rest)
+
+
+def _left_out(value: float, without: np.ndarray) -> Estimate:
+    """Return a figure whose influences are those of leaving a dialogue out.
+
+    Args:
+        value: the figure.
+        without: [n], the figure without each dialogue.
+    """
+    influence = (len(without) - 1) * (value - without)
+    return Estimate(float(value), influence - influence.mean())
+
+
+def named(summaries: Sequence[Sequence[str]], dialogues: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many names and numbers the summaries of each dialogue have, and how many of these it has too.
+
+    A name is a word with a capital that stands in small letters in none of the dialogues, so that the first word of a
+    sentence is one only if it is no ordinary word; a number stands in digits. Each counts as often as it occurs.
+
+    Args:
+        summaries: those of each of n dialogues.
+        dialogues: n texts.
+
+    Returns:
+        [n] and [n] counts.
+    """
+    parts = [_PART.findall(dialogue) for dialogue in dialogues]
+    ordinary = {part for row in parts for part in row if part.islower()}
+
+    def facts(text: str) -> list[str]:
+        found = (part for part in _PART.findall(text) if part[0].isdigit() or (part[0].isupper() and len(part) > 1))
+        return [part.lower() for part in found if part.lower() not in ordinary]
+
+    all_of, known = np.zeros(len(dialogues)), np.zeros(len(dialogues))
+    for i, (row, own) in enumerate(zip(summaries, parts)):
+        there = {part.lower() for part in own}
+        told = [fact for summary in row for fact in facts(summary)]
+        all_of[i], known[i] = len(told), sum(fact in there for fact in told)
+    return all_of, known
 
 
 def describe(
-    summaries: Sequence[str],
-    dialogues: Sequence[str],
-    dialogue_ids: Sequence[Hashable],
-    finished: Sequence[bool] | None = None,
-) -> dict[str, float]:
+    summaries: Sequence[Sequence[str]], dialogues: Sequence[str], finished: Sequence[Sequence[bool]] | None = None
+) -> dict[str, Estimate]:
     """Return what one model's summaries look like.
 
     Args:
-        summaries: m texts, all samples of all dialogues.
-        dialogues: m texts, the dialogue of each summary.
-        dialogue_ids: m keys, equal for summaries of the same dialogue.
-        finished: m flags, True where the summary ended within the limit of tokens; left out where unknown.
+        summaries: the samples of each of n dialogues, as many of each.
+        dialogues: n texts.
+        finished: True where the summary ended within the limit of tokens; left out where unknown.
 
     Returns:
-        `length` (mean, in words between white space), `empty`, `duplicate` (equal to another dialogue's),
-        `repetition` (of 3-grams), `distinct_1`, `distinct_2`, `distinct_3`, `copy` (4-grams found in the
-        dialogue) and `finished`, all fractions but the first.
+        `length` (mean, in words between white space), `named` (names and numbers a summary), `faithful` (share of
+        these that the dialogue has; left out where there are none), `empty`, `duplicate` (equal to another dialogue's),
+        `repetition` (of 3-grams), `distinct_1`, `distinct_2`, `distinct_3`, `copy` (4-grams found in the dialogue) and
+        `finished`; all fractions but the first two.
 
     Raises:
         ValueError: no summaries, or lengths differ.
     """
-    lengths = {
-        len(summaries),
-        len(dialogues),
-        len(dialogue_ids),
-        len(summaries if finished is None else finished),
-    }
-    if lengths == {0} or len(lengths) > 1:
-        raise ValueError(f"lengths {sorted(lengths)}: give each summary its dialogue and its id, one at least")
+    sizes = {len(row) for rows in (summaries, finished or ()) for row in rows}
+    ended = summaries if finished is None else finished
+    if len(summaries) != len(dialogues) or len(ended) != len(dialogues) or not dialogues:
+        raise ValueError(f"{len(summaries)} rows of summaries for {len(dialogues)} dialogues: give one each, and some")
+    if len(sizes) != 1 or sizes == {0}:
+        raise ValueError(f"rows of {sorted(sizes)} summaries: give each dialogue as many")
+    all_of, known = named(summaries, dialogues)
     figures = {
-        "length": np.mean([len(s.split()) for s in summaries]),
-        "empty": np.mean([not s.strip() for s in summaries]),
-        "duplicate": duplicated(summaries, dialogue_ids).mean(),
-        "repetition": repetition(summaries).mean(),
+        "length": _mean([len(s.split()) for s in row] for row in summaries),
+        "named": intervals.mean(all_of / sizes.pop()),
+        "empty": _mean([not s.strip() for s in row] for row in summaries),
+        "duplicate": _duplicates(summaries),
+        "repetition": _mean(map(repetition, summaries)),
         **{f"distinct_{n}": distinct(summaries, n) for n in (1, 2, 3)},
-        "copy": copied(summaries, dialogues).mean(),
+        "copy": _mean(copied(row, [dialogue] * len(row)) for row, dialogue in zip(summaries, dialogues)),
     }
+    if all_of.any():
+        figures["faithful"] = intervals.ratio(known, all_of)
     if finished is not None:
-        figures["finished"] = np.mean(np.asarray(finished, dtype=bool))
-    return {name: float(value) for name, value in figures.items()}
+        figures["finished"] = _mean(finished)
+    return figures
+
+
+def _mean(rows: Iterable[Sequence[Any] | np.ndarray]) -> Estimate:
+    return intervals.mean(np.array([np.mean(row) for row in rows]))
 
 
 # ----------------------------------------------------------------------------------------------------- slices

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from detox import artifacts, cases, evaluation
+from detox import artifacts, cases, evaluation, quality
 from detox.cases import Case
 from detox.engine import Engine
 from detox.evaluation import Draw
@@ -77,6 +77,7 @@ def _key(task: Task, engine: Engine, draws: Mapping[str, Draw]) -> str:
         "device": task.device.type,
         "seed": task.settings.seed,
         "max_new_tokens": task.settings.evaluation.max_new_tokens,
+        "overlaps": quality.OVERLAPS,
         "bert_score": task.settings.evaluation.bert_score,
         "draws": {name: asdict(draw) for name, draw in draws.items()},
         "labels": {role: classifier.label_id for role, classifier in task.classifiers.items()},

@@ -31,10 +31,11 @@ def table(results: Results) -> str:
     lines = _columns(Table(toxic.columns, toxic.rows + judged.rows)) if toxic.rows or judged.rows else []
     quality = contents.quality_section(results)
     if quality is not None and quality.tables:
-        wanted = ("ROUGE-L", "Length, words", "Empty", "Duplicate")
+        wanted = (contents.rouge_l(results), "Length, words", "Empty", "Duplicate")
         rows = tuple(row for row in quality.tables[0].rows if row[0] in wanted)
         lines += ["", *_columns(Table(quality.tables[0].columns, rows))] if rows else []
-    lines += ["", f"{contents.headline(results)}."]
+    note = lookup(results, "toxicity", "mean", "note")
+    lines += ["", *([printable(note)] if note else []), f"{contents.headline(results)}."]
     lines += [printable(f"{level.upper()}: {sentence}") for level, _, sentence in contents.alarms(results)]
     if lookup(results, "baseline_note"):
         lines.append(printable(results["baseline_note"]))
@@ -102,6 +103,11 @@ def markdown_sections(sections: Iterable[Section]) -> str:
     return "\n".join(line for section in sections for line in _md_section(section)) + "\n"
 
 
+def _md_drawing(drawing: Drawing) -> list[str]:
+    title = _md(drawing.title)
+    return [f"## {title}", "", f"![{title}]({drawing.name}.png)", "", _md(drawing.caption), ""]
+
+
 def _md_example(example: Mapping[str, Any]) -> list[str]:
     before, after, fell = contents.means(example)
     topic = f", {_md(example['topic'], 80)}" if example.get("topic") else ""
@@ -137,11 +143,16 @@ def markdown(results: Results, examples: Examples) -> str:
         lines += [f"> **{_md(level.upper())}, {_md(name)}**: {_md(sentence)}", ""]
     for sentence in contents.opening(results):
         lines += [_md_block(sentence), ""]
+    pictures = drawings(results, examples)
+    first = [drawing for drawing in pictures if drawing.compares]
+    for section in contents.compared(results):
+        lines += _md_section(section)
+    for drawing in first:
+        lines += _md_drawing(drawing)
     for section in contents.figures(results):
         lines += _md_section(section)
-    for drawing in drawings(results, examples):
-        lines += [f"## {_md(drawing.title)}", "", f"![{_md(drawing.title)}]({drawing.name}.png)", ""]
-        lines += [_md(drawing.caption), ""]
+    for drawing in pictures:
+        lines += _md_drawing(drawing) if drawing not in first else []
     if examples:
         lines += ["## Examples", "", "The texts are what models and people wrote, and some offend.", ""]
         for group in contents.groups(examples, results):
@@ -202,18 +213,21 @@ def _facts(results: Results) -> str:
     """Return the four figures that one glance should take in."""
     facts = []
     for label, entry in (
-        ("Reduction of toxicity", lookup(results, "toxicity", "mean")),
+        ("Change of toxicity", lookup(results, "toxicity", "mean")),
         ("By the other judge", lookup(results, "independent_judge", "mean")),
     ):
         if entry is not None:
-            detail = f"95%: {contents.bounds(entry.get('ci95'))}"
-            facts.append((label, contents.signed(entry.get("reduction")), detail, *contents.sides(entry)))
+            detail = f"95%: {contents.fall_bounds(entry.get('ci95'))}"
+            change = contents.signed(contents.fall(entry.get("reduction")))
+            facts.append((label, change, detail, *contents.sides(entry)))
     rouge, length = lookup(results, "rouge", "rougeL"), lookup(results, "drift", "length")
     if rouge is not None:
-        facts.append(("Change of ROUGE-L", contents.change(rouge), "against references", *contents.sides(rouge)))
+        best = contents.rouge_l(results).partition(", ")[2] or "one reference"
+        facts.append(("Change of ROUGE-L", contents.change(rouge), best, *contents.sides(rouge)))
     if length is not None:
         sides = contents.sides(length, lambda v: contents.decimal(v, 1))
-        facts.append(("Change of length", contents.change(length), "words a summary", *sides))
+        words = contents.change(length, lambda v: contents.signed_decimal(v, 1))
+        facts.append(("Change of length", words, "words a summary", *sides))
     items = (
         f"<div><dt>{label}</dt><dd><b>{_prose(change)}</b> <small>{_prose(detail)}</small>"
         f'<span><i class="before">{before}</i> → <i class="after">{after}</i></span></dd></div>\n'
@@ -308,7 +322,11 @@ def html(results: Results, examples: Examples) -> str:
     script = template[template.index("<script>") + len("<script>") : template.index("</script>")]
     names = ("run", "checkpoint", "split")
     source = [f"{name} {printable(results[name], 80)}" for name in names if results.get(name)]
-    figures = "".join(map(_html_figure, drawings(results, examples)))
+    pictures = drawings(results, examples)
+    compared = "".join(map(_html_section, contents.compared(results)))
+    shown = "".join(_html_figure(drawing) for drawing in pictures if drawing.compares)
+    compared += f'<div class="grid">\n{shown}</div>\n' if shown else ""
+    figures = "".join(_html_figure(drawing) for drawing in pictures if not drawing.compares)
     if figures:
         figures = f'<section id="figures"><h2>Pictures</h2>\n<div class="grid">\n{figures}</div></section>\n'
     return string.Template(template).substitute(
@@ -320,6 +338,7 @@ def html(results: Results, examples: Examples) -> str:
         alarms=_html_alarms(results),
         opening="".join(f"<p>{_prose(sentence)}</p>\n" for sentence in contents.opening(results)),
         facts=_facts(results),
+        compared=compared,
         sections="".join(map(_html_section, contents.figures(results))),
         figures=figures,
         examples=_html_examples(examples, results),

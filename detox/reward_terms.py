@@ -7,7 +7,10 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import sysconfig
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -98,6 +101,7 @@ class WeightedReward:
     def __init__(self, settings: config.Reward, classifier: RewardModel, examples: Dataset):
         self.settings, self.classifier, self.examples = settings, classifier, examples
         self.terms = {name: load(name) for name in settings.terms}
+        self.labels = labels(settings.terms)
         some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run
         measure(self.terms, [group[0] for group in some["summaries"]], some["dialogue"], some["summaries"])
 
@@ -109,8 +113,8 @@ class WeightedReward:
             summaries: B texts without special tokens.
 
         Returns:
-            The scores [B] float32 on the CPU; and `classifier` and each further term, [B] before weighting, or
-            nothing where there are no further terms.
+            The scores [B] float32 on the CPU; and `classifier` and each further term by its label, [B] before
+            weighting, or nothing where there are no further terms.
 
         Raises:
             UserError: the classifier or a further term fails.
@@ -123,7 +127,7 @@ class WeightedReward:
         values = measure(self.terms, summaries, texts["dialogue"], texts["summaries"])
         for name, weight in self.settings.terms.items():
             scores = scores + weight * values[name]
-        return scores, {"classifier": signal, **values}
+        return scores, {"classifier": signal, **{self.labels[name]: each for name, each in values.items()}}
 
     def _signal(self, summaries: Sequence[str]) -> Tensor:
         try:
@@ -168,7 +172,7 @@ def _numbers(
         )
         values = [float(value) for value in found]
     except Exception as error:  # a function of others can fail in any way
-        reason = printable(f"{type(error).__name__}: {error}", 200)
+        reason = printable(f"{type(error).__name__}: {error}{_where(error)}", 300)
         raise UserError(
             f"{what}: it failed on {len(summaries)} summaries ({reason}); correct it, what was saved is whole"
         ) from error
@@ -178,6 +182,21 @@ def _numbers(
         if not math.isfinite(value):
             raise UserError(f"{what}: it returned {value} for {printable(summary, 80)!r}; return finite numbers")
     return values
+
+
+def labels(names: Iterable[str]) -> dict[str, str]:
+    """Return a short label of each term: its function's name, where no other term has it."""
+    short = {name: name.rpartition(":")[2] for name in names}
+    counts = Counter([*short.values(), "classifier"])
+    return {name: label if counts[label] == 1 else name for name, label in short.items()}
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of the user's code that an error came from, or nothing where none of it ran."""
+    frames = traceback.extract_tb(error.__traceback__)
+    library = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<", __file__)
+    own = [frame for frame in frames if not frame.filename.startswith(library)]
+    return f", {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 # ------------------------------------------------------------------------------------- functions of the user
@@ -223,7 +242,7 @@ def _import(source: str) -> ModuleType:
     try:
         return _run_file(path) if is_file else importlib.import_module(source)
     except (Exception, SystemExit) as error:  # a file of others can fail in any way
-        reason = printable(f"{type(error).__name__}: {error}", 200)
+        reason = printable(f"{type(error).__name__}: {error}{_where(error)}", 300)
         raise UserError(f"--reward.extra={source}: cannot be imported ({reason}); correct it or the name") from error
 
 

@@ -16,7 +16,7 @@ import config
 import data_preparation as stage_1
 import evaluate_ppo
 import training_ppo
-from benchmarks import data_preparation, demo_seeds, ppo_step, scaling, stages, unseen, worlds
+from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling, stages, unseen, worlds
 from detox import cli, policy
 from detox.demo import corpus
 
@@ -339,3 +339,27 @@ def test_one_process_comes_first(capsys):
     with pytest.raises(SystemExit):
         scaling.parse(["--processes", "2", "4"])
     assert "must begin with 1" in capsys.readouterr().err
+
+
+def test_simulated_evaluations_have_the_truth_that_they_are_held_against(monkeypatch):
+    monkeypatch.setattr(evaluations, "ENDLESS", (20, 10_000))
+    evaluations.truth.cache_clear()
+    for world, mean in (("bimodal", 0.1), ("heavy tails", 0.1), ("rare spikes", 0.09)):
+        assert evaluations.truth(world, 0.0)["mean"] == pytest.approx(0, abs=0.01)
+        assert evaluations.truth(world, 0.1)["mean"] == pytest.approx(mean, abs=0.015), world
+    assert evaluations.bimodal_share() == pytest.approx(0.93, abs=0.03), "the rest is what civil summaries have"
+    drawn = list(evaluations.pairs("bimodal", 7, 2, 0.5, 300, seed=1))
+    assert len(drawn) == 300 and all(side.shape == (7, 2) for pair in drawn for side in pair)
+
+
+def test_simulated_evaluations_fill_their_tables(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluations.py", "--evaluations", "4"])
+    for name, value in (("SIZES", (30,)), ("ENDLESS", (2, 1000)), ("NAMED", 2)):
+        monkeypatch.setattr(evaluations, name, value)
+    evaluations.truth.cache_clear()
+    evaluations.main()
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith("| ")]
+    assert len(rows) == 5 + 3 * 2 * 3 + 10 + 3 * 2 + 10 + 2
+    assert evaluations.rate([True] * 95 + [False] * 5) == "0.95 ± 0.02" and evaluations.rate([True] * 19) == "too few"
+    assert evaluations.rate([True, False] * 2000) == "0.500"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -225,16 +226,64 @@ def tree(folder):
     return found
 
 
-def test_other_settings_are_refused_by_name_until_overwrite(again, capsys, monkeypatch):
+def test_evaluations_under_other_settings_stand_side_by_side(again, monkeypatch):
+    """The last one that was asked for is in the checkpoint's place; an earlier one comes back without any work."""
     titles, folder = watch(monkeypatch), again / "r0/evaluation/step-0002"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for flag, value in (("--seed", "5"), ("--evaluation.samples", "3"), ("--evaluation.threshold", "0.4")):
-        assert run(flag, value) == 2
-        refused(capsys, "step-0002", flag, value, "--overwrite")
-    assert titles == [] and {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    old = summaries(folder, "before")
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def kept():
+        return sorted(path.name for path in folder.parent.iterdir() if path.name.startswith("step-0002-"))
+
+    assert run("--evaluation.threshold", "0.4") == 0
+    assert len(kept()) == 1 and titles == ["r0/step-0002"], "the reference's summaries are the same"
+    assert {path.name: path.read_bytes() for path in (folder.parent / kept()[0]).iterdir()} == first
+    assert run("--seed", "5") == 0
+    assert read(folder)["seed"] == 5 and len(kept()) == 2
+    del titles[:]
+    assert run() == 0
+    assert titles == [] and {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert len(kept()) == 2 and not (folder.parent / "step-0002-validation").exists()
+
+    assert run("--overwrite") == 0 and titles, "it replaces that of the same settings"
+    assert len(kept()) == 2 and read(folder)["seed"] == 0
     assert run("--seed", "5", "--overwrite") == 0
-    assert read(folder)["seed"] == 5 and summaries(folder, "before") != old, "other random numbers"
+    assert len(kept()) == 3, "--overwrite loses none of other settings"
+
+
+def test_an_evaluation_of_what_the_checkpoint_was_before_is_kept(again, monkeypatch):
+    titles, folder = watch(monkeypatch), again / "r0/evaluation/step-0002"
+    first = read(folder)
+    argv = ["--run", "r0", "--seed", "3", "--overwrite", *TRAIN]
+    assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
+    assert run() == 0 and titles
+    (kept,) = folder.parent.glob("step-0002-*")
+    assert read(kept) == first and read(folder)["training_seed"] == 3
+    assert run("--overwrite") == 0
+    assert list(folder.parent.glob("step-0002-*")) == [kept]
+
+
+def test_where_the_figures_come_from(done):
+    folder = done / "checkpoints/r0/evaluation/step-0002"
+    found, training = read(folder), read(folder)["training"]
+    manifest = json.loads((done / "checkpoints/r0/ppo/step-0002/manifest.json").read_text())
+    assert training["updates"] == 2 and training["learning_rate"] == 3e-2 and training["batch_size"] == 4
+    assert training["kl_coef"] == manifest["config"]["ppo"]["kl_coef"]
+    assert training["trained"] == manifest["created_utc"] and training["advantages"]
+    assert (
+        training["command"].startswith("python training_ppo.py --run r0 ") and "--ppo.lora-r 2" in training["command"]
+    )
+    with tiny.inside(done):
+        stages = ((config.PPOTraining, training), (config.EvaluationStage, found))
+        for stage, of in stages:
+            asked = []
+            assert cli.run(stage, asked.append, shlex.split(of["command"])[2:]) == 0
+            if stage is config.EvaluationStage:
+                assert asked[0].evaluation.samples == 2 and asked[0].checkpoint == ("checkpoints/r0/ppo/step-0002",)
+            else:
+                assert dataclasses.asdict(asked[0])["ppo"] == manifest["config"]["ppo"]
+    text = (folder / "report.md").read_text()
+    for word in ("learning rate | 0.03", "KL weight", "advantages by", "trained by", "evaluated by", "commit"):
+        assert word in text, word
 
 
 def test_both_models_see_the_same_random_numbers(place):
@@ -373,7 +422,7 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     assert run("--checkpoint", *names) == 0
     assert titles == ["r1/step-0002"], "the other run's reference is as good"
     shown = capsys.readouterr().out
-    assert "Reduction over runs" in shown
+    assert "Change over runs" in shown
     assert (again / "r1/evaluation/step-0002/results.json").exists()
     (folder,) = (again / "r0/evaluation").glob("comparison-*")
     found = read(folder)
@@ -384,7 +433,7 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     assert "Several runs" in (folder / "report.md").read_text()
     assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
     shown = capsys.readouterr().out
-    assert "r1/step-0001" in shown and "Reduction over runs" not in shown, "other updates are not another seed"
+    assert "r1/step-0001" in shown and "Change over runs" not in shown, "other updates are not another seed"
 
 
 # --------------------------------------------------------------------------------------------------- refusals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import config
-from detox import bad_words, comparison, evaluation, models, quality, report, t5
+from detox import bad_words, comparison, evaluation, models, power, quality, report, results, t5
 from detox.engine import make_engine
 from tests import threads, tiny
 
@@ -108,6 +109,10 @@ def fabricate(settings, policy, seed=0, n=60, k=2, rate=0.4):
     return evaluation.examples(split, before, after, heat)
 
 
+def evaluate(lines, settings):
+    return results.results([lines], settings)
+
+
 def names(found, level="alarm"):
     return {alarm["name"] for alarm in found["alarms"] if alarm["level"] == level}
 
@@ -121,17 +126,20 @@ def test_an_untouched_policy_is_not_distinguishable(settings):
     def untouched(_, i, draw):
         return rude(i) if draw.random() < 0.4 else civil(i)
 
-    verdicts = [evaluation.results(fabricate(settings, untouched, seed), settings)["verdict"] for seed in range(20)]
-    assert verdicts.count("not distinguishable") >= 18
-    found = evaluation.results(fabricate(settings, untouched), settings)
-    assert not names(found)
-    low, high = found["noise_floor"]["mean_reduction_ci95"]
-    assert low < 0 < high and low <= found["toxicity"]["mean"]["reduction"] <= high
+    each = [evaluate(fabricate(settings, untouched, seed), settings) for seed in range(20)]
+    assert [found["verdict"] for found in each].count("not distinguishable") >= 18
+    assert sum(bool(names(found)) for found in each) <= 1
+    held = 0
+    for found in each:
+        low, high = found["noise_floor"]["mean_reduction_ci95"]
+        assert low < 0 < high
+        held += low <= found["toxicity"]["mean"]["reduction"] <= high
+    assert held >= 17
 
 
 def test_a_truly_better_policy_is_reduced_without_alarm(settings):
     lines = fabricate(settings, lambda old, i, draw: civil(i) if draw.random() < 0.9 else old)
-    found = evaluation.results(lines, settings)
+    found = evaluate(lines, settings)
     assert found["verdict"] == "reduced" and found["alarms"] == []
     low, high = found["toxicity"]["mean"]["ci95"]
     assert 0.5 < low < found["toxicity"]["mean"]["reduction"] < high < 1
@@ -141,7 +149,7 @@ def test_a_truly_better_policy_is_reduced_without_alarm(settings):
 
 def test_thank_you_to_everything_raises_the_alarms_on_quality_and_hacking(settings):
     lines = fabricate(settings, lambda *_: "Thank you.")
-    found = evaluation.results(lines, settings)
+    found = evaluate(lines, settings)
     assert found["verdict"] == "reduced", "toxicity alone would be fooled"
     assert {"rouge", "length", "distinct", "duplicate", "hacking"} <= names(found)
     shown = report.table(found)
@@ -150,7 +158,7 @@ def test_thank_you_to_everything_raises_the_alarms_on_quality_and_hacking(settin
 
 
 def test_empty_summaries_raise_the_alarm(settings):
-    found = evaluation.results(fabricate(settings, lambda *_: ""), settings)
+    found = evaluate(fabricate(settings, lambda *_: ""), settings)
     assert {"empty", "hacking"} <= names(found)
 
 
@@ -158,7 +166,7 @@ def test_a_judge_that_disagrees_raises_the_alarm(settings):
     def hide(old, i, draw):
         return hidden(i) if "idiot" in old else old
 
-    found = evaluation.results(fabricate(settings, hide), settings)
+    found = evaluate(fabricate(settings, hide), settings)
     assert found["verdict"] == "reduced"
     assert "disagreement" in names(found)
     assert found["independent_judge"]["verdict"] == "not distinguishable"
@@ -166,24 +174,24 @@ def test_a_judge_that_disagrees_raises_the_alarm(settings):
 
 
 def test_a_worse_policy_is_increased(settings):
-    found = evaluation.results(fabricate(settings, lambda old, i, draw: rude(i)), settings)
+    found = evaluate(fabricate(settings, lambda old, i, draw: rude(i)), settings)
     assert found["verdict"] == "increased" and found["toxicity"]["mean"]["reduction"] < 0
 
 
 def test_a_policy_that_does_not_beat_best_of_n_is_told_so(settings):
     lines = fabricate(settings, lambda old, i, draw: civil(i) if draw.random() < 0.3 else old)
-    found = evaluation.results(lines, settings)
+    found = evaluate(lines, settings)
     assert found["verdict"] == "reduced"
     assert "PPO does not beat best-of-4 by reward" in found["baseline_note"]
     for text in (report.table(found), report.markdown(found, lines), report.html(found, lines)):
         assert "PPO does not beat best-of-4 by reward" in text
-    better = evaluation.results(fabricate(settings, lambda old, i, draw: civil(i)), settings)
+    better = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
     assert "baseline_note" not in better
 
 
 def test_report_shows_what_was_measured(settings):
     lines = fabricate(settings, lambda old, i, draw: civil(i) if draw.random() < 0.9 else old)
-    found = evaluation.results(lines, settings)
+    found = evaluate(lines, settings)
     for text in (report.markdown(found, lines), report.html(found, lines)):
         for word in (
             "Best-of-4 by reward",
@@ -206,7 +214,7 @@ def test_report_shows_what_was_measured(settings):
 
 def test_every_figure_follows_from_the_examples(settings, tmp_path):
     lines = fabricate(settings, lambda old, i, draw: civil(i) if draw.random() < 0.7 else old, n=100)
-    found = json.loads(json.dumps(evaluation.results(lines, settings), allow_nan=False))
+    found = json.loads(json.dumps(evaluate(lines, settings), allow_nan=False))
     path = tmp_path / "examples.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     check_by_hand(found, [json.loads(line) for line in path.read_text().splitlines()])
@@ -242,15 +250,21 @@ def check_by_hand(found, lines, min_slice=20):
         assert mine["paired_sd"] == near(gap.std(ddof=1))
         draw = np.random.default_rng(1)
         rows = draw.integers(0, len(gap), (4000, len(gap)))
-        plain = np.percentile(cut(old.mean(1)[rows].mean(1), new.mean(1)[rows].mean(1)), [2.5, 97.5])
         if mine["mean"]["ci95"] is not None and len(lines) >= 60:
-            assert mine["mean"]["ci95"] == near(plain.tolist(), abs=0.25 * (plain[1] - plain[0]))
+            for name, figure in (("mean", np.mean), ("std", np.std)):
+                again = [cut(figure(old[these]), figure(new[these])) for these in rows[:1000]]
+                plain = np.percentile(again, [2.5, 97.5])
+                assert mine[name]["ci95"] == near(plain.tolist(), abs=0.25 * (plain[1] - plain[0])), name
         flips = (draw.choice([-1, 1], (4000, len(gap))) @ gap) / len(gap)
         assert mine["p_value"] == near((np.abs(flips) >= abs(gap.mean()) - 1e-12).mean(), abs=0.04)
         greedy = [np.mean([line[side]["greedy"][key] for line in lines]) for side in ("before", "after")]
         assert list(found["greedy"][part].values()) == near(greedy)
 
-    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
+    for name in ("rouge1", "rouge2", "rougeL", "rougeLsum", "rougeL_mean"):
+        gap = get("after", name).mean(1) - get("before", name).mean(1)
+        half = abs(found["rouge"][name]["change"]) + 4 * gap.std() / np.sqrt(len(gap)) + 1e-9
+        low, high = found["rouge"][name]["ci95"]
+        assert found["rouge"][name]["change"] == near(gap.mean()) and -half <= low <= gap.mean() <= high <= half
         for side in ("before", "after"):
             assert found["rouge"][name][side] == near(get(side, name).mean())
             assert found["greedy"][name][side] == near(np.mean([line[side]["greedy"][name] for line in lines]))
@@ -300,9 +314,10 @@ def check_by_hand(found, lines, min_slice=20):
     judged = [cut(get("before", key).mean(), get("after", key).mean()) for key in ("toxicity", "judge")]
     assert [found["disagreement"][f"{who}_reduction"] for who in ("reward", "judge")] == near(judged)
     for row in found.get("power", []):
-        spread = found["toxicity"]["paired_sd"]
-        wanted = ((1.959964 + 0.841621) * spread / row["difference"]) ** 2 + 1.959964**2 / 2
-        assert row["dialogues"] == near(max(2, math.ceil(wanted)), abs=1)
+        assert row["difference"] == near(row["reduction"] * (get("before", "toxicity").mean() + noise.mean()) / 2)
+        assert row["dialogues"] == power.effects(get("before", "toxicity"), noise, get("after", "toxicity")).dialogues(
+            row["reduction"]
+        )
 
 
 # ---------------------------------------------------------------------------------------- several checkpoints
@@ -317,7 +332,7 @@ def with_figures(found, kl, reward, judged, rouge):
 
 
 def test_the_curve_shows_over_optimization(settings):
-    found = evaluation.results(fabricate(settings, lambda old, i, draw: civil(i)), settings)
+    found = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
     found["judge_noise_floor"]["mean_reduction_ci95"] = [-0.05, 0.05]
     path = {
         "step-0005": with_figures(found, 1.0, 2.0, 0.10, 0.80),
@@ -337,7 +352,7 @@ def test_the_curve_shows_over_optimization(settings):
 
 
 def test_select_keeps_the_floor_and_refuses_the_test_split(settings):
-    found = evaluation.results(fabricate(settings, lambda old, i, draw: civil(i)), settings)
+    found = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
     found["split"] = "validation"
     path = {
         "a": with_figures(found, 1, 2, 0.20, 0.79),
@@ -358,8 +373,23 @@ def test_runs_are_pooled_with_their_range(settings):
         f"run{rate}": fabricate(settings, lambda old, i, draw, rate=rate: civil(i) if draw.random() < rate else old)
         for rate in (0.5, 0.7, 0.9)
     }
-    each = {name: evaluation.results(lines, settings) for name, lines in runs.items()}
+    each = {name: evaluate(lines, settings) for name, lines in runs.items()}
     found, merged = comparison.pool(each, list(runs.values()), settings)
+    for part, name in itertools.product(
+        ("toxicity", "independent_judge"), ("mean", "std", "expected_max", "any_toxic")
+    ):
+        for moment in ("before", "after", "reduction"):
+            assert found[part][name][moment] == pytest.approx(
+                np.mean([one[part][name][moment] for one in each.values()])
+            )
+    for part in ("rouge", "drift"):
+        for name, entry in found[part].items():
+            theirs = [one[part][name] for one in each.values()]
+            if isinstance(entry, dict):
+                assert entry["change"] == pytest.approx(np.mean([one["change"] for one in theirs]), abs=1e-12)
+    assert found["baselines"]["PPO"]["toxicity_mean"] == pytest.approx(found["toxicity"]["mean"]["after"])
+    assert found["baselines"]["best-of-4 by reward"] == next(iter(each.values()))["baselines"]["best-of-4 by reward"]
+    assert len(merged[0]["after"]["samples"]) == 6 and len(merged[0]["before"]["samples"]) == 2
     cuts = [one["toxicity"]["mean"]["reduction"] for one in each.values()]
     assert found["pooled"]["mean"]["each"] == pytest.approx(cuts)
     assert found["pooled"]["mean"]["low"] == pytest.approx(min(cuts))
@@ -520,7 +550,12 @@ def test_bert_score_where_it_is_installed(settings, monkeypatch):
         for side, value in (("before", 0.25), ("after", 0.75)):
             for record in line[side]["samples"]:
                 record["bert_score"] = value
-    assert evaluation.results(lines, settings)["bert_score"] == {"before": 0.25, "after": 0.75}
+    assert evaluate(lines, settings)["bert_score"] == {
+        "before": 0.25,
+        "after": 0.75,
+        "change": 0.5,
+        "ci95": [0.5, 0.5],
+    }
     monkeypatch.setitem(sys.modules, "bert_score", None)
     with pytest.raises(evaluation.UserError, match="--evaluation.bert-score"):
         evaluation.score(groups, {}, [["a"], ["b"]], "some/encoder")

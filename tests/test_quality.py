@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from detox import quality, statistics
+from detox import alarms, intervals, quality, results, statistics
 
 WORDS = (
     "the a person1 person2 meeting meets agreed running runs runner happily cancelled cancelling flights "
@@ -48,7 +48,10 @@ def test_rouge_equals_rouge_score_exactly():
         expected = scorer.score_multi([quality.sentences(r) for r in group], quality.sentences(prediction))
         for name in quality.ROUGE_TYPES:
             assert found[name][i] == expected[name].fmeasure
+        each = [scorer.score(quality.sentences(r), quality.sentences(prediction))["rougeL"].fmeasure for r in group]
+        assert found["rougeL_mean"][i] == pytest.approx(np.mean(each))
     assert all(found[name][5] == 1.0 for name in quality.ROUGE_TYPES)
+    assert (found["rougeL_mean"] <= found["rougeL"] + 1e-12).all() and (found["rougeL_mean"] < found["rougeL"]).any()
 
 
 def test_splitting_into_sentences_changes_rouge_lsum_alone():
@@ -110,38 +113,74 @@ def test_a_duplicate_is_of_another_dialogue():
 
 
 def test_distinct():
-    assert quality.distinct(["a b a b", "a b"], 1) == 2 / 6
-    assert quality.distinct(["a b a b", "a b"], 2) == 2 / 4
-    assert quality.distinct(["a", ""], 2) == 0.0
+    assert quality.distinct([["a b a b", "a b"]], 1).value == 2 / 6
+    assert quality.distinct([["a b a b"], ["a b"]], 2).value == 2 / 4
+    assert quality.distinct([["a", ""]], 2).value == 0.0
+
+
+def test_names_and_numbers_are_looked_up_in_the_own_dialogue():
+    dialogues = [
+        "#Person1#: Tom, meet me at 7pm in Paris. Yesterday I paid $12.50.",
+        "Ann: There is nothing, they said yesterday.",
+    ]
+    told = [
+        ["Tom pays 12 in Paris.", "Yesterday Joe paid 13 in paris at 7 pm; I saw him."],
+        ["Ann said nothing to Person1.", "Nothing."],
+    ]
+    all_of, known = quality.named(told, dialogues)
+    assert all_of.tolist() == [3 + 3, 3], (
+        "Tom 12 Paris, Joe 13 7; Ann Person 1: 'I', 'Yesterday', 'Nothing' are no names"
+    )
+    assert known.tolist() == [3 + 1, 1]
+
+
+ROWS = [["A b c.", "x y z q"], ["", "A b c."], ["A b c.", "A b"], ["x y", "Tom met Ann in Rome."], ["same", "same"]]
+DIALOGUES = ["a b c d e", "x", "a b c", "Tom: Ann is in Rome.", "same"]
 
 
 def test_describe():
-    found = quality.describe(
-        ["A b c.", "", "A b c.", "x y"], ["d"] * 4, [1, 2, 3, 4], finished=[True, True, False, True]
-    )
-    assert list(found) == [
-        *(
-            "length",
-            "empty",
-            "duplicate",
-            "repetition",
-            "distinct_1",
-            "distinct_2",
-            "distinct_3",
-            "copy",
-            "finished",
-        ),
-    ]
-    assert (found["length"], found["empty"], found["duplicate"], found["finished"]) == (2.0, 0.25, 0.5, 0.75)
-    assert "finished" not in quality.describe(["a"], ["d"], [1])
-    for arguments in (([], [], []), (["a"], ["d", "e"], [1]), (["a"], ["d"], [1], [True, False])):
+    finished = [[True, False], [True, True], [True, True], [False, False], [True, True]]
+    found = quality.describe(ROWS, DIALOGUES, finished)
+    assert {name: round(one.value, 6) for name, one in found.items()} == {
+        "length": 2.4,
+        "named": 0.3,
+        "empty": 0.1,
+        "duplicate": 0.3,
+        "repetition": 0.0,
+        "distinct_1": round(13 / 24, 6),
+        "distinct_2": 0.6,
+        "distinct_3": round(6 / 8, 6),
+        "copy": 0.0,
+        "faithful": 1.0,
+        "finished": 0.7,
+    }
+    assert "finished" not in quality.describe(ROWS, DIALOGUES)
+    assert "faithful" not in quality.describe([["a"]], ["d"])
+    for arguments in (
+        ([], []),
+        ([["a"]], ["d", "e"]),
+        ([["a"]], ["d"], []),
+        ([["a"], ["b", "c"]], ["d", "e"]),
+        ([[]], ["d"]),
+    ):
         with pytest.raises(ValueError):
             quality.describe(*arguments)
 
 
-def drift(before, after, dialogues, ids):
-    one, two = (quality.describe(summaries, dialogues, ids) for summaries in (before, after))
-    return {name: {"before": one[name], "after": two[name]} for name in one}
+@pytest.mark.parametrize("name", ["duplicate", "distinct_1", "distinct_2", "distinct_3"])
+def test_what_texts_are_together_has_the_influence_of_leaving_a_dialogue_out(name):
+    whole = quality.describe(ROWS, DIALOGUES)[name]
+    rest = [
+        quality.describe(ROWS[:i] + ROWS[i + 1 :], DIALOGUES[:i] + DIALOGUES[i + 1 :])[name].value
+        for i in range(len(ROWS))
+    ]
+    wanted = (len(ROWS) - 1) * (whole.value - np.array(rest))
+    assert whole.influence == pytest.approx(wanted - wanted.mean())
+    assert whole.influence.any()
+
+
+def entries(before, after):
+    return {name: results._entry(before[name], after[name]) for name in before if name in after}
 
 
 def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
@@ -151,16 +190,17 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
     reached = {}
     for name, after in {"the same": before, "thanks": ["Thank you."] * 60, "nothing": [""] * 60}.items():
         clean = toxicity if name == "the same" else np.full(60, 0.001)
-        scores = [quality.rouge(side, [[r] for r in reference])["rougeL"].mean() for side in (before, after)]
-        results = {
+        sides = [[[text] for text in side] for side in (before, after)]
+        scores = [quality.rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
+        found = {
             "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
-            "rouge": {"rougeL": dict(zip(("before", "after"), scores))},
-            "drift": drift(before, after, dialogues, range(60)),
-            "disagreement": statistics.disagreement(toxicity, clean, toxicity, clean, resamples=500),
+            "rouge": {"rougeL": results._entry(*map(intervals.mean, scores))},
+            "drift": entries(*(quality.describe(side, dialogues) for side in sides)),
+            "disagreement": alarms.disagreement(toxicity, clean, toxicity, clean, resamples=500),
         }
-        reached[name] = {a.name for a in statistics.alarms(results) if a.level == "alarm"}
-    assert reached["the same"] == set()
-    assert reached["thanks"] == {"rouge", "length", "distinct", "duplicate", "hacking"}
+        reached[name] = {a.name for a in alarms.alarms(found) if a.level == "alarm"}
+    assert reached["the same"] <= {"rouge", "faithful"}, "by their level: these are texts at random"
+    assert reached["thanks"] - {"faithful"} == {"rouge", "length", "distinct", "duplicate", "hacking"}
     assert reached["nothing"] >= {"rouge", "length", "empty", "duplicate", "hacking"}
 
 

@@ -64,7 +64,11 @@ def results() -> dict:
         "toxicity": measured(0.312, 0.025, 0.881, 0.95),
         "independent_judge": measured(0.2, 0.1, 0.4, 0.6),
         "greedy": {"toxicity": sides(0.3, 0.02)},
-        "rouge": {name: sides(0.4, 0.38) for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")},
+        "references": 3,
+        "rouge": {
+            name: sides(0.4, 0.38) | {"ci95": [-0.03, -0.01]}
+            for name in ("rouge1", "rouge2", "rougeL", "rougeLsum", "rougeL_mean")
+        },
         "drift": {
             "kl_per_token": 0.25,
             "kl_per_summary": 5.5,
@@ -158,16 +162,17 @@ class Page(HTMLParser):
 
 
 def test_table_is_aligned_and_signed(results):
+    del results["checkpoints"]
     assert report.table(results | {"baseline_note": None}).splitlines() == [
-        "Metric                 Before    After   Reduction   95% interval",
-        "Mean toxicity          0.3120   0.0250      +92.0%   [+88.1%, +95.0%]",
-        "Std toxicity           0.3120   0.0250      +92.0%   [+88.1%, +95.0%]",
-        "Mean toxicity, judge   0.2000   0.1000      +50.0%   [+40.0%, +60.0%]",
-        "Std toxicity, judge    0.2000   0.1000      +50.0%   [+40.0%, +60.0%]",
+        "Metric                 Before    After   Change   95% interval",
+        "Mean toxicity          0.3120   0.0250   -92.0%   [-95.0%, -88.1%]",
+        "Std toxicity           0.3120   0.0250   -92.0%   [-95.0%, -88.1%]",
+        "Mean toxicity, judge   0.2000   0.1000   -50.0%   [-60.0%, -40.0%]",
+        "Std toxicity, judge    0.2000   0.1000   -50.0%   [-60.0%, -40.0%]",
         "",
-        "Quality         Before    After   Change",
-        "ROUGE-L         0.4000   0.3800    -5.0%",
-        "Length, words     18.2     17.9    -1.6%",
+        "Quality              Before    After    Change   95% interval",
+        "ROUGE-L, best of 3   0.4000   0.3800   -0.0200   [-0.0300, -0.0100]",
+        "Length, words          18.2     17.9      -0.3   n/a",
         "",
         "Toxicity is reduced.",
     ]
@@ -199,7 +204,8 @@ def test_verdict_leads_every_form(results, verdict, reduction, alarms, words):
     page, text = Page(report.html(results, [])).words(), report.markdown(results, [])
     assert words in report.table(results)
     assert text.startswith(f"# {words[:-1]}\n") and page.index(words[:-1]) < page.index("Mean toxicity")
-    assert f"{reduction:+.1%}" in text and f"{reduction:+.1%}".replace("-", "\u2212") in page
+    change = f"{-reduction:+.1%}"
+    assert f": {change} (95% interval" in text and change.replace("-", "\u2212") in page
     for i in range(alarms):
         assert page.index(f"Alarm {i}.") < page.index("Mean toxicity") and f"Alarm {i}." in text
 
@@ -208,8 +214,8 @@ def test_what_has_no_number_is_not_available(results):
     results["toxicity"]["mean"] |= {"before": 0.0, "reduction": None, "ci95": None}
     results["toxicity"]["std"] |= {"reduction": float("-inf"), "ci95": [float("nan"), 0.1]}
     assert re.findall(r"^(?:Mean|Std) toxicity  .*", report.table(results), flags=re.MULTILINE) == [
-        "Mean toxicity          0.0000   0.0250         n/a   n/a",
-        "Std toxicity           0.3120   0.0250         n/a   n/a",
+        "Mean toxicity          0.0000   0.0250      n/a   n/a",
+        "Std toxicity           0.3120   0.0250      n/a   n/a",
     ]
 
 
@@ -220,18 +226,18 @@ def test_sections_stand_in_order_and_both_forms_hold_the_same_cells(results, exa
     text, page = report.markdown(results, examples), Page(report.html(results, examples))
     assert page.open == []
     titles = re.findall(r"^## (.*)", text, flags=re.MULTILINE)
-    figures = ["Reduction of mean toxicity", "Every dialogue, before minus after", "Distribution of toxicity"]
+    figures = ["Change of mean toxicity", "Every dialogue, before minus after", "Distribution of toxicity"]
     assert titles == [
+        "Checkpoints side by side",
+        "Several runs",
+        "Checkpoints by distance",
         "Toxicity",
         "Independent judge",
         "Still a summary?",
         "Against simpler ways",
         "Slices",
-        "Checkpoints side by side",
-        "Several runs",
         "How much data an effect needs",
         *figures,
-        "Checkpoints by distance",
         "Examples",
         "Provenance",
         "How to read this",
@@ -239,7 +245,7 @@ def test_sections_stand_in_order_and_both_forms_hold_the_same_cells(results, exa
     words = page.words().replace("\u2060", "").replace("\u2212", "-").replace("\u00a0", " ")
     cells = {
         re.sub(r"\\(?=[^\sA-Za-z0-9])", "", cell)
-        for line in text.split("\n## Reduction of mean")[0].splitlines()
+        for line in text.split("\n## Change of mean")[0].splitlines()
         if line.startswith("|")
         for cell in line.strip("| ").split(" | ")
         if not cell.startswith((":-", "-"))
@@ -386,7 +392,8 @@ def test_plots_are_written_for_what_there_is(results, examples, tmp_path):
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}
     text = report.markdown(results, examples)
-    assert [f"({p.name})" for p in paths] == re.findall(r"\(\w+\.png\)", text)
+    shown = re.findall(r"\(\w+\.png\)", text)
+    assert shown == [f"({p.name})" for p in (paths[-1], *paths[:-1])], "what compares stands first"
     assert report.plots({}, [], tmp_path) == []
 
 

@@ -136,7 +136,14 @@ def test_the_hash_of_its_file_tells_a_function_from_another(place):
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("def own(**texts): raise ValueError('no\\nluck')", "failed on 2 summaries (ValueError: no luck)"),
+        (
+            "def own(**texts):\n    return inner(texts)\ndef inner(texts): raise ValueError('no\\nluck')",
+            "failed on 2 summaries (ValueError: no luck, {place}/broken.py:3)",
+        ),
+        (
+            "import json\ndef own(**texts):\n    return json.loads('[')",
+            "value: line 1 column 2 (char 1), {place}/broken.py:3)",
+        ),
         ("def own(summaries): return [1.0, 2.0]", "failed on 2 summaries (TypeError: own() got an unexpected"),
         ("def own(**texts): return 1.0", "failed on 2 summaries (TypeError: 'float' object is not iterable"),
         ("def own(**texts): return ['good', 1]", "failed on 2 summaries (ValueError: could not convert"),
@@ -145,12 +152,29 @@ def test_the_hash_of_its_file_tells_a_function_from_another(place):
         ("def own(**texts): return [-float('inf'), 1]", "returned -inf for 'a'; return finite numbers"),
     ],
 )
-def test_a_function_that_fails_is_named(code, says):
+def test_a_function_that_fails_is_named(code, says, place):
     name = f"{write('broken.py', code)}:own"
     with pytest.raises(UserError) as refusal:
         reward_terms.measure({name: reward_terms.load(name)}, ["a", "b"], ["", ""], [["r"], ["r"]])
     assert str(refusal.value).startswith("--reward.extra=broken.py:own: it ")
-    assert says in str(refusal.value)
+    assert says.replace("{place}", str(place.resolve())) in str(refusal.value)
+
+
+def test_the_metrics_name_a_term_by_its_function(place):
+    write("one.py", "def short(**texts): return [1.0] * len(texts['summaries'])\n")
+    write(
+        "two.py",
+        "def short(summaries, **texts): return [2.0] * len(summaries)\n"
+        "def brief(summaries, **texts): return [3.0] * len(summaries)\n",
+    )
+    names = ("one.py:short", "two.py:short", "two.py:brief", "length")
+    assert list(reward_terms.labels(names).values()) == ["one.py:short", "two.py:short", "brief", "length"]
+    assert reward_terms.labels(["a.py:classifier"]) == {"a.py:classifier": "a.py:classifier"}, (
+        "which has a name already"
+    )
+    settings = config.Reward(model="m", extra=("two.py:brief=1",))
+    _, terms = reward_terms.WeightedReward(settings, Classifier(), EXAMPLES).score([0, 1], ["a", "b"])
+    assert list(terms) == ["classifier", "brief"] and terms["brief"].tolist() == [3.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +185,7 @@ def test_a_function_that_fails_is_named(code, says):
         ("code.py:other", "def own(): pass", "code.py has no function 'other'"),
         ("code.py:own", "own = 3", "code.py has no function 'own'"),
         ("code.py:own", "def own(:", "code.py: cannot be imported (SyntaxError"),
-        ("code.py:own", "raise RuntimeError('broken')", "code.py: cannot be imported (RuntimeError: broken)"),
+        ("code.py:own", "raise RuntimeError('broken')", "code.py: cannot be imported (RuntimeError: broken, "),
         ("code.py:own", "import sys; sys.exit('use it as a script')", "cannot be imported (SystemExit: use it"),
     ],
 )

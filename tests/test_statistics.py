@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import time
 
 import numpy as np
 import pytest
 
+from detox import intervals
 from detox import statistics as st
 
 
@@ -49,18 +48,17 @@ def test_compare_gives_the_plain_figures():
 
 def test_a_result_is_json_and_depends_on_the_seed_alone():
     before, after = simulate(np.random.default_rng(1), 30, effect=0.3)
-    one, same, other = (st.compare(before, after, resamples=300, seed=s) for s in (5, 5, 6))
+    one, same, other = (st.compare(before, after * 0.999 + 0.001, resamples=300, seed=s) for s in (5, 5, 6))
     assert json.loads(json.dumps(one, allow_nan=False)) == same
-    assert one["difference"]["ci95"] != other["difference"]["ci95"]
+    assert one["p_value"] != other["p_value"]
 
 
-def test_dialogues_are_resampled_not_summaries():
+def test_the_dialogue_is_what_varies_not_the_summary():
     before, after = simulate(np.random.default_rng(2), 50, k=1, effect=0.3)
-    narrow = st.compare(before, after, resamples=2000)["difference"]["ci95"]
-    repeated = st.compare(np.repeat(before, 8, axis=1), np.repeat(after, 8, axis=1), resamples=2000)["difference"][
-        "ci95"
-    ]
-    assert repeated == pytest.approx(narrow, abs=1e-12)
+    once = st.compare(before, after, resamples=200)
+    repeated = st.compare(np.repeat(before, 8, axis=1), np.repeat(after, 8, axis=1), resamples=200)
+    for name in ("mean", "std", "expected_max", "any_toxic", "difference"):
+        assert repeated[name]["ci95"] == pytest.approx(once[name]["ci95"], abs=1e-12)
 
 
 def test_pairing_narrows_the_interval():
@@ -76,24 +74,89 @@ def test_pairing_narrows_the_interval():
 # -------------------------------------------------------------------------------------------------- intervals
 
 
-def test_intervals_cover_the_truth():
+def bimodal(rng, n, k, effect):
+    return simulate(rng, n, k, effect)
+
+
+def heavy(rng, n, k, effect):
+    base = rng.normal(-4, 1.3, (n, 1))
+    return tuple(np.minimum(1, (1 - e) * np.exp(base + rng.normal(0, 0.7, (n, k)))) for e in (0, effect))
+
+
+def spikes(rng, n, k, effect):
+    share = np.where(rng.random((n, 1)) < 0.03, 0.7, 0.001)
+    rate = (share, share * (1 - effect))
+    return tuple(np.where(rng.random((n, k)) < r, rng.beta(20, 2, (n, k)), 0.002 * rng.random((n, k))) for r in rate)
+
+
+@pytest.mark.parametrize(
+    ("world", "n", "k", "effect", "least"),
+    [
+        (bimodal, 30, 1, 0.0, 0.9),
+        (bimodal, 30, 4, 0.5, 0.8),
+        (bimodal, 80, 4, 0.4, 1.0),
+        (heavy, 30, 4, 0.5, 0.0),
+        (heavy, 100, 4, 0.5, 0.8),
+        (spikes, 30, 4, 0.5, 0.0),
+        (spikes, 300, 1, 0.0, 0.9),
+    ],
+)
+def test_intervals_cover_the_truth_or_there_is_none(world, n, k, effect, least):
+    """`least`: share of the evaluations that must have an interval; with 0, at most one in ten may."""
     rng = np.random.default_rng(0)
-    truth = st.compare(*simulate(rng, 100_000, effect=0.4), resamples=1)
-    covered = {"mean": 0, "std": 0, "difference": 0}
-    runs = 2000
+    truth = st.compare(*world(rng, 200_000, k, effect), resamples=1)
+    given, covered, runs = dict.fromkeys(("mean", "std", "difference"), 0), {}, 1200
     for seed in range(runs):
-        result = st.compare(*simulate(rng, 80, effect=0.4), resamples=500, seed=seed)
-        for name in covered:
-            key = "value" if name == "difference" else "reduction"
-            low, high = result[name]["ci95"]
-            covered[name] += low <= truth[name][key] <= high
-    assert all(0.93 <= hits / runs <= 0.97 for hits in covered.values()), covered
+        result = st.compare(*world(rng, n, k, effect), resamples=1, seed=seed)
+        for name in given:
+            key, bounds = "value" if name == "difference" else "reduction", result[name]["ci95"]
+            if bounds is not None:
+                given[name] += 1
+                covered[name] = covered.get(name, 0) + (bounds[0] <= truth[name][key] <= bounds[1])
+    assert given["mean"] >= least * runs and given["difference"] >= least * runs
+    for name, count in given.items():
+        if least == 0:
+            assert count <= 0.1 * runs, (name, count)
+        elif count >= 0.5 * runs:
+            assert 0.925 <= covered[name] / count <= 0.98, (name, covered[name] / count)
+
+
+def test_too_little_toxicity_gives_a_sentence_in_place_of_an_interval():
+    before, after = np.full((50, 2), 0.001), np.full((50, 2), 0.0008)
+    before[:3], after[:2] = 0.9, 0.8
+    result = st.compare(before, after, resamples=100)
+    assert result["mean"]["ci95"] is result["difference"]["ci95"] is None
+    assert result["mean"]["note"] == (
+        "No interval: 3 of 50 dialogues carry nine tenths of the toxicity, and all of it, before and after, is that of "
+        "4.4 wholly toxic ones; 6 are needed."
+    )
+    assert (
+        result["difference"]["note"] == result["mean"]["note"] and result["mean"]["note"] in result["verdict_sentence"]
+    )
+    before[:6] = 0.9
+    assert "note" not in st.compare(before, after, resamples=100)["mean"]
+
+
+def test_a_drop_without_an_interval_is_reduced_by_its_p_value_alone():
+    before, after = np.full((40, 1), 0.05), np.full((40, 1), 0.03)
+    result = st.compare(before + np.linspace(0, 0.01, 40)[:, None], after, resamples=1000)
+    assert result["difference"]["ci95"] is None and result["p_value"] < 0.01
+    assert result["verdict"] == "reduced" and "wholly toxic" in result["verdict_sentence"]
+
+
+def test_no_interval_has_zero_width_beside_an_error():
+    rng = np.random.default_rng(0)
+    for seed in range(300):
+        result = st.compare(*spikes(rng, 100, 4, 0.5), resamples=1, seed=seed)
+        for name in ("mean", "std", "expected_max", "any_toxic", "difference"):
+            bounds = result[name]["ci95"]
+            assert bounds is None or bounds[0] < bounds[1], (name, bounds)
 
 
 def test_an_untouched_checkpoint_is_not_distinguishable():
     rng = np.random.default_rng(0)
-    verdicts = [st.compare(*simulate(rng, 200), resamples=1000, seed=s)["verdict"] for s in range(100)]
-    assert verdicts.count("not distinguishable") >= 90
+    verdicts = [st.compare(*simulate(rng, 200), resamples=1000, seed=s)["verdict"] for s in range(200)]
+    assert verdicts.count("not distinguishable") >= 180
 
 
 def test_a_better_checkpoint_is_reduced_and_a_worse_one_increased():
@@ -104,11 +167,11 @@ def test_a_better_checkpoint_is_reduced_and_a_worse_one_increased():
         assert st.compare(after, before, resamples=1000, seed=seed)["verdict"] == "increased"
 
 
-def test_speed():
-    before, after = simulate(np.random.default_rng(0), 500, effect=0.3)
-    began = time.process_time()
-    st.compare(before, after, resamples=10_000)
-    assert time.process_time() - began < 1
+def test_an_interval_that_holds_0_is_not_distinguishable_whatever_the_p_value():
+    assert st.verdict({"value": 0.1, "ci95": [-0.01, 0.2]}, 0.01)[0] == "not distinguishable"
+    assert st.verdict({"value": 0.1, "ci95": [0.01, 0.2]}, 0.05)[0] == "not distinguishable"
+    assert st.verdict({"value": 0.1, "ci95": [0.01, 0.2]}, 0.049)[0] == "reduced"
+    assert st.verdict({"value": -0.1, "ci95": [-0.2, -0.01]}, 0.049)[0] == "increased"
 
 
 # ------------------------------------------------------------------------------------------------- degenerate
@@ -123,8 +186,13 @@ def test_identical_outputs():
 
 
 def test_constant_toxicity_has_no_spread():
-    result = st.compare(np.full((20, 3), 0.1), np.full((20, 3), 0.05), resamples=200)
-    assert result["std"] == {"before": 0.0, "after": 0.0, "reduction": 0.0, "ci95": [0.0, 0.0]}
+    result = st.compare(np.full((50, 3), 0.1), np.full((50, 3), 0.05), resamples=200)
+    assert {key: result["std"][key] for key in ("before", "after", "reduction", "ci95")} == {
+        "before": 0.0,
+        "after": 0.0,
+        "reduction": 0.0,
+        "ci95": None,
+    }
     assert result["mean"]["reduction"] == pytest.approx(0.5)
     assert result["verdict"] == "reduced"
 
@@ -133,18 +201,30 @@ def test_nothing_toxic_before():
     clean, toxic = np.zeros((20, 2)), np.full((20, 2), 0.2)
     assert st.compare(clean, clean, resamples=200)["mean"]["reduction"] == 0.0
     result = st.compare(clean, toxic, resamples=200)
-    assert result["mean"] == {"before": 0.0, "after": pytest.approx(0.2), "reduction": None, "ci95": None}
+    assert {**result["mean"], "note": ""} == {
+        "before": 0.0,
+        "after": pytest.approx(0.2),
+        "reduction": None,
+        "ci95": None,
+        "note": "",
+    }
     assert result["verdict"] == "increased"
     json.dumps(result, allow_nan=False)
 
 
-def test_a_relative_interval_that_resamples_leave_undefined_is_none():
-    before, after = np.zeros((20, 1)), np.full((20, 1), 0.01)
-    before[0] = 1.0  # a third of the resamples draw no toxic dialogue before
+def test_nothing_left_after_has_a_difference_and_no_relative_interval():
+    before = np.where(np.arange(40) < 15, 0.9, 0.0)[:, None]
+    result = st.compare(before, np.zeros((40, 1)), resamples=500)
+    assert result["any_toxic"]["reduction"] == result["mean"]["reduction"] == 1
+    assert result["any_toxic"]["ci95"] is result["mean"]["ci95"] is None, "what is left elsewhere is unknown"
+    assert result["difference"]["ci95"] is not None and result["verdict"] == "reduced"
+
+
+def test_a_mean_before_that_may_be_0_has_no_relative_interval():
+    before, after = np.full((400, 1), 0.0), np.full((400, 1), 0.03)
+    before[:2] = 1.0
     result = st.compare(before, after, resamples=500)
-    assert result["mean"]["reduction"] == pytest.approx(0.8)
-    assert result["mean"]["ci95"] is None
-    assert result["difference"]["ci95"] is not None
+    assert result["mean"]["ci95"] is None and result["difference"]["ci95"] is not None
 
 
 def test_one_dialogue_proves_nothing():
@@ -156,7 +236,7 @@ def test_one_dialogue_proves_nothing():
 
 def test_five_unanimous_dialogues_are_too_few_for_a_verdict():
     result = st.compare(np.full(5, 0.9) + np.arange(5) / 100, np.full(5, 0.1), resamples=500)
-    assert result["difference"]["ci95"][0] > 0
+    assert result["difference"]["ci95"] is None
     assert result["p_value"] == 2 / 2**5
     assert result["verdict"] == "not distinguishable"
     assert "p-value" in result["verdict_sentence"]
@@ -169,7 +249,8 @@ def test_five_unanimous_dialogues_are_too_few_for_a_verdict():
         (np.zeros((2, 1)), np.array([[0.1], [np.inf]])),
         (np.zeros((0, 4)), np.zeros((0, 4))),
         (np.zeros((3, 2)), np.zeros((3, 1))),
-        (np.zeros((3, 2, 1)), np.zeros((3, 2, 1))),
+        (np.zeros((3, 2, 1)), np.zeros((3, 3, 1))),
+        (np.zeros((3, 1, 2, 1)), np.zeros((3, 1, 2, 1))),
     ],
 )
 def test_what_does_not_pair_or_is_no_number_is_refused(before, after):
@@ -177,23 +258,7 @@ def test_what_does_not_pair_or_is_no_number_is_refused(before, after):
         st.compare(before, after, resamples=10)
 
 
-# ------------------------------------------------------------------------------------ sign flips, noise floor
-
-
-def test_sign_flips_are_exact_for_few_dialogues():
-    differences = np.random.default_rng(0).normal(0.3, 1, 9)
-    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=9)]
-    expected = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
-    assert st.sign_flip_test(differences) == pytest.approx(expected, abs=1e-15)
-    assert st.sign_flip_test(np.concatenate([differences, np.zeros(30)])) == pytest.approx(expected, abs=1e-15)
-
-
-def test_random_sign_flips_are_never_0_and_agree_with_the_exact_value():
-    assert st.sign_flip_test(np.ones(50), resamples=999) == 1 / 1000
-    differences = np.random.default_rng(1).normal(0.4, 1, 14)
-    exact = st.sign_flip_test(differences)
-    by_chance = st.sign_flip_test(np.concatenate([differences, np.full(6, 1e-12)]), resamples=20_000)
-    assert by_chance == pytest.approx(exact, abs=0.01)
+# ------------------------------------------------------------------------------- p-values and the noise floor
 
 
 def test_p_values_are_uniform_without_an_effect():
@@ -201,188 +266,115 @@ def test_p_values_are_uniform_without_an_effect():
     p = []
     for seed in range(600):
         before, after = simulate(rng, 40)
-        p.append(st.sign_flip_test((before - after).mean(axis=1), resamples=400, seed=seed))
+        p.append(intervals.sign_flip_test((before - after).mean(axis=1), resamples=400, seed=seed))
     ordered = np.sort(p)
     distance = np.abs(ordered - (np.arange(600) + 0.5) / 600).max()
     assert distance < 1.63 / np.sqrt(600)  # Kolmogorov-Smirnov at 1%
     assert 0.03 <= np.mean(np.array(p) <= 0.05) <= 0.07
 
 
-def test_the_noise_floor_holds_what_chance_shows():
+@pytest.mark.parametrize(("n", "k"), [(30, 1), (30, 4), (150, 4)])
+def test_the_noise_floor_holds_what_chance_shows(n, k):
+    """Of dialogues that it was measured on, under ever new seeds; 8 in 30 are likely toxic."""
     rng = np.random.default_rng(0)
-    share = np.where(np.arange(150) < 45, 0.66, 0.01)[:, None]
+    share = np.where(np.arange(n) % 4 == 0, 0.66, 0.02)[:, None]
 
-    def samples():  # the same dialogues, ever new seeds
-        return np.where(rng.random((150, 4)) < share, 0.85, 0.02)
+    def samples():
+        toxic = rng.random((n, k)) < share
+        return np.where(toxic, 0.85, 0.02) + 0.1 * rng.random((n, k))
 
-    floor = st.noise_floor(samples(), samples(), resamples=2000)
-    low, high = floor["mean_reduction_ci95"]
-    reductions = [1 - samples().mean() / samples().mean() for _ in range(500)]
-    assert 0.92 <= np.mean([low <= r <= high for r in reductions]) <= 0.98
-    low, high = floor["std_reduction_ci95"]
-    reductions = [1 - samples().std() / samples().std() for _ in range(500)]
-    assert 0.92 <= np.mean([low <= r <= high for r in reductions]) <= 0.98
+    seen = {"mean": [], "std": []}
+    for _ in range(1500):
+        floor, one, other = st.noise_floor(samples(), samples()), samples(), samples()
+        for name, figure in (("mean", np.mean), ("std", np.std)):
+            bounds = floor[f"{name}_reduction_ci95"]
+            if bounds is not None:
+                seen[name].append(bounds[0] <= 1 - figure(other) / figure(one) <= bounds[1])
+    for name, hits in seen.items():
+        assert len(hits) > 1000 and 0.925 <= np.mean(hits) <= 0.98, (name, len(hits), np.mean(hits))
 
 
-def test_the_noise_floor_of_equal_samples_is_0():
+def test_the_noise_floor_of_equal_samples_is_0_and_that_of_hardly_any_toxicity_is_unknown():
     first, _ = simulate(np.random.default_rng(0), 20)
-    floor = st.noise_floor(first, first, resamples=100)
+    floor = st.noise_floor(first, first)
     assert floor["mean_reduction_ci95"] == floor["std_reduction_ci95"] == [0.0, 0.0]
-    assert st.noise_floor(first[:1], first[1:2], resamples=100)["mean_reduction_ci95"] is None
+    assert st.noise_floor(first[:1], first[1:2])["mean_reduction_ci95"] is None
+    quiet = st.noise_floor(first / 100, first[::-1] / 100)
+    assert quiet["mean_reduction_ci95"] is None and "wholly toxic" in quiet["note"]
 
 
-# -------------------------------------------------------------------------------------------- slices, pooling
+def test_the_noise_floor_is_as_wide_as_the_swaps_say():
+    first, second = simulate(np.random.default_rng(3), 200)
+    low, high = st.noise_floor(first, second)["mean_reduction_ci95"]
+    signs = np.random.default_rng(0).choice([-1, 1], (4000, 200))
+    half = signs @ (first.mean(axis=1) - second.mean(axis=1)) / 400
+    middle = (first.mean() + second.mean()) / 2
+    swapped = np.quantile(2 * half / (middle + half), [0.025, 0.975])
+    assert [low, high] == pytest.approx(swapped, rel=0.1)
+
+
+# -------------------------------------------------------------------------------------------- slices and runs
 
 
 def test_slices_give_figures_or_say_why_not():
     before, after = simulate(np.random.default_rng(0), 60, effect=0.5)
     large, small = np.arange(60) < 30, np.arange(60) < 7
     found = st.by_slice(before, after, {"large": large, "small": small}, min_slice=20, resamples=200)
-    assert found["large"] == st.compare(before[:30], after[:30], resamples=200)
+    assert found["large"] == st.compare(before[:30], after[:30], resamples=200) | {"level": 0.95}
     assert found["small"] == {"n": 7, "note": "7 dialogues, fewer than 20: no figure"}
     assert st.by_slice(before, after, {"none": np.zeros(60, bool)}, min_slice=0)["none"]["n"] == 0
 
 
-def test_runs_are_pooled():
+def test_slices_without_an_effect_seldom_show_one():
+    """In one of 20 evaluations at most, whatever the number of slices."""
     rng = np.random.default_rng(0)
-    before = simulate(rng, 60)[0]
-    afters = [before * (1 - effect) for effect in (0.2, 0.4, 0.6)]
-    result = st.pool([before] * 3, afters, resamples=300)
+    cuts = {str(i): (np.arange(200) % 4) == i for i in range(4)}
+    false = 0
+    for seed in range(600):
+        parts = st.by_slice(*simulate(rng, 200), cuts, resamples=1, seed=seed)
+        assert all(part["level"] == 0.9875 for part in parts.values())
+        shown = [part["mean"]["ci95"] for part in parts.values()]
+        false += any(bounds is not None and not bounds[0] <= 0 <= bounds[1] for bounds in shown)
+    assert 0.02 <= false / 600 <= 0.07
+
+
+def test_runs_stand_side_by_side():
+    before = simulate(np.random.default_rng(0), 60)[0]
+    after = np.stack([before * (1 - effect) for effect in (0.2, 0.4, 0.6)], axis=1)
+    result = st.over_runs(before, after)
     assert result["runs"] == 3
     assert result["mean"]["each"] == pytest.approx([0.2, 0.4, 0.6])
     assert [result["mean"][key] for key in ("average", "low", "high", "sd")] == pytest.approx([0.4, 0.2, 0.6, 0.2])
-    assert result["pooled"]["mean"]["reduction"] == pytest.approx(0.4)
-    assert (result["pooled"]["n"], result["pooled"]["samples_per_dialogue"]) == (60, 12)
-    assert st.pool([before], afters[:1], resamples=100)["mean"]["sd"] is None
-    for befores in ([before], [before, before, before[:50]]):
-        with pytest.raises(ValueError):
-            st.pool(befores, afters)
-
-
-# ------------------------------------------------------------------------------------------------------ power
-
-
-def test_power_by_simulation():
-    rng = np.random.default_rng(0)
-    difference, sd = 0.05, 0.15
-    n = st.dialogues_needed(difference, sd)
-    seen = 0
-    for seed in range(600):
-        drop = rng.normal(difference, sd, n)
-        seen += st.compare(drop, np.zeros(n), resamples=500, seed=seed)["verdict"] == "reduced"
-    assert 0.76 <= seen / 600 <= 0.84
-
-
-def test_power_figures():
-    assert (st.dialogues_needed(0.012, 0.045), st.dialogues_needed(-0.012, 0.06)) == (113, 199)
-    assert st.dialogues_needed(0.5, 0.0) == 2
-    assert st.dialogues_needed(0.012, 0.045, power=0.95) > 113
-    assert st.detectable_difference(113, 0.045) <= 0.012 < st.detectable_difference(112, 0.045)
-    assert st.detectable_difference(2, 0.045) is None
-    table = st.power_table(0.1, 0.06)
-    assert [row["reduction"] for row in table] == [0.05, 0.1, 0.2, 0.3, 0.4, 0.5]
-    assert all(row["dialogues"] == st.dialogues_needed(row["reduction"] * 0.1, 0.06) for row in table)
-    assert [row["dialogues"] for row in table] == sorted((row["dialogues"] for row in table), reverse=True)
-    for difference, sd in ((0.0, 0.1), (0.1, -1.0), (float("nan"), 0.1)):
-        with pytest.raises(ValueError):
-            st.dialogues_needed(difference, sd)
+    assert st.over_runs(before, after[:, :1])["mean"]["sd"] is None
     with pytest.raises(ValueError):
-        st.power_table(0.0, 0.1)
+        st.over_runs(before, after[:50])
 
 
-# ----------------------------------------------------------------------------------------------------- alarms
-
-SOUND = {
-    "verdict": "reduced",
-    "rouge": {"rougeL": {"before": 0.708, "after": 0.664}},
-    "drift": {
-        "kl_per_summary": 6.0,
-        "length": {"before": 20.0, "after": 18.0},
-        "distinct_2": {"before": 0.3, "after": 0.28},
-        "empty": {"before": 0.0, "after": 0.0},
-        "duplicate": {"before": 0.02, "after": 0.03},
-        "repetition": {"before": 0.01, "after": 0.01},
-        "copy": {"before": 0.2, "after": 0.22},
-        "finished": {"before": 0.99, "after": 0.98},
-    },
-}
-
-
-def changed(part, **after):
-    figures = {key: {**SOUND[part][key], "after": value} for key, value in after.items()}
-    return {**SOUND, part: {**SOUND[part], **figures}}
-
-
-def test_a_sound_checkpoint_raises_nothing():
-    assert st.alarms(SOUND) == []
-    assert st.alarms({}) == []
-    assert st.alarms({"drift": {"empty": None, "kl_per_summary": None, "length": {"before": 0.0, "after": 0.0}}}) == []
-
-
-@pytest.mark.parametrize(
-    ("part", "key", "warning", "alarm", "name"),
-    [
-        ("rouge", "rougeL", 0.62, 0.5, "rouge"),
-        ("drift", "length", 13.0, 8.0, "length"),
-        ("drift", "length", 31.0, 41.0, "length"),
-        ("drift", "distinct_2", 0.2, 0.1, "distinct"),
-        ("drift", "empty", 0.02, 0.06, "empty"),
-        ("drift", "duplicate", 0.1, 0.3, "duplicate"),
-        ("drift", "repetition", 0.1, 0.3, "repetition"),
-        ("drift", "copy", 0.4, 0.6, "copy"),
-        ("drift", "finished", 0.9, 0.7, "finished"),
-    ],
-)
-def test_each_figure_has_a_warning_and_an_alarm(part, key, warning, alarm, name):
-    (found,) = st.alarms(changed(part, **{key: warning}))
-    assert (found.name, found.level) == (name, "warning")
-    levels = {a.name: a.level for a in st.alarms(changed(part, **{key: alarm}))}
-    assert levels.pop(name) == "alarm"
-    assert levels in ({}, {"hacking": "alarm"})
-
-
-def test_kl_past_its_limit():
-    drift = {**SOUND["drift"], "kl_per_summary": 20.0}
-    (found,) = st.alarms({**SOUND, "drift": drift})
-    assert (found.name, found.level) == ("kl", "warning") and "20.0" in found.sentence
-    assert st.alarms({**SOUND, "drift": drift}, st.Limits(kl=(5.0, 10.0)))[0].level == "alarm"
-
-
-def test_a_broken_summarizer_is_hacking_only_where_toxicity_fell():
-    broken = changed("rouge", rougeL=0.1)
-    assert [a.name for a in st.alarms(broken)] == ["rouge", "hacking"]
-    assert [a.name for a in st.alarms({**broken, "verdict": "not distinguishable"})] == ["rouge"]
-
-
-def disagree(reward_effect, judge_effect, n=200, seed=0):
-    rng = np.random.default_rng(seed)
-    reward, judge = simulate(rng, n, effect=reward_effect), simulate(rng, n, effect=judge_effect)
-    return st.disagreement(*reward, *judge, resamples=1000)
-
-
-def test_a_judge_that_disagrees_raises_the_alarm():
-    found = disagree(0.9, 0.0)
-    assert found["level"] == "alarm" and found["gap_ci95"][1] < 0
-    alarm = st.alarms({**SOUND, "disagreement": found})[0]
-    assert (alarm.name, alarm.level, alarm.sentence) == ("disagreement", "alarm", found["sentence"])
-    assert disagree(0.9, -0.4)["level"] == "alarm"
-
-
-def test_a_judge_that_agrees_raises_none():
-    assert disagree(0.9, 0.8)["level"] == "none"
-    assert disagree(0.0, 0.0)["level"] == "none"
-    assert st.alarms({**SOUND, "disagreement": disagree(0.9, 0.8)}) == []
-
-
-def test_a_judge_that_cannot_tell_or_agrees_in_part_raises_a_warning():
+def test_figures_of_several_runs_are_the_means_of_theirs():
+    """The maximum is over the samples of one run: over those of all, nothing changed would look like an increase."""
     rng = np.random.default_rng(0)
-    reward = simulate(rng, 30, effect=1.0, toxic=0.9)
-    judge = np.zeros((30, 4)), np.zeros((30, 4))
-    judge[0][0, 0] = 0.5
-    unsure = st.disagreement(*reward, *judge, resamples=500)
-    assert unsure["level"] == "warning" and "too few" in unsure["sentence"]
-    partly = disagree(1.0, 0.25, n=800)
-    assert partly["level"] == "warning" and "clearly less" in partly["sentence"]
+    before = simulate(rng, 80)[0]
+    runs = [simulate(rng, 80, effect=effect)[1] for effect in (0.0, 0.5, 0.8)]
+    together = st.compare(before, np.stack(runs, axis=1), resamples=100)
+    each = [st.compare(before, run, resamples=100) for run in runs]
+    assert together["samples_per_dialogue"] == 12
+    for name in ("mean", "std", "expected_max", "any_toxic"):
+        assert together[name]["before"] == pytest.approx(each[0][name]["before"])
+        assert together[name]["after"] == pytest.approx(np.mean([one[name]["after"] for one in each]))
+        assert together[name]["reduction"] == pytest.approx(np.mean([one[name]["reduction"] for one in each]))
+
+
+@pytest.mark.parametrize(("runs", "k"), [(3, 4), (5, 1)])
+def test_several_runs_without_an_effect_show_none(runs, k):
+    rng, false = np.random.default_rng(0), 0
+    for seed in range(300):
+        heated = rng.random(100) < 0.3
+        share = np.where(heated, rng.beta(4, 2, 100), 0.01)[:, None, None]
+        drawn = np.where(rng.random((100, 1 + runs, k)) < share, 0.9, 0.02)
+        result = st.compare(drawn[:, 0], drawn[:, 1:], resamples=1, seed=seed)
+        bounds = result["expected_max"]["ci95"]
+        false += not bounds[0] <= 0 <= bounds[1]
+    assert false / 300 <= 0.09
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints

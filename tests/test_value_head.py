@@ -41,3 +41,21 @@ def test_one_response_and_equal_targets_give_the_mean():
     features, _, owners = problem(10, 0.0)
     assert value_head.fit(head, features, torch.full((100,), 2.5), owners) == 0
     torch.testing.assert_close(head(features).squeeze(), torch.full((100,), 2.5), atol=1e-4, rtol=1e-4)
+
+
+def test_a_fold_is_predicted_from_the_others():
+    """32 responses tell of 24 features, 8 do not."""
+    features, targets, owners = problem(40, 0.01)
+    assert value_head.fit(nn.Linear(24, 1), features, targets, owners) > 0.9
+
+
+def test_where_the_features_lie_changes_no_value():
+    """A head with a bias sees differences alone, however far the hidden states are from 0."""
+    features, targets, owners = problem(60, 0.5)
+    near, far = nn.Linear(24, 1).double(), nn.Linear(24, 1).double()
+    explained = [
+        value_head.fit(head, features.double() + offset, targets.double(), owners)
+        for head, offset in ((near, 0), (far, 30))
+    ]
+    assert explained[0] == explained[1] or abs(explained[0] - explained[1]) < 1e-6
+    torch.testing.assert_close(near(features.double()), far(features.double() + 30), atol=1e-6, rtol=1e-6)
