@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, models, parallel
+    from detox import data, devices, models, parallel
 
     processes = parallel.start("cpu")
     if processes.count > 1:
@@ -37,8 +37,8 @@ def main(settings: config.LoraTraining) -> None:
             f"{cli.command('training_lora.py', settings)}"
         )
     models.quiet()
-    models.set_threads(settings.threads)
-    device = models.choose_device(settings.device)
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
     run = Path(settings.checkpoints) / settings.run_name
     with (
         artifacts.lock(run),

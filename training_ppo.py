@@ -100,21 +100,20 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
-    from detox import data, models, policy, sharding
-    from detox.engine import choose_dtype
+    from detox import data, devices, models, policy, sharding
     from detox.prompts import PromptStream
     from detox.reward import RewardModel
     from detox.reward_terms import WeightedReward
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     models.quiet()
-    models.set_threads(settings.threads)
-    device = models.choose_device(settings.device)
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
     base, revision = settings.model.base, settings.model.revision
     tokenizer = models.load_tokenizer(base, revision)
     models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
-    dtype = choose_dtype(settings.dtype, device)
+    dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
     if processes.sharded:

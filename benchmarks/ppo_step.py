@@ -326,7 +326,7 @@ def make_task(variant: str, arguments: argparse.Namespace) -> Task:
     """Return what a variant trains, and how."""
     import torch
 
-    from detox.engine import choose_dtype
+    from detox.devices import choose_dtype
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     ours = variant.startswith("ours")

@@ -23,7 +23,7 @@ import torch
 
 import config
 from detox import memory
-from detox.engine import choose_dtype
+from detox.devices import choose_dtype
 from detox.sizes import ClassifierSizes, Sizes
 from detox.work import useful_gflop
 
