@@ -55,7 +55,7 @@ def main(settings: config.PPOTraining) -> int:
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
-        parts = build(settings, inputs, processes)
+        parts = build(checkpoint.as_begun(settings, resumed, processes.sharded), inputs, processes)
         if processes.is_main and settings.overwrite and folder.exists():  # only now that all that is needed is there
             artifacts.remove(folder)
         return train(settings, parts, folder, resumed, inputs, weights)
@@ -145,7 +145,7 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint, collapse, rollouts, trackers
+    from detox import checkpoint, collapse, devices, rollouts, trackers
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
 
@@ -168,7 +168,8 @@ def train(
             started = time.perf_counter()
             rollout, prompts, summaries = rollouts.roll_out(trainer, parts.prompts, settings)
             generated = time.perf_counter()
-            scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
+            with devices.lack_of_memory_told(f"lower --reward.batch-size={settings.reward.batch_size}"):
+                scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}

@@ -82,10 +82,10 @@ class Decoding:
         for members, end, start in zip(groups, ends.split(sizes), starts.split(sizes), strict=True):
             longest = packing.round_up(max(lengths[i] for i in members), engine.traits.slot_multiple)
             positions = torch.arange(longest, device=device)
-            beyond = positions >= end[:, None]
-            sources.append(start[:, None] + positions.masked_fill(beyond, 0))
-            bias = torch.zeros(beyond.shape, dtype=engine.attention_dtype, device=device)
-            self.prompts.append(Prompts(bias.masked_fill_(beyond, -torch.inf)[:, None, None], [], []))
+            there = positions < end[:, None]
+            sources.append(start[:, None] + positions * there)
+            bias = torch.zeros(there.shape, dtype=engine.attention_dtype, device=device)
+            self.prompts.append(Prompts(bias.masked_fill_(~there, -torch.inf)[:, None, None], [], []))
         self.places = torch.tensor(self.order, device=device)
         memory = engine.padded(encoded.hidden)
         for block in engine.decoder.block:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -108,6 +110,24 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
+
+
+@contextmanager
+def lack_of_memory_told(advice: str) -> Iterator[None]:
+    """Turn a lack of memory into one line.
+
+    Args:
+        advice: what to lower.
+
+    Raises:
+        UserError: the device or the machine has no memory left.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"out of memory: {advice}, or free some") from None
 
 
 # ------------------------------------------------------------------------------------------------- how they differ

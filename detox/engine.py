@@ -139,6 +139,7 @@ class Engine(ABC):
     """A summarizer with LoRA adapters (or none) and, while training, a value head.
 
     Attributes:
+        name: as `--engine` has it.
         kind: name for people.
         peft, base: the `PeftModel`, or None, and the `PreTrainedModel`.
         traits: what is done otherwise on this device than on others.
@@ -151,6 +152,7 @@ class Engine(ABC):
         value_reads_detached: the value head's gradient stops at the hidden state.
     """
 
+    name: str
     kind: str
 
     def __init__(self, model: Any, value_head: nn.Module | None = None, value_reads_detached: bool = True):
@@ -421,6 +423,7 @@ class HuggingFaceEngine(Engine):
         batch_size: prompts encoded at once.
     """
 
+    name = "hf"
     kind = "Hugging Face"
 
     def __init__(

@@ -52,7 +52,7 @@ class PackedT5Engine(Engine):
     all of attention; the factors and their gradients are kept in theirs.
     """
 
-    kind = "packed"
+    name = kind = "packed"
 
     def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
         super().__init__(model, value_head, value_reads_detached)
