@@ -151,7 +151,8 @@ def ran_on(trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     """Return what the settings of device, dtype, engine and threads came to."""
     engine = trainer.engine
     dtype = str(engine.head_weight.dtype).removeprefix("torch.")
-    return {"device": str(engine.device), "dtype": dtype, "engine": engine.name, "threads": torch.get_num_threads()}
+    device = str(engine.device) if engine.device.type == "cuda" else engine.device.type
+    return {"device": device, "dtype": dtype, "engine": engine.name, "threads": torch.get_num_threads()}
 
 
 def as_begun(settings: config.PPOTraining, folder: Path | None, sharded: bool = False) -> config.PPOTraining:

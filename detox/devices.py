@@ -178,9 +178,10 @@ CPU = Traits(
 CUDA = Traits()
 MPS = Traits(pad_multiple=32, compiles_shapes=True)
 
-_BY_TYPE = {"cpu": CPU, "cuda": CUDA, "mps": MPS}
+BY_TYPE = {"cpu": CPU, "cuda": CUDA, "mps": MPS}
+"""Traits by the device's type."""
 
 
 def traits(device: torch.device) -> Traits:
     """Return how the engines run on a device; an unknown kind is taken for one like CUDA."""
-    return _BY_TYPE.get(device.type, CUDA)
+    return BY_TYPE.get(device.type, CUDA)
