@@ -55,11 +55,13 @@ def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
 
 
 def deviations(trainer: Any, rollout: Any, experience: Any) -> list[float]:
-    """Return mean and largest |ratio - 1| of the tokens of a minibatch, the worst of all minibatches."""
+    """Return mean and largest |ratio - 1| of the tokens of a minibatch, the worst of two minibatches."""
+    from detox.trainer import deal
+
     found = []
-    for first in range(0, len(experience.lengths), trainer.minibatch_size):
-        # Every other one of neighbours: other companions than those of the old log-probabilities.
-        rows = [(first // trainer.minibatch_size + 2 * i) % len(experience.lengths) for i in range(trainer.minibatch_size)]
+    for seed in range(2):
+        # Other companions than those of the old log-probabilities, as in training.
+        rows = deal(len(experience.lengths), trainer.minibatch_size, [seed])[0]
         stats = trainer._minibatch(rollout, experience, rows, entropy=False)
         found.append([stats["ratio_deviation"], stats["ratio_first"]])
     return [max(column) for column in zip(*found)]

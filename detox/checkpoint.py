@@ -180,6 +180,8 @@ def as_begun(settings: config.PPOTraining, folder: Path | None, sharded: bool = 
         )
         settled.validate()
     except (TypeError, KeyError, AttributeError, UserError):
+        if folder is None:
+            raise
         raise UserError(f"{folder}: state.json does not say on what device it was made; {_remedy(folder)}") from None
     return settled
 

@@ -169,7 +169,6 @@ class Decoding:
         heads = rows.unflatten(-1, (self.engine.heads, -1)).transpose(1, 2)
         return heads.to(self.engine.attention_dtype, memory_format=torch.contiguous_format)
 
-
     def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Return the attention [b, H, 1, dk] of one query a sequence to its keys and values [b, H, S, dk]."""
         if self.engine.traits.fused:

@@ -317,7 +317,8 @@ class Engine(ABC):
         hidden = self.head_input(hidden).to(self.head_weight.dtype)
         if self.traits.tall_head:
             product = (self.head_weight @ hidden.T).T
-            logits = product.new_empty(product.shape, dtype=torch.promote_types(product.dtype, torch.float32)).copy_(product)
+            dtype = torch.promote_types(product.dtype, torch.float32)
+            logits = product.new_empty(product.shape, dtype=dtype).copy_(product)
         else:
             logits = wide(hidden @ self.head_weight.T)
         return logits if self.head_bias is None else logits + self.head_bias
@@ -356,9 +357,7 @@ def unpack(packed: Tensor, mask: Tensor) -> Tensor:
     return packed.new_zeros(mask.shape).masked_scatter(mask, packed)
 
 
-def choose(
-    logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Choose the next token of each row.
 
     Args:

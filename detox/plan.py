@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import config
-from detox import devices, memory, models, scaling
+from detox import devices, memory, scaling
 from detox.errors import UserError
 from detox.sizes import ClassifierSizes, Shape, Sizes, find_shape
 
@@ -132,7 +132,8 @@ def planned_device(name: str) -> tuple[torch.device, bool]:
 
 def runs_packed(engine: str, shape: Shape, device: torch.device) -> bool:
     """Return whether training would take the packed engine."""
-    return shape.settings.model_type == "t5" and (engine == "packed" or (engine == "auto" and not devices.traits(device).compiles_shapes))
+    by_itself = engine == "auto" and not devices.traits(device).compiles_shapes
+    return shape.settings.model_type == "t5" and (engine == "packed" or by_itself)
 
 
 def prompt_lengths(settings: config.PPOTraining, run: Path) -> list[int]:

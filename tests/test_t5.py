@@ -13,7 +13,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from detox import t5
+from detox import devices, t5
 from detox.engine import HuggingFaceEngine, Sampling, uniforms, unpack
 from detox.layers import LinearsOfFew, linears
 from detox.t5 import PackedT5Engine
@@ -203,6 +203,20 @@ def test_sampling_with_the_same_numbers_gives_the_tokens_of_the_hugging_face_eng
     assert max(len(response) for response in ours.responses) > 32, "the cache had to grow"
     torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=1e-4, atol=1e-5)
     assert all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("traits", [devices.CUDA, devices.MPS, replace(devices.CPU, alike=9.0, look_every=3)])
+@torch.no_grad()
+def test_what_is_done_otherwise_on_other_devices_changes_no_sample(traits):
+    model = with_lora(t5_model(), ALL)
+    plain, other = PackedT5Engine(model), PackedT5Engine(model)
+    other.traits = traits
+    queries, draws = ids(LENGTHS * 2), uniforms(0, 0, range(12), 70)
+    expected, found = (e.generate(e.encode(queries), 70, Sampling(draws)) for e in (plain, other))
+    assert [x.tolist() for x in found.responses] == [x.tolist() for x in expected.responses]
+    assert torch.equal(found.finished, expected.finished) and len({*map(len, found.responses)}) > 3
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.hidden, expected.hidden, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.devices.kernels import MAKE_LIKE, Operator
+from tests.devices.sums import blockwise_sums
 
 WIDE = (torch.float64, torch.complex128)
 PROJECT = os.environ.get("SIMULATED_PROJECT", str(Path(__file__).resolve().parent.parent.parent)) + os.sep
@@ -243,7 +244,7 @@ class Simulator:
         if self.products is not None and operator.name in _PRODUCTS:
             return self._product(operator.name, inner, own)
         if self.scans and operator.name == "cumsum":
-            return _blockwise_sums(*inner)
+            return blockwise_sums(*inner)
         if operator.draws:
             own |= {"generator": None} if "generator" in own else {}
             inner = [None if isinstance(arg, torch.Generator) else arg for arg in inner]
@@ -426,16 +427,6 @@ class Simulator:
         "is_pinned": _not_pinned,
         "_pin_memory": _refuse_pinning,
     }
-
-
-def _blockwise_sums(x: Tensor, dim: int, **_: Any) -> Tensor:
-    """Return a cumulative sum whose blocks start from sums that were taken in another order."""
-    rows = x.movedim(dim, -1)
-    size = 128
-    padded = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % size)).unflatten(-1, (-1, size))
-    before = padded.flip(-1).sum(-1).cumsum(-1).roll(1, -1)
-    before[..., 0] = 0
-    return (padded.cumsum(-1) + before[..., None]).flatten(-2)[..., : rows.shape[-1]].movedim(-1, dim)
 
 
 def _tensors(values: Iterable[Any]) -> list[Tensor]:

@@ -132,7 +132,8 @@ def trained(device: str) -> list[Any]:
     torch.manual_seed(0)
     layers = (torch.nn.Embedding(7, 4), torch.nn.Linear(4, 5), torch.nn.GELU(), torch.nn.Linear(5, 3))
     net = torch.nn.Sequential(*layers).to(device)
-    ids, mask = torch.tensor([[1, 2], [3, 4]], device=device), torch.tensor([[True, False], [True, True]], device=device)
+    ids, marks = [[1, 2], [3, 4]], [[True, False], [True, True]]
+    ids, mask = torch.tensor(ids, device=device), torch.tensor(marks, device=device)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
     found: list[Any] = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Torch's Python side, which asks for a device without dispatching an operator, made to believe in the simulated one."""
+"""Torch's Python side, which asks for a device without an operator, made to believe in the simulated one."""
 
 from __future__ import annotations
 

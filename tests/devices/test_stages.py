@@ -22,10 +22,11 @@ from tests.devices import guards
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.skipif(guards.missing() is not None, reason=str(guards.missing()))
 
+EXTRA = "--reward.extra length=0.05 overlap-reference=0.5"
 LIMIT = ("--data.max-query-tokens", "120")
 TRAIN = (
     "--reward.model reward --rollout.max-new-tokens 10 --ppo.batch-size 4 --ppo.minibatch-size 2 --ppo.ppo-epochs 2 "
-    "--ppo.value-warmup 4 --ppo.learning-rate 1e-2 --ppo.lora-r 2 --save.every 1 --ppo.updates 2"
+    "--ppo.learning-rate 1e-2 --ppo.lora-r 2 --save.every 1 --ppo.updates 2"
 ).split()
 EVALUATE = (
     "--toxicity.model reward --judge.model reward --judge.label hate --evaluation.samples 2 --evaluation.best-of 2 "
@@ -34,11 +35,11 @@ EVALUATE = (
 
 # Of each run: the base, the index of the device where there are several, and flags.
 RUNS = {
-    "packed": ("t5", 0, "--engine packed --dtype float32"),
+    "packed": ("t5", 0, "--engine packed --dtype float32 --ppo.advantages gae --ppo.value-warmup 4"),
     "packed-bf16": ("t5", 1, "--engine packed --dtype bfloat16 --ppo.lora-scope all --ppo.kl-penalty full"),
-    "hf": ("t5", 1, "--engine hf --dtype float32 --ppo.lora-scope all --ppo.lora-targets q,v"),
-    "hf-bf16": ("t5", 0, "--engine hf --dtype bfloat16 --reward.extra length=0.05 overlap-reference=0.5"),
-    "bart": ("bart", 0, "--dtype float32 --ppo.kl-penalty full --ppo.score-normalize"),
+    "hf": ("t5", 1, "--engine hf --dtype float32 --ppo.lora-scope all --ppo.lora-targets q,v --ppo.schedule linear"),
+    "hf-bf16": ("t5", 0, "--engine hf --dtype bfloat16 --ppo.samples-per-dialogue 2 --ppo.advantages rloo " + EXTRA),
+    "bart": ("bart", 0, "--dtype float32 --ppo.kl-penalty full --ppo.score-normalize --ppo.advantages gae"),
 }
 
 
@@ -65,6 +66,10 @@ def commands(kind: str, on_cpu: bool) -> list[list[str]]:
     device = "cpu" if on_cpu else named(kind, 1)
     ask = ["--ask", "dialogue.txt", "--toxicity.model", "reward", "--judge.model", "reward", "--judge.label", "hate"]
     made.append(["evaluate_ppo", "--run", "hf", "--device", device, "--evaluation.max-new-tokens", "10", *ask])
+    if not on_cpu:
+        moved = ["training_ppo", "--run", "moved", "--model.base", "t5", "--model.adapter", "lora", *TRAIN]
+        made.append([*moved[:-1], "1", "--device", "cpu"])
+        made.append([*moved, "--device", device])
     lora = "--run lora --model.base t5 --lora.max-steps 2 --lora.batch-size 4 --lora.r 2".split()
     made.append(["training_lora", *lora, "--device", device])
     return made
@@ -80,7 +85,7 @@ def world(tmp_path_factory):
         for base in ("t5", "bart"):
             argv = ["--model.base", base, "--data.dataset", "dialogues", "--run", f"of-{base}"]
             assert cli.run(config.Preparation, data_preparation.main, [*argv, *LIMIT]) == 0
-        for run, base in [("lora", "t5"), *((run, base) for run, (base, _, _) in RUNS.items())]:
+        for run, base in [("lora", "t5"), ("moved", "t5"), *((run, base) for run, (base, _, _) in RUNS.items())]:
             shutil.copytree(f"checkpoints/of-{base}/prepared", f"checkpoints/{run}/prepared")
     return root
 
@@ -113,6 +118,10 @@ def lines(place, run):
     return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in found]
 
 
+def ran_on(place, run, update):
+    return json.loads((place / f"checkpoints/{run}/ppo/step-000{update}/state.json").read_text())["ran_on"]
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_training_gives_what_the_cpu_gives(both, run):
     _, place, cpu = both
@@ -142,9 +151,15 @@ def test_the_device_that_is_named_is_the_one_that_runs_and_is_recorded(both):
 
 def test_a_run_goes_on_where_it_was(both):
     kind, place, _ = both
-    states = [json.loads((place / f"checkpoints/packed/ppo/step-000{n}/state.json").read_text()) for n in (2, 3)]
-    assert states[0]["ran_on"] == states[1]["ran_on"]
-    assert states[0]["ran_on"] == {"device": "cuda:0" if kind == "cuda" else kind, "dtype": "float32", "engine": "packed", "threads": 1}
+    first = {"dtype": "float32", "engine": "packed", "threads": 1, "device": "cuda:0" if kind == "cuda" else kind}
+    assert [ran_on(place, "packed", update) for update in (2, 3)] == [first, first]
+
+
+def test_a_run_goes_on_elsewhere_in_the_same_dtype_and_through_the_same_engine(both):
+    kind, place, _ = both
+    begun, moved = (ran_on(place, "moved", update) for update in (1, 2))
+    assert begun["device"] == "cpu", "the device that is named, where there is a faster one"
+    assert moved == begun | {"device": named(kind, 1)}
 
 
 def test_the_export_is_the_cpus(both):
