@@ -105,7 +105,7 @@ def planted(mistake: str, trainer: Any, rollout: Any, experience: Any) -> Iterat
 
 def run_child(arguments: argparse.Namespace) -> dict[str, list[float]]:
     """Measure one dtype, on the CPU or with products in parts."""
-    device, simulator = "cpu", None
+    device, simulator = arguments.device, None
     if arguments.parts:
         from tests import devices
 
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(ppo_step.SHAPES), default="base")
     parser.add_argument("--new-tokens", type=int, default=60)
     parser.add_argument("--rate", type=float, default=1e-4, help="learning rate of the step in between")
+    parser.add_argument("--device", default="cpu", help="that of the rows without parts")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write everything that was measured to this JSON file")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -1,7 +1,8 @@
-"""Stages one after the other in a process with a simulated device, or on the CPU in that device's own way.
+"""Stages one after the other in a process with a simulated device, on the CPU in that device's own way, or as it is.
 
 python -m tests.devices.stages cuda '["training_ppo", "--device", "cuda"]' ...
 python -m tests.devices.stages cpu-as-cuda '["training_ppo", "--device", "cpu"]' ...
+python -m tests.devices.stages as-it-is '["training_ppo", "--device", "cuda"]' ...
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(how: str, commands: list[list[str]]) -> None:
     """Run stages with their flags; print their exit codes as the last line."""
     if how.startswith("cpu-as-"):
         act_like(how.removeprefix("cpu-as-"))
-    else:
+    elif how != "as-it-is":
         devices.install(how)
     from accelerate.state import AcceleratorState
 
