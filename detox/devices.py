@@ -78,6 +78,19 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def name_of(device: torch.device) -> str:
+    """Return what the device is, for people: the name of the card where it has one."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 # ----------------------------------------------------------------------------------------------------- memory
 
 

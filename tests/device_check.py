@@ -23,8 +23,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
-
 Figures = dict[str, Any]
 
 
@@ -146,13 +144,6 @@ CHECKS: dict[str, Callable[[str, Path], Figures]] = {
 # ------------------------------------------------------------------------------------------------------------ main
 
 
-def card(device: str) -> str:
-    """Return the name of the device, for people."""
-    import torch
-
-    return torch.cuda.get_device_name() if device.startswith("cuda") else f"{device} of {platform.platform()}"
-
-
 def run(device: str, names: list[str]) -> list[Figures]:
     """Return a row for each check: how it came out, how long it took, and its figures."""
     rows = []
@@ -191,20 +182,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS))
     parser.add_argument("--output", type=Path, default=Path("device-check.json"))
     arguments = parser.parse_args(argv)
+    import torch
+
     from detox import devices
 
     device = str(devices.choose(arguments.device))
     if device == "cpu" and arguments.device == "auto":
         print("error: torch finds no GPU here; --device cpu tries the checks themselves", file=sys.stderr)
         return 2
-    import torch
-
     rows = run(device, arguments.only)
     found = {
         "device": device,
-        "card": card(device),
+        "card": devices.name_of(torch.device(device)),
+        "machine": platform.platform(),
         "torch": torch.__version__,
-        "preset": config.preset(config.PPOTraining, "demo").preset,
         "rows": rows,
     }
     arguments.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
