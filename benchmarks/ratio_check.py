@@ -14,7 +14,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ ENDING = 30
 """One token of so many ends a response, so that responses differ in length, and batches in what they hold."""
 SHARPNESS = 6
 """Logits are spread so many times as widely as those of the other benchmarks: about as a trained model's are."""
-MINIBATCHES = 8
+MINIBATCHES = 4
 
 
 def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
@@ -54,27 +54,22 @@ def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
     made = policy.make_policy(model, ppo, dtype=getattr(torch, dtype))
     settings = Seq2SeqPPOConfig.from_settings(ppo, seed=0, engine="packed", cpu=device == "cpu")
     trainer = Seq2SeqPPOTrainer(settings, made.to(device), tokenizer=ppo_step.make_tokenizer())
-    trainer._check_ratio = trainer._check_reference = lambda *_: None
     trainer.engine.eos = torch.arange(1, ppo_step.SHAPES[shape].vocabulary, ENDING, device=device)
     return trainer
 
 
 def deviations(trainer: Any, rollout: Any, experience: Any) -> list[float]:
-    """Return mean and largest |ratio - 1| of the tokens of a minibatch, the worst of several minibatches."""
-    import torch
-
-    from detox import ppo_math
+    """Return mean and largest |ratio - 1| as the trainer checks them, and the worst of minibatches of others."""
+    from detox.engine import by_length
     from detox.trainer import deal
 
+    together = by_length(rollout.lengths, trainer.microbatch_size)[0]
+    others = [deal(len(experience.lengths), trainer.minibatch_size, [seed])[0] for seed in range(MINIBATCHES)]
     found = []
-    for seed in range(MINIBATCHES):  # each with other companions than those of the old log-probabilities
-        rows = deal(len(experience.lengths), trainer.minibatch_size, [seed])[0]
-        with torch.no_grad():
-            outputs = trainer.engine.logprobs(rollout.encoded.select(rows), [rollout.response_ids[i] for i in rows])
-        old = experience.old_logprobs[rows, : outputs.mask.shape[1]]
-        _, stats = ppo_math.policy_loss(outputs.logprobs, old, torch.zeros_like(old), outputs.mask, 0.2)
-        found.append([float(stats["ratio_deviation"]), float(stats["ratio_max_deviation"])])
-    return [max(column) for column in zip(*found)]
+    for rows in (together, *others):
+        stats = trainer._accumulate(rollout, experience, rows, entropy=False)
+        found.append([float(stats["ratio_deviation"]), float(stats["ratio_first"])])
+    return [*found[0], *map(max, zip(*found[1:]))]
 
 
 @contextlib.contextmanager
@@ -145,13 +140,14 @@ def run_child(arguments: argparse.Namespace) -> dict[str, list[float]]:
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """Return Markdown."""
-    lines = ["| | weights | products | mean of abs(ratio - 1) | largest |", "|---|---|---|---|---|"]
+    lines = ["| mean (largest) of abs(ratio - 1) | weights | products | as checked | in other company |"]
+    lines.append("|---|---|---|---|---|")
     rows: list[tuple[str, dict[str, Any]]] = [(what, run) for run in found for what in run["deviations"]]
-    order: Callable[[tuple[str, dict[str, Any]]], bool] = lambda row: row[0] != "rounding"  # noqa: E731
-    for what, run in sorted(rows, key=order):
-        mean, largest = run["deviations"][what]
+    for what, run in sorted(rows, key=lambda row: row[0] != "rounding"):
+        mean, largest, other_mean, other_largest = run["deviations"][what]
         parts = f"sums of parts in {run['parts']}" if run["parts"] else "whole"
-        lines.append(f"| {what} | {run['dtype']} | {parts} | {mean:.2g} | {largest:.2g} |")
+        cells = f"{mean:.2g} ({largest:.2g}) | {other_mean:.2g} ({other_largest:.2g})"
+        lines.append(f"| {what} | {run['dtype']} | {parts} | {cells} |")
     return "\n".join(lines)
 
 
@@ -168,6 +164,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(run_child(arguments)))
+        if arguments.parts:
+            from tests import devices
+
+            devices.leave()
         return
     found = []
     for dtype, parts in ROUNDING:

@@ -70,11 +70,12 @@ def main(lines: bool) -> None:
     trainer._minibatch = counted
     log.clear()
     trainer.update(rollout, torch.randn(BATCH, generator=generator))
-    found["waits_an_update"] = log.counts()[1]
+    found["waits_an_update"], found["caches_emptied"] = log.counts()[1], log.calls["empty_cache"]
     found["launches_a_minibatch"], found["waits_a_minibatch"] = map(max, zip(*seen, strict=True))
     if lines:
         show("an update", log)
     print(json.dumps(found))
+    devices.leave()
 
 
 def show(title: str, log: Any) -> None:

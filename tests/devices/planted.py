@@ -191,6 +191,7 @@ def main() -> None:
     draws_are_the_devices_own()
     tied_weights_stay_tied()
     print(f"{refused} planted mistakes refused, {worked + 3} things that must work do ({KIND})")
+    devices.leave()
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def main(how: str, commands: list[list[str]]) -> None:
         codes.append(cli.run(SETTINGS[stage], importlib.import_module(stage).main, flags))
         AcceleratorState._reset_state(reset_partial_state=True)  # else the next stage would find this one's device
     print(json.dumps(codes))
+    devices.leave()
 
 
 if __name__ == "__main__":
