@@ -5,17 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP_FLAGS := --disable-pip-version-check --no-input $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check faults dev docs lock demo-models clean
+.PHONY: help run test check devices faults dev docs lock demo-models clean
 
 help:
 	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
 	@echo "make test         all tests"
 	@echo "make check        formatting, lint, security rules, types, all tests, known vulnerabilities of what is installed"
+	@echo "make devices      tries everything on this machine's GPU, or on a Mac; prints a table; minutes"
 	@echo "make faults       kills, full disks and damaged files, tried on every stage; prints a table; minutes"
 	@echo "make dev          only make $(VENV), with all that tests and checks need"
 	@echo "make docs         write docs/settings.md anew from config.py"
@@ -25,6 +27,7 @@ help:
 	@echo
 	@echo "The first call makes $(VENV) and installs the requirements. Options:"
 	@echo "  PYTHON=python3.11   the interpreter, 3.10 to 3.13 (now: $(PYTHON))"
+	@echo "  PARALLEL=             tests in one process, and not as many as there are cores (at most 4)"
 	@echo "  TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "                      torch without CUDA, gigabytes smaller, for Linux machines without a GPU"
 
@@ -34,14 +37,17 @@ run: $(STAMP)
 	$(BIN)/python evaluate_ppo.py --preset demo --overwrite
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 	$(BIN)/python -m tests.audit
+
+devices: $(DEV_STAMP)
+	$(BIN)/python -m tests.device_check
 
 faults: $(DEV_STAMP)
 	$(BIN)/python -m tests.faults

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(settings: config.EvaluationStage) -> None:
-    from detox import ask, export, parallel
+    from detox import ask, devices, export, parallel
     from detox.cases import find, is_finished, locked
 
     processes = parallel.start(settings.device)
@@ -40,7 +40,8 @@ def main(settings: config.EvaluationStage) -> None:
         todo = processes.on_main(lambda: [case for case in cases if not is_finished(settings, case)])
         known: dict[str, dict[str, Any]] = {}
         for case in todo:
-            evaluate(settings, case, known, processes)
+            with devices.lack_of_memory_told(f"lower --evaluation.batch-size={settings.evaluation.batch_size}"):
+                evaluate(settings, case, known, processes)
         processes.on_main(lambda: conclude(settings, cases))
 
 

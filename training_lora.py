@@ -7,7 +7,6 @@ writes checkpoints/<run>/lora, an ordinary PEFT adapter that training_ppo.py fin
 from __future__ import annotations
 
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,7 +27,7 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, models, parallel
+    from detox import data, devices, models, parallel
 
     processes = parallel.start("cpu")
     if processes.count > 1:
@@ -37,8 +36,8 @@ def main(settings: config.LoraTraining) -> None:
             f"{cli.command('training_lora.py', settings)}"
         )
     models.quiet()
-    models.set_threads(settings.threads)
-    device = models.choose_device(settings.device)
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
     run = Path(settings.checkpoints) / settings.run_name
     with (
         artifacts.lock(run),
@@ -108,8 +107,6 @@ def make_trainer(
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    if device.type != "cpu":
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     arguments = Seq2SeqTrainingArguments(
         output_dir=scratch,
         num_train_epochs=settings.lora.epochs,
@@ -129,6 +126,7 @@ def make_trainer(
         save_strategy="no",
         report_to="none",
     )
+    arguments.__dict__["_setup_devices"] = device  # of several GPUs, transformers would take the first
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one device, not torch's DataParallel over all
     trainer = Seq2SeqTrainer(
         model,
@@ -191,14 +189,11 @@ def progress_callback() -> TrainerCallback:
 
 def fit(trainer: Seq2SeqTrainer) -> tuple[float, float]:
     """Train; return the validation loss (nats a token) before and after."""
-    import torch
+    from detox import devices
 
-    try:
+    with devices.lack_of_memory_told(f"lower --lora.batch-size={trainer.args.per_device_train_batch_size}"):
         before = trainer.evaluate()["eval_loss"]
         trainer.train()
-    except torch.OutOfMemoryError:
-        size = trainer.args.per_device_train_batch_size
-        raise UserError(f"--lora.batch-size={size}: does not fit into the device's memory; lower it") from None
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     if not math.isfinite(losses[-1]):
         rate = trainer.args.learning_rate

@@ -55,7 +55,7 @@ def main(settings: config.PPOTraining) -> int:
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
-        parts = build(settings, inputs, processes)
+        parts = build(checkpoint.as_begun(settings, resumed, processes.sharded), inputs, processes)
         if processes.is_main and settings.overwrite and folder.exists():  # only now that all that is needed is there
             artifacts.remove(folder)
         return train(settings, parts, folder, resumed, inputs, weights)
@@ -100,21 +100,20 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
-    from detox import data, models, policy, sharding
-    from detox.engine import choose_dtype
+    from detox import data, devices, models, policy, sharding
     from detox.prompts import PromptStream
     from detox.reward import RewardModel
     from detox.reward_terms import WeightedReward
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     models.quiet()
-    models.set_threads(settings.threads)
-    device = models.choose_device(settings.device)
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
     base, revision = settings.model.base, settings.model.revision
     tokenizer = models.load_tokenizer(base, revision)
     models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
-    dtype = choose_dtype(settings.dtype, device)
+    dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
     if processes.sharded:
@@ -146,7 +145,7 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint, collapse, rollouts, trackers
+    from detox import checkpoint, collapse, devices, rollouts, trackers
     from detox.interrupt import Interrupt
     from detox.metrics import MetricsLog, objective, summary
 
@@ -168,7 +167,8 @@ def train(
             started = time.perf_counter()
             rollout, prompts, summaries = rollouts.roll_out(trainer, parts.prompts, settings)
             generated = time.perf_counter()
-            scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
+            with devices.lack_of_memory_told(f"lower --reward.batch-size={settings.reward.batch_size}"):
+                scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}

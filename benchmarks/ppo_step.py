@@ -117,8 +117,9 @@ def now(device: str) -> float:
     """Return seconds, once the device has finished what it was given."""
     import torch
 
-    if device == "cuda":
-        torch.cuda.synchronize()
+    from detox import devices
+
+    devices.wait_for(torch.device(device))
     return time.perf_counter()
 
 
@@ -327,9 +328,9 @@ def make_task(variant: str, arguments: argparse.Namespace) -> Task:
     """Return what a variant trains, and how."""
     import torch
 
-    from detox.engine import choose_dtype
+    from detox import devices
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.take("auto").type
     ours = variant.startswith("ours")
     dtype = "auto" if ours else "bfloat16" if variant.endswith("-bf16") else "float32"
     sizes = {"batch_size": arguments.batch_size, "minibatch_size": arguments.minibatch_size}
@@ -337,7 +338,7 @@ def make_task(variant: str, arguments: argparse.Namespace) -> Task:
         SHAPES[arguments.shape],
         replace(OURS if ours else STOCK, **sizes),
         device,
-        choose_dtype(dtype, torch.device(device)),
+        devices.choose_dtype(dtype, torch.device(device)),
         "hf" if variant.endswith("-hf") else "auto",
     )
 
@@ -353,11 +354,12 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one variant (or the machine's peak) in this process."""
     import torch
 
+    from detox import devices, models
+
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
     if variant == "peak":
-        return {"variant": variant, "gflops": measured_peak("cuda" if torch.cuda.is_available() else "cpu")}
-    from detox import models
+        return {"variant": variant, "gflops": measured_peak(devices.choose("auto").type)}
 
     models.quiet()
     task = make_task(variant, arguments)
@@ -387,10 +389,10 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds": total_cpu,
         "gflop": useful_gflop(task.shape, lengths_of(arguments), arguments.new_tokens, task.ppo),
         "dtype": str(task.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name() if task.device == "cuda" else "cpu",
+        "device": devices.name_of(torch.device(task.device)),
         "peak_rss_mb": peak_mb(),
         "rss_before_models_mb": before,
-        "peak_device_mb": torch.cuda.max_memory_allocated() / 2**20 if task.device == "cuda" else None,
+        "peak_device_mb": devices.peak_memory_mb(torch.device(task.device)) if task.device != "cpu" else None,
     }
 
 
@@ -450,16 +452,18 @@ def machine() -> dict[str, Any]:
     import transformers
     import trl
 
+    from detox import devices
+
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
     versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    device = devices.choose("auto")
     return {
         "cpu": model,
         "cores": os.cpu_count(),
-        "device": device,
+        "device": devices.name_of(device) if device.type != "cpu" else None,
         "python": platform.python_version(),
         **versions,
     }
@@ -563,9 +567,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(run_child(arguments.child, arguments)))
         return
     if arguments.variants is None:
-        import torch
+        from detox import devices
 
-        arguments.variants = [*DEFAULT_VARIANTS, *(GPU_VARIANTS if torch.cuda.is_available() else ())]
+        arguments.variants = [*DEFAULT_VARIANTS, *(GPU_VARIANTS if devices.choose("auto").type != "cpu" else ())]
     found = measure(arguments)
     print(tables(found))
     if arguments.output:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 import config
-from detox import artifacts, models
+from detox import artifacts, devices, models
 from detox.cases import Case, check_start
 from detox.engine import Engine
 from detox.errors import UserError, printable
@@ -33,8 +33,8 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     if settings.ask is None:
         return
     models.quiet()
-    models.set_threads(settings.threads)
-    device = models.choose_device(settings.device)
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
     check_start(case)
     start = case.training.model
     tokenizer = models.load_tokenizer(start.base, start.revision)

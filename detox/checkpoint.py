@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import config
-from detox import artifacts
+from detox import artifacts, devices
 from detox.errors import UserError, printable
 from detox.policy import LoraFactors, save_adapter, trainable
 from detox.trainer import Seq2SeqPPOTrainer
@@ -84,6 +86,7 @@ def save(
             save_file(trainer.critic.tensors(), draft.path / "critic.safetensors")
         state = {
             "updates_done": trainer.updates_done,
+            "ran_on": ran_on(trainer),
             "skipped_in_a_row": trainer.skipped_in_a_row,
             "rollout_logprobs_serve": trainer.rollout_logprobs_serve,
             "rollout_size": trainer.rollout_size,
@@ -126,9 +129,10 @@ def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     _load_optimizer(trainer, load_file(folder / "optimizer.safetensors"))
     trainer.updates_done = state["updates_done"]
     trainer.skipped_in_a_row = state["skipped_in_a_row"]
-    trainer.rollout_logprobs_serve = state["rollout_logprobs_serve"]
-    trainer.rollout_size = state["rollout_size"]
-    trainer.microbatch_size = min(trainer.microbatch_size, state["microbatch_size"])
+    if state.get("ran_on") == ran_on(trainer):  # what was found out of a device says nothing of another
+        trainer.rollout_logprobs_serve = state["rollout_logprobs_serve"]
+        trainer.rollout_size = state["rollout_size"]
+        trainer.microbatch_size = min(trainer.microbatch_size, state["microbatch_size"])
     trainer.kl_ctl.load_state_dict(state["kl_controller"])
     trainer.score_moments.load_state_dict(state["score_moments"])
     trainer.usual_variance = state["usual_variance"]
@@ -143,6 +147,56 @@ def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     if type(progress["position"]) is not int or not all(line["update"] for line in progress["metrics"]):
         raise ValueError("no progress")
     return progress
+
+
+def ran_on(trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
+    """Return what the settings of device, dtype, engine and threads came to."""
+    engine = trainer.engine
+    dtype = str(engine.head_weight.dtype).removeprefix("torch.")
+    device = str(engine.device) if engine.device.type == "cuda" else engine.device.type
+    return {"device": device, "dtype": dtype, "engine": engine.name, "threads": torch.get_num_threads()}
+
+
+def as_begun(settings: config.PPOTraining, folder: Path | None, sharded: bool = False) -> config.PPOTraining:
+    """Return the settings with what `auto` came to when the run began, so that it goes on as it began.
+
+    A device that is named is taken, and one that is gone is replaced; dtype and engine stay in any case, since they
+    decide what the numbers are.
+
+    Args:
+        settings: of the stage.
+        folder: the checkpoint that the run goes on from, or None where it begins.
+        sharded: weights are to be sharded, which leaves no choice of the engine.
+
+    Raises:
+        UserError: the checkpoint says it in a way that this program does not know.
+    """
+    begun = {} if folder is None else _read_state(folder).get("ran_on", {})
+    try:
+        settled = dataclasses.replace(
+            settings,
+            device=_device_as_begun(begun["device"]) if begun and settings.device == "auto" else settings.device,
+            dtype=begun.get("dtype", "auto") if settings.dtype == "auto" else settings.dtype,
+            engine=begun.get("engine", "auto") if settings.engine == "auto" and not sharded else settings.engine,
+            threads=begun.get("threads") if settings.threads is None else settings.threads,
+        )
+        settled.validate()
+    except (TypeError, KeyError, AttributeError, UserError):
+        if folder is None:
+            raise
+        raise UserError(f"{folder}: state.json does not say on what device it was made; {_remedy(folder)}") from None
+    return settled
+
+
+def _device_as_begun(name: str) -> str:
+    name = name.partition(":")[0] if "LOCAL_RANK" in os.environ else name  # each process takes its own
+    try:
+        devices.choose(name)
+    except UserError:
+        what = "it goes on without it, in the same dtype and through the same engine"
+        print(f"this run began on {name}, which is not on this machine: {what}", file=sys.stderr)
+        return "auto"
+    return name
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

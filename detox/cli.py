@@ -73,12 +73,23 @@ def run(
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE
-        told = storage_error(error, "output")
+        told = storage_error(error, "output") or _memory_error(error)
         if told is None:
             raise
         return _fail(f"error: {told}", USER_ERROR)
     finally:
         _drop_unwritable()
+
+
+def _memory_error(error: Exception) -> str | None:
+    """Return a line for a lack of memory that no part of a stage knew what to do about, or None."""
+    if "torch" not in sys.modules:
+        return None
+    from detox import devices
+
+    if not devices.is_out_of_memory(error):
+        return None
+    return "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 
 
 def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detox import packing
-from detox.engine import Encoded, response_mask
+from detox.engine import Encoded
 from detox.layers import LinearsOfFew, linears
 
 if TYPE_CHECKING:
-    from detox.t5 import Attention, PackedT5Engine
+    from detox.t5 import Attention, Norm, PackedT5Engine
+
+ALIGNMENT = 8
+"""Numbers, of two or four bytes, that CUDA's fused attention reads at once of a mask, wherever that lies."""
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Prompts:
     """Prompts of alike length, side by side in a decoding.
 
     Attributes:
-        bias: [n, 1, 1, S] float32, 0 at a token of the prompt, else -inf.
+        bias: [n, 1, 1, S], 0 at a token of the prompt, else -inf.
         keys: of each layer, [n, H, S, dk].
         values: of each layer, [n, H, S, dk].
     """
@@ -46,13 +50,15 @@ class Prompts:
 class Decoding:
     """b responses that grow by a token a step, in the order in which their prompts lie in groups.
 
-    LoRA factors are read at the first step only.
+    LoRA factors, and the weights of norms, are read at the first step only.
 
     Attributes:
-        order: [b] int64, which of the caller's sequences each of them is.
+        order: which of the caller's sequences each of them is.
+        places: [b] int64, the same.
         prompts: groups of prompts, in that order.
         cache: [2, layers, b, H, capacity, dk], keys and values of the tokens so far.
-        bias: [H, capacity] float32, the relative position bias of distances capacity - 1 down to 0.
+        biases: [8, H, capacity], the relative position bias of distances capacity - 1 down to 0, moved to the left by
+            0 to 7, so that those of the last tokens begin at a multiple of 8 in one of them, whatever their number.
         step: tokens so far.
 
     Args:
@@ -62,20 +68,25 @@ class Decoding:
 
     def __init__(self, engine: PackedT5Engine, encoded: Encoded):
         self.engine = engine
-        self.linears = LinearsOfFew()
+        self.linears = LinearsOfFew(engine.attention_dtype)
+        self.norms: dict[Norm, Tensor] = {}
         self.step = 0
         lengths, device = encoded.lengths, engine.device
         begins = list(itertools.accumulate(lengths, initial=0))
-        groups = packing.alike(lengths)
-        self.order = torch.tensor([i for members in groups for i in members], device=device)
+        groups = packing.alike(lengths, engine.traits.alike)
+        self.order = [i for members in groups for i in members]
+        ends, starts = torch.tensor([[item[i] for i in self.order] for item in (lengths, begins)]).to(device)
         self.prompts: list[Prompts] = []
         sources = []
-        for members in groups:
-            mask = response_mask([lengths[i] for i in members], device)
-            positions = torch.arange(mask.shape[1], device=device) * mask
-            sources.append(torch.tensor([begins[i] for i in members], device=device)[:, None] + positions)
-            bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
-            self.prompts.append(Prompts(bias[:, None, None], [], []))
+        sizes = [len(members) for members in groups]
+        for members, end, start in zip(groups, ends.split(sizes), starts.split(sizes), strict=True):
+            longest = packing.round_up(max(lengths[i] for i in members), engine.traits.slot_multiple)
+            positions = torch.arange(longest, device=device)
+            there = positions < end[:, None]
+            sources.append(start[:, None] + positions * there)
+            bias = torch.zeros(there.shape, dtype=engine.attention_dtype, device=device)
+            self.prompts.append(Prompts(bias.masked_fill_(~there, -torch.inf)[:, None, None], [], []))
+        self.places = torch.tensor(self.order, device=device)
         memory = engine.padded(encoded.hidden)
         for block in engine.decoder.block:
             attention = block.layer[1].EncDecAttention
@@ -85,68 +96,84 @@ class Decoding:
                 group.values.append(self._heads(value[source]))
         shape = (2, len(engine.decoder.block), len(encoded), engine.heads, 0, key.shape[-1] // engine.heads)
         self.cache = torch.empty(shape, dtype=engine.attention_dtype, device=device)
-        self.bias = torch.empty(0)
+        self.biases = torch.empty(0)
 
     def advance(self, tokens: Tensor) -> Tensor:
         """Feed tokens [b]; return the hidden states [b, d] that predict the next, in the caller's order."""
         if self.step == self.cache.shape[-2]:
             self._grow()
         self.step += 1
-        rows = self._run(tokens[self.order])
-        return torch.empty_like(rows).index_copy_(0, self.order, rows)
+        rows = self._run(tokens[self.places])
+        return torch.empty_like(rows).index_copy_(0, self.places, rows)
 
-    def keep(self, indices: Tensor) -> None:
-        """Leave only the sequences at `indices` [b'] of the caller's, in that order."""
-        moved = torch.full((len(self.order),), -1, device=self.order.device)
-        moved[indices] = torch.arange(len(indices), device=self.order.device)
-        order = moved[self.order]
-        staying = [(part >= 0).nonzero().squeeze(1) for part in order.split([len(group) for group in self.prompts])]
-        self.cache = self.cache[:, :, order >= 0]
-        self.order = order[order >= 0]
-        self.prompts = [group.select(of) for group, of in zip(self.prompts, staying, strict=True) if len(of)]
+    def keep(self, indices: Sequence[int]) -> None:
+        """Leave only the sequences at `indices` of the caller's, in that order."""
+        moved = {before: now for now, before in enumerate(indices)}
+        staying, within, first = [], [], 0
+        for group in self.prompts:
+            of_group = [i for i in range(len(group)) if self.order[first + i] in moved]
+            staying += [first + i for i in of_group]
+            within.append(of_group)
+            first += len(group)
+        self.order = [moved[self.order[place]] for place in staying]
+        # All that says who stays goes to the device at once.
+        told = torch.tensor([staying, self.order, list(itertools.chain.from_iterable(within))]).to(self.cache.device)
+        places, self.places, flat = told
+        self.cache = self.cache[:, :, places]
+        parts = flat.split([len(of_group) for of_group in within])
+        self.prompts = [group.select(part) for group, part in zip(self.prompts, parts, strict=True) if len(part)]
+
+    def norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the engine's norm, with a weight that needs no cast at every step."""
+        if norm not in self.norms:
+            self.norms[norm] = norm.weight.to(hidden.dtype)
+        return self.engine.norm(norm, hidden, dtype, self.norms[norm])
 
     def _run(self, tokens: Tensor) -> Tensor:
-        count, own_bias = len(tokens), self.bias[None, :, None, -self.step :]
+        count, begin = len(tokens), self.biases.shape[-1] - self.step
+        shift = begin % ALIGNMENT
+        own_bias = self.biases[shift, None, :, None, begin - shift : begin - shift + self.step]
         counts = [len(group) for group in self.prompts]
 
         def heads(rows: Tensor) -> Tensor:
-            return rows.to(self.cache.dtype).unflatten(-1, (self.engine.heads, 1, -1))
+            return rows.unflatten(-1, (self.engine.heads, 1, -1))
 
         def attend(index: int, layer: Attention, normed: Tensor) -> Tensor:
-            query, *own = heads(self.linears(normed, layer.q, layer.k, layer.v))
-            keys, values = self.cache[:, index, :, :, : self.step]
-            keys[:, :, -1:], values[:, :, -1:] = own
-            return _look(query, keys, values, own_bias).view(count, -1)
+            made = heads(self.linears(normed, layer.q, layer.k, layer.v))
+            known = self.cache[:, index, :, :, : self.step]
+            known[:, :, :, -1:] = made[1:]
+            return self._look(made[0], known[0], known[1], own_bias).view(count, -1)
 
         def attend_prompt(index: int, layer: Attention, normed: Tensor) -> Tensor:
             (query,) = heads(self.linears(normed, layer.q))
             outputs = [
-                _look(part, group.keys[index], group.values[index], group.bias)
+                self._look(part, group.keys[index], group.values[index], group.bias)
                 for part, group in zip(query.split(counts), self.prompts, strict=True)
             ]
-            return torch.cat(outputs).view(count, -1)
+            return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).view(count, -1)
 
         decoder = self.engine.decoder
-        hidden = self.engine.run(decoder, tokens, attend, attend_prompt, self.linears)
-        return self.engine.norm(decoder.final_layer_norm, hidden, hidden.dtype)
+        hidden = self.engine.run(decoder, tokens, attend, attend_prompt, self.linears, self.norm)
+        return self.norm(decoder.final_layer_norm, hidden, hidden.dtype)
 
     def _grow(self) -> None:
         capacity = max(32, 2 * self.step)
         distances = torch.arange(1 - capacity, 1, device=self.cache.device)
         self.cache = F.pad(self.cache, (0, 0, 0, capacity - self.step))
-        self.bias = self.engine.bias_line(self.engine.decoder, distances, causal=True)
+        line = self.engine.bias_line(self.engine.decoder, distances, causal=True)
+        longer = F.pad(line, (0, ALIGNMENT))
+        self.biases = torch.stack([longer[:, shift : shift + capacity] for shift in range(ALIGNMENT)])
 
     def _heads(self, rows: Tensor) -> Tensor:
         """Return [n, H, S, dk], contiguous, of [n, S, H * dk]."""
         heads = rows.unflatten(-1, (self.engine.heads, -1)).transpose(1, 2)
         return heads.to(self.engine.attention_dtype, memory_format=torch.contiguous_format)
 
-
-def _look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Return the attention [b, H, 1, dk] of one query a sequence to its keys and values [b, H, S, dk]."""
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias.to(query.dtype), scale=1.0)
-    # The CPU's fused kernel repacks all keys for one query, and `matmul` expands what `bmm` takes as it is.
-    scores = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).view(*query.shape[:2], 1, -1)
-    weights = scores.add_(bias).softmax(-1)
-    return torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view_as(query)
+    def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Return the attention [b, H, 1, dk] of one query a sequence to its keys and values [b, H, S, dk]."""
+        if self.engine.traits.fused:
+            return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
+        # `matmul` expands what `bmm` takes as it is.
+        scores = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).view(*query.shape[:2], 1, -1)
+        weights = scores.add_(bias).softmax(-1)
+        return torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view_as(query)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from detox.allocator import keep_freed_memory
+from detox.devices import traits
 from detox.errors import UserError
 from detox.layers import wide
 from detox.logprobs import linear_logprobs
@@ -125,8 +126,7 @@ def uniforms(seed: int, stream: int, keys: Sequence[int], count: int) -> Tensor:
 
 def response_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Return [B, T] bool, True on the first `lengths[b]` of T = max(lengths) positions."""
-    ends = torch.tensor(lengths, device=device)
-    return torch.arange(int(ends.max()), device=device)[None, :] < ends[:, None]
+    return torch.arange(max(lengths), device=device)[None, :] < torch.tensor(lengths, device=device)[:, None]
 
 
 def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
@@ -139,8 +139,11 @@ class Engine(ABC):
     """A summarizer with LoRA adapters (or none) and, while training, a value head.
 
     Attributes:
+        name: as `--engine` has it.
         kind: name for people.
         peft, base: the `PeftModel`, or None, and the `PreTrainedModel`.
+        traits: what is done otherwise on this device than on others.
+        eos_ids, eos: the ids that end a response, and the same [n] on the device.
         sharded: weights lie with other processes too, so that all of them run every step together.
 
     Args:
@@ -149,6 +152,7 @@ class Engine(ABC):
         value_reads_detached: the value head's gradient stops at the hidden state.
     """
 
+    name: str
     kind: str
 
     def __init__(self, model: Any, value_head: nn.Module | None = None, value_reads_detached: bool = True):
@@ -169,6 +173,8 @@ class Engine(ABC):
         scaled = config.model_type == "t5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
         self.head_scale = config.d_model**-0.5 if scaled else 1.0
         self.sharded = is_sharded(self.base)
+        self.traits = traits(self.device)
+        self.eos = torch.tensor(self.eos_ids, device=self.device)
         encoder = self.base.get_encoder()
         self.encoder_is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
 
@@ -198,8 +204,8 @@ class Engine(ABC):
         """Feed `tokens` [b] to an incremental decoding and return the hidden states [b, d] that predict the next."""
 
     @abstractmethod
-    def keep(self, state: Any, indices: Tensor) -> None:
-        """Leave only the sequences at `indices` [b'] in the state of an incremental decoding."""
+    def keep(self, state: Any, indices: Sequence[int]) -> None:
+        """Leave only the sequences at `indices` in the state of an incremental decoding, in that order."""
 
     def head_input(self, hidden: Tensor) -> Tensor:
         """Return what the language-model head multiplies with its weight."""
@@ -221,7 +227,7 @@ class Engine(ABC):
             reference: adapters off.
         """
         hidden = self.decode(encoded, responses, reference=reference)
-        targets = torch.cat([response.to(self.device) for response in responses])
+        targets = torch.cat(list(responses)).to(self.device)
         packed, packed_entropy = linear_logprobs(
             self.head_input(hidden), self.head_weight, targets, bias=self.head_bias, entropy=entropy
         )
@@ -256,9 +262,8 @@ class Engine(ABC):
         tokens = torch.zeros(count, max_new_tokens, dtype=torch.long, device=self.device)
         logprobs = torch.zeros(count, max_new_tokens, device=self.device)
         hidden = torch.zeros(count, max_new_tokens, self.head_weight.shape[1], device=self.device)
-        lengths = torch.full((count,), max_new_tokens, device=self.device)
-        finished = torch.zeros(count, dtype=torch.bool, device=self.device)
-        alive = torch.arange(count, device=self.device)
+        lengths, finished = [max_new_tokens] * count, [False] * count
+        batch, rows, looked = list(range(count)), torch.arange(count, device=self.device), 0
         current = torch.full((count,), self.start_id, device=self.device)
         draws = sampling.uniforms.to(self.device) if sampling.uniforms is not None else None
         # Cheaper than no_grad at so many small operations; but what FSDP gathers also serves a later backward pass.
@@ -267,25 +272,41 @@ class Engine(ABC):
             state = self.start(encoded)
             for step in range(max_new_tokens):
                 output = self.advance(state, current)
-                hidden[alive, step] = output.float()
-                draw = None if draws is None else draws[alive, step]
-                chosen, chosen_logprobs = choose(self._logits(output), draw, sampling, tokens[alive, :step])
-                tokens[alive, step], logprobs[alive, step] = chosen, chosen_logprobs
-                ended = torch.isin(chosen, torch.tensor(self.eos_ids, device=self.device))
-                if bool(ended.any()):
-                    lengths[alive[ended]], finished[alive[ended]] = step + 1, True
-                    remaining = (~ended).nonzero().squeeze(1)
-                    if len(remaining) == 0:
-                        self._keep_step(state, chosen, max_new_tokens - step - 1)
-                        break
-                    alive, chosen = alive[remaining], chosen[remaining]
-                    self.keep(state, remaining)
-                current = chosen
-        sizes = lengths.tolist()
-        mask = response_mask(sizes, self.device)
-        longest = mask.shape[1]
-        responses = [tokens[i, :size].clone() for i, size in enumerate(sizes)]
-        return Generated(responses, logprobs[:, :longest].contiguous(), finished, hidden[:, :longest][mask])
+                hidden[rows, step] = output.float()
+                draw = None if draws is None else draws[rows, step]
+                prefixes = tokens[rows, :step] if sampling.banned else None
+                current, chosen_logprobs = choose(self._logits(output), draw, sampling, prefixes)
+                tokens[rows, step], logprobs[rows, step] = current, chosen_logprobs
+                if (step + 1) % self.traits.look_every and step + 1 < max_new_tokens:
+                    continue
+                marks = torch.isin(tokens[rows, looked : step + 1], self.eos).tolist()
+                for i, marked in zip(batch, marks, strict=True):
+                    if True in marked and not finished[i]:
+                        lengths[i], finished[i] = looked + marked.index(True) + 1, True
+                looked = step + 1
+                going_on = [place for place, i in enumerate(batch) if not finished[i]]
+                if not going_on:
+                    self._keep_step(state, current, max_new_tokens - step - 1)
+                    break
+                if len(going_on) < self.traits.crowded * len(batch):
+                    batch = [batch[place] for place in going_on]
+                    rows = torch.tensor(batch, device=self.device)
+                    current = tokens[rows, step]
+                    self.keep(state, going_on)
+        return self._generated(tokens, logprobs, hidden, lengths, finished)
+
+    def _generated(
+        self, tokens: Tensor, logprobs: Tensor, hidden: Tensor, lengths: list[int], finished: list[bool]
+    ) -> Generated:
+        """Return what was generated, without what came after the end of a response."""
+        mask, longest = response_mask(lengths, self.device), max(lengths)
+        places = [row * hidden.shape[1] + place for row, length in enumerate(lengths) for place in range(length)]
+        return Generated(
+            [tokens[i, :length].clone() for i, length in enumerate(lengths)],
+            logprobs[:, :longest].masked_fill(~mask, 0.0),
+            torch.tensor(finished, device=self.device),
+            hidden.flatten(0, 1)[torch.tensor(places, device=self.device)],
+        )
 
     def _keep_step(self, state: Any, tokens: Tensor, steps: int) -> None:
         """Decode on for nothing where other processes may still need this one's part of the weights."""
@@ -294,10 +315,10 @@ class Engine(ABC):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = self.head_input(hidden).to(self.head_weight.dtype)
-        if hidden.device.type == "cpu":
-            # For the few rows of a rollout, a weight so tall is the faster left factor: up to three times in float32.
+        if self.traits.tall_head:
             product = (self.head_weight @ hidden.T).T
-            logits = torch.empty(product.shape, dtype=torch.promote_types(product.dtype, torch.float32)).copy_(product)
+            dtype = torch.promote_types(product.dtype, torch.float32)
+            logits = product.new_empty(product.shape, dtype=dtype).copy_(product)
         else:
             logits = wide(hidden @ self.head_weight.T)
         return logits if self.head_bias is None else logits + self.head_bias
@@ -336,14 +357,14 @@ def unpack(packed: Tensor, mask: Tensor) -> Tensor:
     return packed.new_zeros(mask.shape).masked_scatter(mask, packed)
 
 
-def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Choose the next token of each row.
 
     Args:
         logits: [b, V] float32.
         draws: [b] uniform numbers, or None for the most likely token.
         sampling: temperature, top-k, top-p and banned sequences.
-        prefixes: [b, t] the tokens so far.
+        prefixes: [b, t] the tokens so far; needed where sequences of several tokens are banned.
 
     Returns:
         The tokens [b] and their log-probabilities [b] under `logits` as they came.
@@ -363,19 +384,31 @@ def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: T
             ordered, order = logits.softmax(-1).sort(-1, descending=True)
             beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
             logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-        cumulative = logits.softmax(-1).cumsum(-1)
         # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
+        cumulative = _cumulative(logits.softmax(-1))
         found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
         tokens = found.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
     return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
 
 
-def _ban(logits: Tensor, prefixes: Tensor, banned: Sequence[Sequence[int]]) -> Tensor:
+def _cumulative(probabilities: Tensor) -> Tensor:
+    """Return the sums of [b, V] probabilities from left to right, which rise at probabilities above 0 only.
+
+    A device that adds up in parts rounds the parts in other orders, so that its sums fall here and rise there where
+    the probability is 0; `searchsorted` could then draw such a token.
+    """
+    sums = probabilities.cumsum(-1)
+    if traits(probabilities.device).ordered_scan:
+        return sums
+    return sums.masked_fill_(probabilities == 0, 0.0).cummax(-1).values
+
+
+def _ban(logits: Tensor, prefixes: Tensor | None, banned: Sequence[Sequence[int]]) -> Tensor:
     """Return a copy of `logits` in which no token completes a banned sequence."""
     logits = logits.clone()
     logits[:, [sequence[0] for sequence in banned if len(sequence) == 1]] = -torch.inf
     beginnings = [(list(sequence[:-1]), sequence[-1]) for sequence in banned if len(sequence) > 1]
-    for row, prefix in enumerate(prefixes.tolist()):
+    for row, prefix in enumerate(prefixes.tolist() if beginnings and prefixes is not None else ()):
         for beginning, last in beginnings:
             if prefix[-len(beginning) :] == beginning:
                 logits[row, last] = -torch.inf
@@ -387,9 +420,9 @@ class HuggingFaceEngine(Engine):
 
     Args:
         batch_size: prompts encoded at once.
-        pad_multiple: padded lengths are rounded up to it; bounds the number of shapes a device compiles for.
     """
 
+    name = "hf"
     kind = "Hugging Face"
 
     def __init__(
@@ -402,7 +435,6 @@ class HuggingFaceEngine(Engine):
     ):
         super().__init__(model, value_head, value_reads_detached)
         self.batch_size = batch_size
-        self.pad_multiple = 32 if self.device.type == "mps" else 1
         self.encoder, self.decoder = self.base.get_encoder(), self.base.get_decoder()
         parameters = inspect.signature(self.decoder.forward).parameters
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -435,8 +467,8 @@ class HuggingFaceEngine(Engine):
 
     def start(self, encoded: Encoded) -> dict[str, Any]:
         memory, mask = self._pad(encoded.rows())
-        config = self.base.config
-        cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        # Without a configuration, which counts the encoder's layers, the caches grow with the layers that are run.
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         return {"cache": cache, "memory": memory, "mask": mask}
 
     def advance(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
@@ -448,30 +480,20 @@ class HuggingFaceEngine(Engine):
             **{self._cache_name: state["cache"]},
         ).last_hidden_state[:, -1]
 
-    def keep(self, state: dict[str, Any], indices: Tensor) -> None:
-        state["cache"].batch_select_indices(indices)
-        state["memory"], state["mask"] = state["memory"][indices], state["mask"][indices]
+    def keep(self, state: dict[str, Any], indices: Sequence[int]) -> None:
+        places = torch.tensor(indices, device=self.device)
+        state["cache"].batch_select_indices(places)
+        state["memory"], state["mask"] = state["memory"][places], state["mask"][places]
 
     def _pad(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Right-pad rows [length, ...] with zeros; return [B, S, ...] and the mask [B, S], 1 = a real position."""
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-        beyond = -padded.shape[1] % self.pad_multiple
+        beyond = -padded.shape[1] % self.traits.pad_multiple
         if beyond:
             padded = nn.functional.pad(padded, (0, 0) * (padded.dim() - 2) + (0, beyond))
         mask = torch.arange(padded.shape[1], device=self.device)[None, :] < lengths[:, None]
         return padded, mask.long()
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of frozen weights: `auto` is bfloat16 where the device computes in it, else float32."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return torch.bfloat16 if native else torch.float32
 
 
 def make_engine(
@@ -480,17 +502,17 @@ def make_engine(
     """Return the engine called `name` around `model`.
 
     Args:
-        name: `hf`, `packed`, or `auto`: packed for the T5 family, but not on MPS, which compiles and keeps a kernel
-            for every new shape; there the Hugging Face engine's rounded lengths keep their number small.
+        name: `hf`, `packed`, or `auto`: packed for the T5 family, but not where every new shape costs a kernel;
+            there the Hugging Face engine's rounded lengths keep their number small.
 
     Raises:
         UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
     """
     keep_freed_memory()
-    on_mps, sharded = next(model.parameters()).device.type == "mps", is_sharded(model)
+    compiles, sharded = traits(next(model.parameters()).device).compiles_shapes, is_sharded(model)
     if name == "packed" and sharded:
         raise UserError("--engine=packed: reads weights in place, and these are sharded; leave it to auto, or use hf")
-    if name == "packed" or (name == "auto" and not on_mps and not sharded):
+    if name == "packed" or (name == "auto" and not compiles and not sharded):
         from detox.t5 import PackedT5Engine
 
         if PackedT5Engine.supports(model):

@@ -157,7 +157,7 @@ def _generate(
 ) -> list[Record]:
     made = engine.generate(encoded, settings.max_new_tokens, Sampling(uniform, banned=draw.banned))
     texts = tokenizer.batch_decode([ids.tolist() for ids in made.responses], skip_special_tokens=True)
-    logprobs = made.logprobs.double().cpu().sum(1).tolist()
+    logprobs = made.logprobs.cpu().double().sum(1).tolist()
     return [
         {
             "summary": text.strip(),
@@ -196,7 +196,7 @@ def teacher_force(
 
     def logprobs(encoded: Encoded, batch: _Batch) -> list[float]:
         ids = [torch.tensor(record["ids"]) for _, record in batch.jobs]
-        return engine.logprobs(encoded, ids).logprobs.double().cpu().sum(1).tolist()
+        return engine.logprobs(encoded, ids).logprobs.cpu().double().sum(1).tolist()
 
     made = _work_through(batches, logprobs, engine, queries, title, processes)
     for batch, found in zip(batches, made, strict=True):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import config
-from detox import bad_words, data, evaluation, models, toxicity
+from detox import bad_words, data, devices, evaluation, models, toxicity
 from detox.cases import Case, check_start
-from detox.engine import Engine, choose_dtype, make_engine
+from detox.engine import Engine, make_engine
 from detox.errors import UserError
 from detox.evaluation import Draw, Records
 from detox.models import Classifier
@@ -75,8 +75,8 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
         UserError: one of them is missing or does not fit the others.
     """
     models.quiet()
-    models.set_threads(settings.threads)
-    device = models.choose_device(settings.device)
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
     processes.on_main(lambda: check_start(case))
     base = case.training.model
     tokenizer = models.load_tokenizer(base.base, base.revision)
@@ -120,7 +120,7 @@ def load_scorers(
 def load_engine(settings: config.EvaluationStage, case: Case, adapter: str, device: torch.device) -> Engine:
     """Load the base that a case's training started from, with an adapter, or `none`."""
     model = case.training.model
-    base = models.load_summarizer(model.base, model.revision, choose_dtype(settings.dtype, device))
+    base = models.load_summarizer(model.base, model.revision, devices.choose_dtype(settings.dtype, device))
     revision = model.adapter_revision if adapter == model.adapter else None
     adapted: nn.Module = base if adapter == "none" else models.load_adapter(base, adapter, revision)
     return make_engine(settings.engine, adapted.to(device))

@@ -42,26 +42,34 @@ def linears(x: Tensor, *layers: Layer, adapters: bool, known: Sequence[Known | N
 
 
 class LinearsOfFew:
-    """`linears` for a few rows and without a graph: LoRA in float32, and its factors read at the first call only.
+    """`linears` for a few rows and without a graph, whose LoRA factors are read at the first call only.
 
     With few rows, most of the time of LoRA's thin products is that of the calls, so layers of one input (all of one
     shape) share two of them.
+
+    Args:
+        dtype: of the products with LoRA factors, and of the result.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
         self._factors: dict[tuple[Layer, ...], tuple[Tensor, Tensor] | None] = {}
 
     def __call__(self, x: Tensor, *layers: Layer) -> Tensor:
-        """Return [layers, N, out], float32 or wider, of x [N, in]."""
+        """Return [layers, N, out] of x [N, in]."""
         weights = [weight_of(layer) for layer in layers]
         narrow = x.to(weights[0].dtype)
-        output = wide(torch.stack([F.linear(narrow, weight) for weight in weights]))
+        output = narrow.new_empty(len(layers), len(x), len(weights[0]))
+        for part, weight in zip(output, weights, strict=True):
+            torch.mm(narrow, weight.T, out=part)
+        output = output.to(self.dtype)
         if layers not in self._factors:
-            self._factors[layers] = _stacked_factors(layers)
+            factors = _stacked_factors(layers)
+            self._factors[layers] = factors and (factors[0].to(self.dtype), factors[1].to(self.dtype))
         factors = self._factors[layers]
         if factors is not None:
             down, up = factors
-            inner = (wide(x) @ down).view(len(x), len(up), -1)
+            inner = (x.to(self.dtype) @ down).view(len(x), len(up), -1)
             output.baddbmm_(inner.transpose(0, 1), up)
         return output
 

@@ -33,10 +33,10 @@ import torch
 
 import config
 from detox import artifacts
-from detox.engine import choose_dtype
+from detox.devices import choose_dtype, traits
 from detox.logprobs import CHUNK
 from detox.sizes import Sizes, reads_prompt, rows
-from detox.t5 import ENCODE_ROWS, KNOWN_BYTES
+from detox.t5 import KNOWN_BYTES
 
 GIB = 2**30
 KERNELS = {torch.float32: 58 * 2**20, torch.bfloat16: 84 * 2**20}
@@ -91,7 +91,7 @@ def plan(
     if dtype == torch.float32 and shards == 1:
         generate += sizes.lora_weights * 4
     encode = _encoding(
-        sizes, min(rollout_tokens, max(ENCODE_ROWS["cpu"], query_tokens)) if packed else rollout_tokens, w
+        sizes, min(rollout_tokens, max(traits(device).encode_rows, query_tokens)) if packed else rollout_tokens, w
     )
     kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, a)
     known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)

@@ -1,4 +1,4 @@
-"""Where models come from: devices, folders, the hub in reach or not, and loading what is whole and fits."""
+"""Where models come from: folders, the hub in reach or not, and loading what is whole and fits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import sys
 import threading
 import warnings
@@ -101,56 +100,6 @@ def quiet() -> None:
         huggingface_hub.utils.enable_progress_bars()
     for reporter in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
         logging.getLogger(reporter).setLevel(logging.ERROR)
-
-
-# ---------------------------------------------------------------------------------------------------- devices
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` takes the first of cuda, mps, cpu.
-
-    Of several processes on a machine, each takes the CUDA device of its number.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        name = "cuda" if cuda else "mps" if mps else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device={name}: no such device; choose auto, cpu, mps, cuda or cuda:N") from None
-    count = torch.cuda.device_count() if cuda else 0
-    there = ["cpu", *(["mps"] if mps else []), *(f"cuda:{index}" for index in range(count))]
-    present = {"cpu": True, "mps": mps, "cuda": (device.index or 0) < count}.get(device.type, False)
-    if not present:
-        raise UserError(f"--device={name}: not on this machine; it has {', '.join(there)} (or leave it to auto)")
-    return device
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the threads that torch computes with on the CPU; None leaves its choice."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give memory that torch's allocator holds but does not use back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether `error` says that the device or the machine has no memory left."""
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    )
 
 
 # -------------------------------------------------------------------------------------------------------- hub

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import config
-from detox import memory, models, scaling
+from detox import devices, memory, scaling
 from detox.errors import UserError
 from detox.sizes import ClassifierSizes, Shape, Sizes, find_shape
 
@@ -123,7 +123,7 @@ def planned_device(name: str) -> tuple[torch.device, bool]:
         UserError: there is no such device.
     """
     try:
-        return models.choose_device(name), True
+        return devices.choose(name), True
     except UserError:
         if not name.startswith("cuda"):
             raise
@@ -132,7 +132,8 @@ def planned_device(name: str) -> tuple[torch.device, bool]:
 
 def runs_packed(engine: str, shape: Shape, device: torch.device) -> bool:
     """Return whether training would take the packed engine."""
-    return shape.settings.model_type == "t5" and (engine == "packed" or (engine == "auto" and device.type != "mps"))
+    by_itself = engine == "auto" and not devices.traits(device).compiles_shapes
+    return shape.settings.model_type == "t5" and (engine == "packed" or by_itself)
 
 
 def prompt_lengths(settings: config.PPOTraining, run: Path) -> list[int]:

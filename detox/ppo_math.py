@@ -369,8 +369,8 @@ def policy_loss(
     Returns:
         The loss, of no dimension, and means over tokens, without gradient: `clip_fraction` (where the clip
         acts), `approx_kl` = mean of (ratio - 1) - log ratio, an unbiased estimate of KL(old || new) that is
-        never negative (TRL: half the squared log ratio, biased), and `ratio_mean`, which add up over
-        microbatches as the loss does; and `ratio_max_deviation`, the largest |ratio - 1|.
+        never negative (TRL: half the squared log ratio, biased), `ratio_mean`, and `ratio_deviation`, of
+        |ratio - 1|, which add up over microbatches as the loss does; and `ratio_max_deviation`, the largest.
 
     Source: Schulman et al. 2017, arXiv 1707.06347, equation 7; `PPOTrainer.loss` in trl 0.11.4, without its
         skipping of batches by mean ratio, which still lets Adam's momentum move the weights.
@@ -388,6 +388,7 @@ def policy_loss(
             "clip_fraction": (clipped > unclipped).sum() / normalizer,
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum() / normalizer,
             "ratio_mean": _counted(ratio, response_mask).sum() / normalizer,
+            "ratio_deviation": torch.expm1(log_ratio).abs().sum() / normalizer,
             "ratio_max_deviation": torch.expm1(log_ratio).abs().max(),
         }
     return loss, stats

@@ -108,7 +108,7 @@ def bert_score(
     except ImportError:
         return None
     groups = [list(group) for group in references]
-    return score(list(predictions), groups, model_type=model, **options)[2].double().cpu().numpy()
+    return score(list(predictions), groups, model_type=model, **options)[2].cpu().double().numpy()
 
 
 # ------------------------------------------------------------------------------------------------------- text

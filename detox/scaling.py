@@ -23,7 +23,7 @@ import torch
 
 import config
 from detox import memory
-from detox.engine import choose_dtype
+from detox.devices import choose_dtype, wait_for
 from detox.sizes import ClassifierSizes, Sizes
 from detox.work import useful_gflop
 
@@ -178,12 +178,11 @@ def measured_memory_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _fastest(function: Callable[[], object], device: torch.device, repeats: int = 20) -> float:
     """Return the seconds of the fastest of some calls."""
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
     seconds: list[float] = []
     for _ in range(repeats):
-        wait()
+        wait_for(device)
         started = time.perf_counter()
         function()
-        wait()
+        wait_for(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds)

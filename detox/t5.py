@@ -19,13 +19,10 @@ from detox import packing
 from detox.decoding import Decoding
 from detox.engine import Encoded, Engine
 from detox.layers import GatedGelu, Known, RmsNorm, is_known_linear, linears, weight_of, wide
-from detox.packing import Group, Packing
+from detox.packing import Group
 
 ROW_MULTIPLE = 64
 """Rows of a bfloat16 product are rounded up to it: oneDNN keeps a compiled kernel for each number of rows."""
-
-ENCODE_ROWS = {"cpu": 1536, "cuda": 8192}
-"""Tokens encoded at once; few on a processor, whose cache then holds a layer's activations."""
 
 KNOWN_BYTES = 2**28
 """Memory for keys and values of prompts, before LoRA, from one pass over a rollout to the next."""
@@ -43,17 +40,19 @@ Attend = Callable[[int, Attention, Tensor], Tensor]
 Linears = Callable[..., Iterable[Tensor]]
 """Linear layers of one input: x [rows, in], then the layers -> [rows, out] of each."""
 
+Normalize = Callable[[Norm, Tensor, torch.dtype], Tensor]
+"""A norm of the residual stream [rows, d], in the dtype that is wanted."""
+
 
 class PackedT5Engine(Engine):
     """T5 and Flan-T5 (relu or gated gelu, tied or untied head), with or without LoRA, without padding.
 
     Dropout is never applied, as in the other engine. Matrix products are in the dtype of the frozen weights, those
-    with LoRA factors too, but for sampling. The residual stream, norms and softmax are in float32, and on a CPU all of
-    attention, whose fused kernel is no faster in bfloat16 there, and slower backwards; the factors and their
-    gradients are kept in theirs.
+    with LoRA factors too. The residual stream, norms and softmax are in float32, and where `devices.Traits` says so
+    all of attention; the factors and their gradients are kept in theirs.
     """
 
-    kind = "packed"
+    name = kind = "packed"
 
     def __init__(self, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True):
         super().__init__(model, value_head, value_reads_detached)
@@ -61,11 +60,9 @@ class PackedT5Engine(Engine):
         self.decoder: Stack = self.base.decoder
         self.heads: int = self.base.config.num_heads
         self.dtype = self.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype
-        # On an accelerator, few kernels to launch are worth more than no padding.
-        self.slot_multiple = 1 if self.device.type == "cpu" else ROW_MULTIPLE
         self.row_multiple = ROW_MULTIPLE if self.dtype == torch.bfloat16 else 1
         self.attention_dtype = self.dtype
-        if self.device.type == "cpu":
+        if self.traits.wide_attention:
             self.attention_dtype = torch.promote_types(self.dtype, torch.float32)
 
     @staticmethod
@@ -92,8 +89,8 @@ class PackedT5Engine(Engine):
         lengths = [len(query) for query in queries]
         rows = [torch.empty(0)] * len(queries)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
-            for part in packing.parts(lengths, ENCODE_ROWS.get(self.device.type, ENCODE_ROWS["cpu"])):
-                hidden = self._encode([queries[i].to(self.device) for i in part], not reference)
+            for part in packing.parts(lengths, self.traits.encode_rows):
+                hidden = self._encode([queries[i] for i in part], not reference)
                 for i, row in zip(part, hidden.split([lengths[i] for i in part]), strict=True):
                     rows[i] = row
             return Encoded(torch.cat(rows), tuple(lengths))
@@ -101,7 +98,8 @@ class PackedT5Engine(Engine):
     def _encode(self, queries: list[Tensor], adapters: bool) -> Tensor:
         lengths = [len(query) for query in queries]
         slots = self._slots(lengths)
-        packed = self._pack(lengths, slots, sorted(range(len(queries)), key=lambda i: slots[i]))
+        order = sorted(range(len(queries)), key=lambda i: slots[i])
+        (packed,) = packing.to_device(self.device, packing.pack(lengths, slots, order, self.row_multiple))
         groups = packing.attention_groups(packed, packed)
         biases = self._biases(self.encoder, groups, causal=False)
         apply = functools.partial(linears, adapters=adapters)
@@ -110,18 +108,22 @@ class PackedT5Engine(Engine):
             query, key, value = apply(normed, layer.q, layer.k, layer.v)
             return self._attend(query, key, value, groups, biases)
 
-        hidden = self.run(self.encoder, torch.cat(queries)[packed.source], attend, None, apply)
+        ids = torch.cat(queries).to(self.device)
+        hidden = self.run(self.encoder, ids[packed.source], attend, None, apply, self.norm)
         return self.norm(self.encoder.final_layer_norm, hidden, self.dtype)[packed.rows_of]
 
     def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
-        start = torch.tensor([self.start_id], device=self.device)
-        inputs = torch.cat([part for ids in responses for part in (start, ids[:-1].to(self.device))])
         lengths = [len(response) for response in responses]
         slots, prompt_slots = self._slots(lengths), self._slots(encoded.lengths)
         order = sorted(range(len(lengths)), key=lambda i: (prompt_slots[i], slots[i]))
-        packed, prompts = self._pack(lengths, slots, order), self._pack(encoded.lengths, prompt_slots, order)
+        packed, prompts = packing.to_device(
+            self.device,
+            packing.pack(lengths, slots, order, self.row_multiple),
+            packing.pack(encoded.lengths, prompt_slots, order, self.row_multiple),
+        )
+        inputs = torch.cat(list(responses)).to(self.device).roll(1).index_fill(0, packed.begins, self.start_id)
         groups, prompt_groups = (packing.attention_groups(packed, keys) for keys in (packed, prompts))
-        masks = [group.mask for group in prompt_groups]
+        masks = self._prompt_masks(prompt_groups)
         apply = functools.partial(linears, adapters=not reference)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
             memory = encoded.hidden[prompts.source]
@@ -132,15 +134,15 @@ class PackedT5Engine(Engine):
                 return self._attend(query, key, value, groups, biases)
 
             def attend_prompt(_: int, layer: Attention, normed: Tensor) -> Tensor:
-                known = [self._known(part, encoded, prompts) for part in (layer.k, layer.v)]
+                known = [self._known(part, encoded, prompts.source) for part in (layer.k, layer.v)]
                 key, value = apply(memory, layer.k, layer.v, known=known)
                 (query,) = apply(normed, layer.q)
                 return self._attend(query, key, value, prompt_groups, masks)
 
-            hidden = self.run(self.decoder, inputs[packed.source], attend, attend_prompt, apply)
+            hidden = self.run(self.decoder, inputs[packed.source], attend, attend_prompt, apply, self.norm)
             return self.norm(self.decoder.final_layer_norm, hidden[packed.rows_of], hidden.dtype)
 
-    def _known(self, part: nn.Module, encoded: Encoded, prompts: Packing) -> Known | None:
+    def _known(self, part: nn.Module, encoded: Encoded, source: Tensor) -> Known | None:
         """Return the product of prompts with a frozen weight that all passes over a rollout share, if it is small."""
         weight = weight_of(part)
         if encoded.origin is None or encoded.hidden.requires_grad or weight.requires_grad:
@@ -150,23 +152,31 @@ class PackedT5Engine(Engine):
             return None
         if part not in whole.products:
             whole.products[part] = F.linear(self.padded(whole.hidden), weight)
-        return whole.products[part], rows[prompts.source]
+        return whole.products[part], rows[source]
 
-    def run(self, stack: Stack, ids: Tensor, attend: Attend, attend_prompt: Attend | None, apply: Linears) -> Tensor:
+    def run(
+        self,
+        stack: Stack,
+        ids: Tensor,
+        attend: Attend,
+        attend_prompt: Attend | None,
+        apply: Linears,
+        norm: Normalize,
+    ) -> Tensor:
         """Return the residual stream [rows, d], float32, after the blocks of a stack, for ids [rows]."""
         hidden = wide(F.embedding(ids, stack.embed_tokens.weight))
         for index, block in enumerate(stack.block):
             own, *cross, feed = block.layer
-            normed = self.norm(own.layer_norm, hidden, self.dtype)
+            normed = norm(own.layer_norm, hidden, self.dtype)
             (output,) = apply(attend(index, own.SelfAttention, normed), own.SelfAttention.o)
             hidden = hidden + output
             if cross and attend_prompt is not None:
-                normed = self.norm(cross[0].layer_norm, hidden, self.dtype)
+                normed = norm(cross[0].layer_norm, hidden, self.dtype)
                 attention = cross[0].EncDecAttention
                 (output,) = apply(attend_prompt(index, attention, normed), attention.o)
                 hidden = hidden + output
             dense = feed.DenseReluDense
-            normed = self.norm(feed.layer_norm, hidden, self.dtype)
+            normed = norm(feed.layer_norm, hidden, self.dtype)
             if self.base.config.is_gated_act:
                 inner = GatedGelu.apply(*apply(normed, dense.wi_0, dense.wi_1))
             else:
@@ -176,8 +186,12 @@ class PackedT5Engine(Engine):
             hidden = hidden + output
         return hidden
 
-    def norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
-        return RmsNorm.apply(hidden, norm.weight, norm.variance_epsilon, dtype)
+    def norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype, weight: Tensor | None = None) -> Tensor:
+        """Return the norm of the residual stream; `weight` stands for the norm's own, in the dtype of `hidden`."""
+        weight = norm.weight if weight is None else weight
+        if self.traits.fused:
+            return F.rms_norm(hidden, weight.shape, weight.to(hidden.dtype), norm.variance_epsilon).to(dtype)
+        return RmsNorm.apply(hidden, weight, norm.variance_epsilon, dtype)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, groups: list[Group], biases: Sequence[Tensor | None]
@@ -194,12 +208,12 @@ class PackedT5Engine(Engine):
         for group, bias, q, k, v in zip(groups, biases, queries, keys, values, strict=False):
             q = q.view(group.count, group.queries, self.heads, -1).transpose(1, 2)
             k, v = (x.view(group.count, group.keys, self.heads, -1).transpose(1, 2) for x in (k, v))
-            output = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(bias), scale=1.0)
+            output = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
             outputs.append(output.transpose(1, 2).flatten(0, 1).flatten(1))
         return torch.cat([*outputs, query.new_zeros(rows - sum(query_rows), query.shape[1])])
 
     def _biases(self, stack: Stack, groups: list[Group], causal: bool) -> list[Tensor]:
-        """Return what each group's attention scores get added, [count or 1, H, length, length] float32."""
+        """Return what each group's attention scores get added, [count or 1, H, length, length]."""
         longest = max(group.queries for group in groups)
         line = self.bias_line(stack, torch.arange(1 - longest, longest, device=self.device), causal)
         biases = []
@@ -207,13 +221,16 @@ class PackedT5Engine(Engine):
             length = group.queries
             # Row i reads distances -i .. length - 1 - i: a window on the line, the last one first.
             bias = line[:, longest - length : longest + length - 1].unfold(1, length, 1).flip(1)[None]
-            if group.mask is not None and not causal:
-                bias = bias.masked_fill(~group.mask, -torch.inf)
-            biases.append(bias)
+            biases.append(bias if causal else group.masked(bias))
         return biases
 
+    def _prompt_masks(self, groups: list[Group]) -> list[Tensor | None]:
+        """Return what each group's scores for its prompts get added, [count, 1, 1, keys], or None for nothing."""
+        none = torch.zeros(1, 1, 1, max(group.keys for group in groups), dtype=self.attention_dtype, device=self.device)
+        return [None if group.ends is None else group.masked(none[..., : group.keys]) for group in groups]
+
     def bias_line(self, stack: Stack, distances: Tensor, causal: bool) -> Tensor:
-        """Return the bias [H, n] float32 of keys `distances` [n] after the query; -inf for a future key."""
+        """Return the bias [H, n] of keys `distances` [n] after the query; -inf for a future key."""
         attention = stack.block[0].layer[0].SelfAttention
         buckets = attention._relative_position_bucket(
             distances,
@@ -221,17 +238,11 @@ class PackedT5Engine(Engine):
             num_buckets=attention.relative_attention_num_buckets,
             max_distance=attention.relative_attention_max_distance,
         )
-        line = wide(attention.relative_attention_bias(buckets)).T
+        line = attention.relative_attention_bias(buckets).to(self.attention_dtype).T
         return line.masked_fill(distances > 0, -torch.inf) if causal else line
 
-    def _mask(self, bias: Tensor | None) -> Tensor | None:
-        return bias if bias is None or bias.dtype == torch.bool else bias.to(self.attention_dtype)
-
     def _slots(self, lengths: Sequence[int]) -> list[int]:
-        return [packing.round_up(length, self.slot_multiple) for length in lengths]
-
-    def _pack(self, lengths: Sequence[int], slots: Sequence[int], order: Sequence[int]) -> Packing:
-        return packing.pack(lengths, slots, order, self.row_multiple, self.device)
+        return [packing.round_up(length, self.traits.slot_multiple) for length in lengths]
 
     def padded(self, hidden: Tensor) -> Tensor:
         """Return rows [N, d], and rows of 0 up to a multiple."""
@@ -247,5 +258,5 @@ class PackedT5Engine(Engine):
     def advance(self, state: Decoding, tokens: Tensor) -> Tensor:
         return state.advance(tokens)
 
-    def keep(self, state: Decoding, indices: Tensor) -> None:
+    def keep(self, state: Decoding, indices: Sequence[int]) -> None:
         state.keep(indices)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from detox import models
+from detox import devices, models
 from detox.engine import (
     HuggingFaceEngine,
     Sampling,
@@ -16,6 +18,7 @@ from detox.engine import (
     uniforms,
 )
 from tests import tiny
+from tests.devices.sums import blockwise_sums
 
 KINDS = ("t5 1.0", "t5 1.1 untied", "bart")
 ENGINES = [(kind, "hf") for kind in KINDS] + [(kind, "packed") for kind in KINDS[:2]]
@@ -184,6 +187,46 @@ def test_sampling_follows_the_distribution():
     assert int(edge) == 3, "never a token without probability"
 
 
+def test_a_device_whose_sums_fall_here_and_there_never_draws_a_token_without_probability(monkeypatch):
+    monkeypatch.setattr(Tensor, "cumsum", blockwise_sums)
+    monkeypatch.setitem(devices.BY_TYPE, "cpu", devices.CUDA)
+    logits = torch.randn(4, 32_128, generator=torch.Generator().manual_seed(0))
+    logits[:, torch.rand(32_128, generator=torch.Generator().manual_seed(1)) < 0.9] = -torch.inf
+    probabilities = logits.softmax(-1)
+    sums = probabilities.cumsum(-1)
+    draws = (sums[:, :-1][probabilities[:, 1:] == 0] / sums.amax()).unique()
+    draws = draws[draws < 1][:: len(draws) // 2000]
+    for row in range(4):
+        plain = torch.searchsorted(sums[row], draws * sums[row, -1], right=True).clamp_(max=32_127)
+        assert bool((probabilities[row, plain] == 0).any()), "what this is about"
+        tokens, _ = choose(logits[row].expand(len(draws), -1), draws, Sampling(draws), None)
+        assert bool((probabilities[row, tokens] > 0).all())
+        shares = torch.histc(tokens.float(), 8, 0, 32_128) / len(draws)
+        torch.testing.assert_close(shares, torch.full((8,), 0.125), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [(1, 3), (3, 1)])
+def test_a_decoder_may_have_other_layers_than_the_encoder(layers):
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "vocab_size": 64, "decoder_start_token_id": 0}
+    t5 = {"d_kv": 8, "d_ff": 32, "num_heads": 2, "feed_forward_proj": "gated-gelu", "num_layers": layers[0]}
+    bart = {"encoder_layers": layers[0], "decoder_layers": layers[1], "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    bart |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "init_std": 0.3}
+    models_made = (
+        T5ForConditionalGeneration(T5Config(**sizes, **t5, num_decoder_layers=layers[1])),
+        BartForConditionalGeneration(BartConfig(**sizes, **bart)),
+    )
+    for model in models_made:
+        engine = make_engine("hf", model)
+        engine.eos = torch.tensor([*range(1, 64, 7)], device=engine.device)  # sequences leave the batch one by one
+        draws = uniforms(0, 0, range(5), 12)
+        with torch.no_grad():
+            made = engine.generate(engine.encode(queries()), 12, Sampling(draws))
+            forced = engine.logprobs(engine.encode(queries()), made.responses)
+        assert len({len(response) for response in made.responses}) > 1
+        torch.testing.assert_close(made.logprobs, forced.logprobs, atol=1e-5, rtol=1e-4)
+
+
 def test_filters_leave_what_they_should():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     draws = (torch.arange(1000) + 0.5) / 1000
@@ -222,7 +265,7 @@ def test_groups_hold_neighbours_in_length():
 def test_padding_to_a_multiple_changes_nothing(folders):
     engine = engine_for(folders, "t5 1.0", "hf")
     padded = engine_for(folders, "t5 1.0", "hf")
-    padded.pad_multiple = 32
+    padded.traits = devices.MPS
     responses = [torch.tensor([5, 6, 1]), torch.tensor([7, 1])] * 2 + [torch.tensor([1])]
     with torch.no_grad():
         outputs = [e.logprobs(e.encode(queries()), responses).logprobs for e in (engine, padded)]

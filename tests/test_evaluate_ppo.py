@@ -497,3 +497,13 @@ def test_an_evaluation_in_use_is_left_alone(place, capsys):
     with artifacts.lock(place / "r0" / "evaluation"):
         assert run() == 2
     refused(capsys, "in use")
+
+
+def test_lack_of_memory_is_one_line(place, capsys, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(evaluation, "summarize", full)
+    assert run("--evaluation.batch-size", "7") == 2
+    refused(capsys, "out of memory", "--evaluation.batch-size=7")
+    assert not list(place.glob("r0/evaluation/step-*"))

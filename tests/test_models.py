@@ -394,22 +394,3 @@ def test_refused_names(made, tmp_path, name, revision, says):
     with pytest.raises(UserError) as error:
         models.load_tokenizer(name, revision)
     one_line(error, name, says)
-
-
-# ---------------------------------------------------------------------------------------------------- devices
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert models.choose_device("auto") == models.choose_device("cpu") == torch.device("cpu")
-    for name in ("cuda", "mps", "cuda:1", "tpu"):
-        with pytest.raises(UserError, match=f"--device={name}: "):
-            models.choose_device(name)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models.choose_device("auto").type == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert models.choose_device("auto").type == "cuda" and models.choose_device("cuda:0").index == 0
-    with pytest.raises(UserError, match="it has cpu, mps, cuda:0"):
-        models.choose_device("cuda:1")

@@ -17,7 +17,7 @@ import config
 import training_ppo
 from benchmarks import ppo_step
 from detox import cli, memory, models, plan, policy, scaling, sizes, work
-from detox.engine import choose_dtype
+from detox.devices import choose_dtype
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent

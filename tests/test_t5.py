@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from detox import t5
+from detox import devices, t5
 from detox.engine import HuggingFaceEngine, Sampling, uniforms, unpack
 from detox.layers import LinearsOfFew, linears
 from detox.t5 import PackedT5Engine
@@ -204,15 +205,29 @@ def test_sampling_with_the_same_numbers_gives_the_tokens_of_the_hugging_face_eng
     assert all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())
 
 
+@pytest.mark.parametrize("traits", [devices.CUDA, devices.MPS, replace(devices.CPU, alike=9.0, look_every=3)])
 @torch.no_grad()
-def test_what_else_is_in_the_batch_changes_nothing(monkeypatch):
+def test_what_is_done_otherwise_on_other_devices_changes_no_sample(traits):
+    model = with_lora(t5_model(), ALL)
+    plain, other = PackedT5Engine(model), PackedT5Engine(model)
+    other.traits = traits
+    queries, draws = ids(LENGTHS * 2), uniforms(0, 0, range(12), 70)
+    expected, found = (e.generate(e.encode(queries), 70, Sampling(draws)) for e in (plain, other))
+    assert [x.tolist() for x in found.responses] == [x.tolist() for x in expected.responses]
+    assert torch.equal(found.finished, expected.finished) and len({*map(len, found.responses)}) > 3
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.hidden, expected.hidden, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_what_else_is_in_the_batch_changes_nothing():
     model = with_lora(t5_model(), ALL)
     engine = PackedT5Engine(model)
     queries, responses = ids(LENGTHS), ids(RESPONSES, 1)
     encoded = engine.encode(queries)
     whole = engine.logprobs(encoded, responses).logprobs
     order = [4, 0, 5, 2]
-    monkeypatch.setitem(t5.ENCODE_ROWS, "cpu", 20)
+    engine.traits = replace(engine.traits, encode_rows=20)
     for memory in (encoded.select(order), engine.encode([queries[i] for i in order])):
         part = engine.logprobs(memory, [responses[i] for i in order]).logprobs
         for row, i in enumerate(order):
@@ -223,7 +238,7 @@ def test_what_else_is_in_the_batch_changes_nothing(monkeypatch):
 def test_padded_slots_for_accelerators_change_nothing(multiple):
     model = with_lora(t5_model(), ALL)
     exact, padded = (PackedT5Engine(model, nn.Linear(32, 1)) for _ in range(2))
-    padded.slot_multiple = padded.row_multiple = multiple
+    padded.traits, padded.row_multiple = replace(padded.traits, slot_multiple=multiple), multiple
     queries, responses = ids(LENGTHS), ids(RESPONSES, 1)
     expected, expected_grads = loss_and_gradients(exact, model, queries, responses)
     outputs, grads = loss_and_gradients(padded, model, queries, responses)
@@ -397,7 +412,7 @@ def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
     x = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
     names = [part["default"].weight for part in (layer.lora_A, layer.lora_B)]
     exact = x @ layer.base_layer.weight.float().T + layer.scaling["default"] * x @ names[0].T @ names[1].T
-    (few,), (many,) = LinearsOfFew()(x, layer), linears(x, layer, adapters=True)
+    (few,), (many,) = LinearsOfFew(torch.float32)(x, layer), linears(x, layer, adapters=True)
     assert few.dtype == torch.float32 and many.dtype == torch.bfloat16
     errors = [float((found.float() - exact).norm() / exact.norm()) for found in (few, many)]
     assert errors[0] < errors[1] < 0.01
@@ -417,6 +432,6 @@ def test_layers_of_one_input_keep_their_own_ranks_adapters_and_scalings():
     for context in (contextlib.nullcontext(), model.disable_adapter()):
         with context:
             expected = torch.stack([layer(x) for layer in layers])
-            torch.testing.assert_close(LinearsOfFew()(x, *layers), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(LinearsOfFew(torch.float32)(x, *layers), expected, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(torch.stack([*linears(x, *layers, adapters=True)]), expected)
     torch.testing.assert_close(expected, torch.stack([linears(x, layer, adapters=False)[0] for layer in layers]))

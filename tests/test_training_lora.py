@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Seq2SeqTrainer
 
 import config
 import training_lora
@@ -118,6 +119,20 @@ def test_labels_count_the_end_of_the_summary_and_nothing_after_it(base):
     assert batch["labels"].tolist() == [short + [-100] * (len(long) - len(short)), long]
     assert batch["input_ids"].tolist() == [short + [tokenizer.pad_token_id] * (len(long) - len(short)), long]
     assert batch["attention_mask"].sum(1).tolist() == [len(short), len(long)]
+
+
+@pytest.mark.parametrize("where", ["train", "_move_model_to_device"])
+def test_lack_of_memory_is_one_line_on_every_device(base, place, capsys, monkeypatch, where):
+    def full(*_, **__):
+        raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB). Tried to allocate 1.00 GB.")
+
+    before = files(place)
+    monkeypatch.setattr(Seq2SeqTrainer, where, full)
+    assert train(base, "--lora.max-steps", "1") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: out of memory: ")
+    assert ("--lora.batch-size=4" in error) == (where == "train")
+    assert files(place) == before
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,12 @@ class Toxicity(evaluate.Measurement):
 
     def _download_and_prepare(self, dl_manager: object) -> None:
         try:
-            from detox import models
+            from detox import devices, models
         except ModuleNotFoundError as error:
             raise ImportError("put the folder that holds `detox` on PYTHONPATH: this module is a part of it") from error
         if self.classifier is None:
             self.classifier = models.load_classifier(self.model_name)
-        self.classifier.model.to(models.choose_device(str(self.device)))
+        self.classifier.model.to(devices.choose(str(self.device)))
 
     def _compute(
         self,
