@@ -56,15 +56,15 @@ def main(settings: config.PPOTraining) -> int:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
         parts = build(settings, inputs, processes)
-        if processes.is_main and settings.overwrite and folder.exists():  # only now that all that is needed is there
-            artifacts.remove(folder)
-        return train(settings, parts, folder, resumed, inputs, weights)
+        with processes.within(lambda: checkpoint.successor(folder, settings.overwrite)):  # now that all else is there
+            return train(settings, parts, folder, resumed, inputs, weights)
 
 
 def find_checkpoint(settings: config.PPOTraining, folder: Path) -> Path | None:
     """Return the checkpoint to go on from, if there is one, once the leavings of dead processes are gone."""
     from detox import artifacts, checkpoint
 
+    checkpoint.settle(folder)
     artifacts.sweep(folder)
     return None if settings.overwrite else checkpoint.last(folder)
 
@@ -241,7 +241,8 @@ def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by:
         print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
         print(f"next: {cli.command('evaluate_ppo.py', settings)}")
         return 0
-    again = cli.command("training_ppo.py", settings) + " and the same settings"
+    anew = " but --overwrite" if updates and settings.overwrite else ""
+    again = cli.command("training_ppo.py", settings) + f" and the same settings{anew}"
     saved = f"{updates} updates are saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)
     return 128 + stopped_by

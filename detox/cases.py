@@ -43,6 +43,7 @@ def find(settings: config.EvaluationStage) -> list[Case]:
         UserError: one is missing, damaged or of another model, or two would be written to the same place.
     """
     own = Path(settings.checkpoints) / settings.run_name
+    checkpoint.settle(own / "ppo")
     folders = [Path(name) for name in settings.checkpoint]
     if not folders:
         folders = [own / "ppo" / checkpoint.name(number) for number in checkpoint.numbers(own / "ppo")]
@@ -52,8 +53,7 @@ def find(settings: config.EvaluationStage) -> list[Case]:
         folders = folders if settings.select is not None else folders[-1:]
     cases = []
     for folder in folders:
-        if (folder / "adapter_config.json").exists():
-            raise UserError(f"--checkpoint={folder}: an adapter; name the checkpoint's folder, the one that holds it")
+        _check_is_checkpoint(folder, own)
         training = _pinned(checkpoint.settings_of(checkpoint.read_manifest(folder)), checkpoint.read_weights(folder))
         place = Path(os.path.abspath(folder))
         run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
@@ -66,6 +66,30 @@ def find(settings: config.EvaluationStage) -> list[Case]:
     if len({case.name for case in cases}) < len(cases):  # runs of the same name in different folders
         cases = [replace(case, name=str(case.checkpoint)) for case in cases]
     return cases
+
+
+def _check_is_checkpoint(folder: Path, run: Path) -> None:
+    """Demand a checkpoint's folder; name those that are near where it is another one."""
+    if (folder / artifacts.MANIFEST).exists():
+        return
+    name = f"--checkpoint={folder}"
+    if not folder.exists():
+        advice = _names(checkpoint.near(run)) or "run training_ppo.py first"
+        raise UserError(f"{name}: no such folder; {advice}")
+    parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint.is_name(above.name)]
+    around = [_shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]
+    if around:
+        raise UserError(f"{name}: part of a checkpoint; name {around[0]}")
+    inside = checkpoint.near(folder)
+    if inside:
+        raise UserError(f"{name}: no checkpoint itself, it holds some; {_names(inside)}")
+    what = "an incomplete checkpoint" if checkpoint.is_name(folder.name) else "no checkpoint"
+    raise UserError(f"{name}: {what} (it has no {artifacts.MANIFEST}); {_names(checkpoint.near(run)) or 'name one'}")
+
+
+def _names(folders: list[Path]) -> str:
+    shown = ", ".join(str(folder) for folder in folders[-3:][::-1])
+    return f"name {shown}{' or an earlier one' if len(folders) > 3 else ''}" if folders else ""
 
 
 def _shown(path: Path) -> Path:

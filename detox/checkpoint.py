@@ -7,6 +7,7 @@ import json
 import random
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,41 @@ def last(folder: Path) -> Path | None:
     """Return the newest checkpoint in a run's `ppo` folder, or None."""
     there = numbers(folder)
     return folder / name(there[-1]) if there else None
+
+
+def is_name(name: str) -> bool:
+    """Return whether a checkpoint's folder can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def near(folder: Path) -> list[Path]:
+    """Return the checkpoints in a `ppo` folder, a run or a folder of runs, whichever `folder` is."""
+    for pattern in (".", "ppo", "*/ppo", "*/*/ppo"):
+        series = [folder] if pattern == "." else sorted(folder.glob(pattern))
+        there = [ppo / name(number) for ppo in series for number in numbers(ppo)]
+        there = [checkpoint for checkpoint in there if (checkpoint / artifacts.MANIFEST).exists()]
+        if there:
+            return there
+    return []
+
+
+def successor(folder: Path, overwrite: bool) -> AbstractContextManager[None]:
+    """Return the context in which a run begins anew: the old one is kept aside until the new has a checkpoint.
+
+    Args:
+        folder: a run's `ppo` folder.
+        overwrite: else the run goes on, and nothing is moved.
+    """
+    return artifacts.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
+
+
+def settle(folder: Path) -> None:
+    """Finish what a `successor` could not, because its process died."""
+    artifacts.settle(folder, _is_own, is_whole=last)
+
+
+def _is_own(name: str) -> bool:
+    return is_name(name) or name in ("metrics.jsonl", "training.png", "tensorboard")
 
 
 def save(
@@ -181,11 +217,13 @@ def read_weights(folder: Path) -> dict[str, str]:
 
 
 def _remedy(folder: Path) -> str:
-    """Return what to do about a damaged checkpoint; to start over would throw the others away."""
+    """Return what to do about a damaged checkpoint; to start over would put the others away."""
     match = _NAME.fullmatch(folder.name)
-    before = [number for number in numbers(folder.parent) if match and number < int(match[1])]
+    if match is None:
+        return "name a folder that training_ppo.py has written"
+    before = [number for number in numbers(folder.parent) if number < int(match[1])]
     where = f"from {name(before[-1])}" if before else "from the beginning"
-    return f"remove the folder {folder}, and training_ppo.py goes on {where}"
+    return f"move the folder {folder} away, and training_ppo.py goes on {where}"
 
 
 def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:

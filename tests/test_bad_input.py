@@ -320,7 +320,23 @@ CASES = {
     "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
     "no checkpoint": Case(EVAL, "--run new", ("checkpoints/new/ppo", "training_ppo.py")),
-    "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone", "training_ppo.py")),
+    "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone: no such folder", f"name {STEP}")),
+    "one level too high": Case(EVAL, f"--checkpoint {RUN}/ppo", ("no checkpoint itself", f"name {STEP}")),
+    "two levels too high": Case(EVAL, f"--checkpoint {RUN}", ("no checkpoint itself", f"name {STEP}")),
+    "all runs": Case(EVAL, "--checkpoint checkpoints", ("no checkpoint itself", f"name {STEP}")),
+    "the working directory": Case(EVAL, "--checkpoint .", ("no checkpoint itself", f"name {STEP}")),
+    "a model as checkpoint": Case(EVAL, "--checkpoint t5", ("t5: no checkpoint", "no manifest.json", f"name {STEP}")),
+    "one level too low": Case(EVAL, f"--checkpoint {STEP}/adapter", ("part of a checkpoint", f"name {STEP}")),
+    "a file of a checkpoint": Case(EVAL, f"--checkpoint {STEP}/state.json", ("part of a checkpoint", f"name {STEP}")),
+    "checkpoint without its manifest": Case(
+        EVAL, f"--checkpoint {STEP}", (f"{STEP}: an incomplete checkpoint",), remove(f"{STEP}/manifest.json")
+    ),
+    "somebody's own manifest": Case(
+        EVAL, "--checkpoint t5", ("t5/manifest.json", "name a folder"), write("t5/manifest.json", "{}")
+    ),
+    "interrupted checkpoint": Case(
+        PPO, "", ("step-0001", "no manifest.json", "move the folder"), remove(f"{STEP}/manifest.json")
+    ),
     "checkpoint of another stage": Case(
         EVAL, "--checkpoint checkpoints/r/prepared", ("'data_preparation'", "training_ppo.py")
     ),
@@ -330,15 +346,15 @@ CASES = {
         ("step-0001", "schema_version 9", "update the program"),
         edit(f"{STEP}/manifest.json", schema_version=9),
     ),
-    "manifest is no JSON": Case(PPO, "", ("step-0001", "not JSON", "remove"), write(f"{STEP}/manifest.json", "{")),
+    "manifest is no JSON": Case(PPO, "", ("step-0001", "not JSON", "move the folder"), write(f"{STEP}/manifest.json", "{")),
     "manifest leads outside": Case(
         PPO,
         "",
-        ("step-0001", "'../x', which is outside", "remove"),
+        ("step-0001", "'../x', which is outside", "move the folder"),
         edit(f"{STEP}/manifest.json", files=[{"path": "../x", "bytes": 1, "sha256": "0"}]),
     ),
     "checkpoint cut": Case(
-        PPO, "", ("step-0001", "optimizer.safetensors", "remove"), cut(f"{STEP}/optimizer.safetensors")
+        PPO, "", ("step-0001", "optimizer.safetensors", "move the folder"), cut(f"{STEP}/optimizer.safetensors")
     ),
     "other settings": Case(PPO, "--ppo.gamma 0.9", ("--ppo.gamma was 1.0, now 0.9", "another --run")),
     "other weights": Case(
@@ -407,6 +423,7 @@ def test_wrong_input_is_told_in_one_line_and_changes_nothing(world, tmp_path, mo
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, error
     assert error[:-1].isprintable()
+    assert "remove the folder" not in error and "delete" not in error
     for words in says:
         assert words in error, error
     assert tree(place) == before

@@ -20,8 +20,9 @@ from transformers import AutoModelForSeq2SeqLM
 import config
 import data_preparation
 import training_ppo
-from detox import checkpoint, cli, models, policy, rollouts
+from detox import checkpoint, cli, models, policy, rollouts, trackers
 from tests import tiny
+from tests.faults.world import tree
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (
@@ -61,10 +62,12 @@ def whole(world, tmp_path_factory):
 
 def train(*more):
     flags = list(FLAGS)
+    switches = [flag for flag in more if flag == "--overwrite"]
+    more = [flag for flag in more if flag != "--overwrite"]
     for name, value in zip(more[::2], more[1::2]):
         flags = flags[: flags.index(name)] + flags[flags.index(name) + 2 :] if name in flags else flags
         flags += [name, value]
-    return cli.run(config.PPOTraining, training_ppo.main, ["--run", "r", *flags])
+    return cli.run(config.PPOTraining, training_ppo.main, ["--run", "r", *flags, *switches])
 
 
 def metrics(folder):
@@ -325,3 +328,66 @@ def test_a_tracker_that_is_not_installed_is_told(place, capsys, monkeypatch):
     assert train("--report-to", "wandb") == 2
     assert "--report-to=wandb: needs `pip install wandb`" in capsys.readouterr().err
     assert not (place / "checkpoints/r/ppo").exists()
+
+
+class Unwilling:
+    """A tracker that fails in one of its calls."""
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __call__(self, *arguments, **options):
+        return self
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            if name == self.fails:
+                raise RuntimeError("No API key configured.\nUse `wandb login`")
+
+        return call
+
+
+@pytest.mark.parametrize("fails", ["start", "store_init_configuration"])
+def test_a_tracker_that_cannot_start_costs_nothing_of_the_run_before(whole, place, monkeypatch, capsys, fails):
+    shutil.copytree(whole, place / "checkpoints/r/ppo")
+    before = tree(place)
+    monkeypatch.setattr(trackers, "check", lambda settings: None)
+    monkeypatch.setattr(trackers, "WandBTracker", Unwilling(fails))
+    assert train("--report-to", "wandb", "--overwrite") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--report-to=wandb: can't start" in error and "wandb login" in error and "leave it out" in error
+    assert tree(place) == before
+
+
+def test_a_file_where_the_events_of_a_tracker_belong(place, monkeypatch, capsys):
+    assert train("--ppo.updates", "1") == 0
+    (place / "checkpoints/r/ppo/tensorboard").write_text("mine")
+    before = tree(place)
+    assert train("--report-to", "tensorboard") == 2
+    assert "--report-to=tensorboard: can't start" in capsys.readouterr().err
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("fails", ["log", "finish"])
+def test_a_tracker_that_fails_later_stops_no_run(place, monkeypatch, capsys, fails):
+    monkeypatch.setattr(trackers, "check", lambda settings: None)
+    monkeypatch.setattr(trackers, "WandBTracker", Unwilling(fails))
+    assert train("--report-to", "wandb", "--ppo.updates", "2") == 0
+    assert "warning: the tracker fails (RuntimeError: No API key" in capsys.readouterr().err
+    assert len(metrics(place / "checkpoints/r/ppo")) == 2
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_a_checkpoint(whole, place, monkeypatch):
+    shutil.copytree(whole, place / "checkpoints/r/ppo")
+    (place / "checkpoints/r/ppo/notes.txt").write_text("mine")
+    before = tree(place)
+    monkeypatch.setattr(rollouts, "roll_out", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("--overwrite")
+    assert tree(place) == before
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert train("--ppo.updates", "1", "--overwrite") == 0
+    names = sorted(path.name for path in (place / "checkpoints/r/ppo").iterdir())
+    assert names == ["metrics.jsonl", "notes.txt", "step-0001", "training.png"]
+    assert sorted(path.name for path in (place / "checkpoints/r").iterdir()) == ["ppo", "prepared"]
