@@ -82,6 +82,8 @@ def evaluate(
 
 def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
     """Return which models and programs the figures are of."""
+    from detox import weights
+
     training = case.training
     return {
         "run": case.run.name,
@@ -96,6 +98,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         },
         "engine": engine.describe(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")},
+        **weights.notes(),
     }
 
 

@@ -28,7 +28,7 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, models, parallel
+    from detox import data, models, parallel, weights
 
     processes = parallel.start("cpu")
     if processes.count > 1:
@@ -60,6 +60,7 @@ def main(settings: config.LoraTraining) -> None:
         trainer = make_trainer(settings, model, tokenizer, dataset, device, scratch)
         before, after = fit(trainer)
         save(model, draft.path)
+        draft.notes.update(weights.notes())
         draft.counts.update(
             train=len(dataset["train"]),
             validation=len(dataset["validation"]),

@@ -86,14 +86,14 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
     """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
-    from detox import models, reward_terms
+    from detox import hub, reward_terms
 
     names = {
         settings.model.base: settings.model.revision,
         settings.model.adapter: settings.model.adapter_revision,
         settings.reward.model: settings.reward.revision,
     }
-    weights = {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    weights = {name: hub.identity(name, revision) for name, revision in names.items() if name != "none"}
     own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
     return weights | {name: reward_terms.identity(name) for name in own}
 
@@ -129,7 +129,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
-    print(f"reward     {settings.reward.describe()}")
+    print(f"reward     {replace(settings.reward, label=classifier.label).describe()}")
     together = f", one of {count} processes" if count > 1 else ""
     print(f"runs on    {device}, {trainer.engine.describe()}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))

@@ -72,7 +72,9 @@ class Draft:
     path: Path
     """Temporary folder that takes the files."""
     counts: dict[str, int | float] = field(default_factory=dict)
-    """What the manifest shall tell of the contents."""
+    """What the manifest shall tell of the contents, in numbers."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """And in words, where there is something to tell."""
     inputs: dict[str, Path] = field(default_factory=dict)
     """Artefacts that this one was made from, where they are known only while it is written."""
 
@@ -130,6 +132,7 @@ def publish(
                     "counts": dict(draft.counts),
                     "seconds": round(time.monotonic() - started, 3),
                     "peak_memory_mb": peak_memory_mb(),
+                    **({"notes": draft.notes} if draft.notes else {}),
                 }
                 content = json.loads(json.dumps(manifest, default=lambda number: number.item()))
                 text = json.dumps({**content, "sha256": _own_digest(content)}, indent=2)

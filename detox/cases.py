@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import config
-from detox import artifacts, checkpoint, cli, models
+from detox import artifacts, checkpoint, cli, hub
 from detox.errors import UserError
 
 STAGE = "evaluate_ppo"
@@ -124,7 +124,7 @@ def check_start(case: Case) -> None:
         was = weights.get(name, "")
         if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
             raise UserError(f"{name}: no such folder; {advice}")
-        if models.identity(name, revision) != was:
+        if hub.identity(name, revision) != was:
             raise UserError(f"{name}: not the model that it was; {advice}")
 
 

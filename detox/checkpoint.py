@@ -19,6 +19,7 @@ from torch import Tensor
 
 import config
 from detox import artifacts
+from detox import weights as weights_files
 from detox.errors import UserError, printable
 from detox.policy import LoraFactors, save_adapter, trainable
 from detox.trainer import Seq2SeqPPOTrainer
@@ -108,6 +109,7 @@ def save(
     device = str(trainer.engine.device)
     with artifacts.publish(folder, stage=STAGE, settings=settings, device=device, inputs=inputs) as draft:
         draft.counts["updates"] = trainer.updates_done
+        draft.notes.update(weights_files.notes())
         save_adapter(trainer.policy, supervised, settings.model.base, settings.model.revision, draft.path / "adapter")
         parameters = {key: value.detach().cpu().contiguous() for key, value in trainable(trainer.policy).items()}
         head = {key: value for key, value in parameters.items() if key.startswith("v_head.")}

@@ -175,9 +175,7 @@ def _split_files(name: str, folder: Path, split: str) -> list[Path]:
 
 def _fetch(name: str, revision: str | None) -> Path:
     """Download the data files of a hub dataset, never a script; the folder is named for the commit."""
-    from huggingface_hub import snapshot_download
-
-    from detox import models
+    from detox import hub
 
     stems = [alias for aliases in _ALIASES.values() for alias in aliases]
     patterns = [
@@ -186,8 +184,7 @@ def _fetch(name: str, revision: str | None) -> Path:
         for stem in [*stems, *(f"*.{stem}" for stem in stems), *(f"{stem}-*-of-*" for stem in stems)]
         for suffix in (f".{suffix}" for suffix in _SUFFIXES)
     ]
-    with models.hub_errors(name):
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    return hub.fetch(name, revision, patterns, "dataset")
 
 
 def _share(row: Row, test_fraction: float, validation_fraction: float) -> str:

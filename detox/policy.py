@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from trl import AutoModelForSeq2SeqLMWithValueHead
 
 import config
-from detox import models
+from detox import adapters, models
 from detox.errors import UserError, printable
 
 LoraFactors = dict[str, tuple[Tensor, Tensor]]
@@ -48,7 +48,7 @@ def load_start(settings: config.Model) -> tuple[PreTrainedModel, LoraFactors]:
     base = models.load_summarizer(settings.base, settings.revision)
     if settings.adapter == "none":
         return base, {}
-    supervised = models.load_adapter(base, settings.adapter, settings.adapter_revision)
+    supervised = adapters.load_adapter(base, settings.adapter, settings.adapter_revision)
     factors = lora_factors(supervised)
     with warnings.catch_warnings():  # an untied head, as Flan-T5 has, stays untied: nothing is lost
         warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)

@@ -213,10 +213,12 @@ CASES = {
     ),
     "no config": Case(LORA, "", ("t5", "has no config.json", "complete"), remove("t5/config.json")),
     "unknown type": Case(LORA, "", ("t5", "'t9'", "never run"), edit("t5/config.json", model_type="t9")),
-    "no weights": Case(LORA, "", ("t5", "has no weights", "convert"), remove("t5/model.safetensors")),
+    "no weights": Case(LORA, "", ("t5", "has no weights", "save_pretrained"), remove("t5/model.safetensors")),
     "weights cut": Case(LORA, "", ("t5", "cannot be loaded", "check the files"), cut("t5/model.safetensors")),
     "a tensor is missing": Case(LORA, "", ("t5", "lack 1 tensors", "name a model"), without_tensor),
-    "pickled base": Case(LORA, "", ("t5", "pytorch_model.bin", "convert"), pickled("t5", "pytorch_model")),
+    "pickled base": Case(
+        LORA, "", ("t5", "pytorch_model.bin is refused", "save the model"), pickled("t5", "pytorch_model")
+    ),
     "prompts beyond its positions": Case(
         DATA, "--model.base bart", ("--data.max-query-tokens=512", "bart takes 128"), lambda: tiny.bart(Path("bart"))
     ),
@@ -242,7 +244,7 @@ CASES = {
         PPO, "--overwrite", ("lora", "IA3", "only LoRA"), edit("lora/adapter_config.json", peft_type="IA3")
     ),
     "pickled adapter": Case(
-        PPO, "--overwrite", ("lora", "adapter_model.bin", "convert"), pickled("lora", "adapter_model")
+        PPO, "--overwrite", ("lora", "adapter_model.bin is refused", "save the model"), pickled("lora", "adapter_model")
     ),
     "adapter cut": Case(
         PPO, "--overwrite", ("lora", "damaged", "fetch or save"), cut("lora/adapter_model.safetensors")
@@ -252,12 +254,24 @@ CASES = {
     "one label": Case(
         PPO,
         "--reward.model one --overwrite",
-        ("one", "one label", "two labels"),
-        lambda: tiny.classifier(Path("one"), ["x"]),
+        ("one", "no label 'nothate'", "choose from: toxic"),
+        lambda: tiny.classifier(Path("one"), ["toxic"]),
+    ),
+    "a regression that measures": Case(
+        EVAL,
+        "--judge.model one --judge.label x",
+        ("one: is a regression", "choose a classifier"),
+        lambda: tiny.classifier(Path("one"), ["x"], problem_type="regression"),
+    ),
+    "a regression's probability": Case(
+        PPO,
+        "--reward.model one --reward.signal probability --overwrite",
+        ("one: is a regression", "--reward.signal logit"),
+        lambda: tiny.classifier(Path("one"), ["x"], problem_type="regression"),
     ),
     "no classifier": Case(PPO, "--reward.model t5 --overwrite", ("t5", "not a sequence classifier", "'nothate'")),
     "reward without weights": Case(
-        PPO, "--overwrite", ("reward", "has no weights", "convert"), remove("reward/model.safetensors")
+        PPO, "--overwrite", ("reward", "has no weights", "save_pretrained"), remove("reward/model.safetensors")
     ),
     "judge without the label": Case(EVAL, "--judge.label rude", ("judge", "'rude'", "choose from: fine, toxic")),
     "no such judge": Case(EVAL, "--judge.model ./gone", ("./gone", "name an existing folder")),
@@ -346,7 +360,9 @@ CASES = {
         ("step-0001", "schema_version 9", "update the program"),
         edit(f"{STEP}/manifest.json", schema_version=9),
     ),
-    "manifest is no JSON": Case(PPO, "", ("step-0001", "not JSON", "move the folder"), write(f"{STEP}/manifest.json", "{")),
+    "manifest is no JSON": Case(
+        PPO, "", ("step-0001", "not JSON", "move the folder"), write(f"{STEP}/manifest.json", "{")
+    ),
     "manifest leads outside": Case(
         PPO,
         "",

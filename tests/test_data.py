@@ -239,7 +239,7 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr("detox.models.hub_problem", lambda endpoint: None)
+    monkeypatch.setattr("detox.hub.problem", lambda endpoint: None)
     source = data.locate(config.Data(dataset="owner/talks", revision="v1"), 0)
     assert (source.name, source.revision) == ("owner/talks", "b" * 40)
     assert (asked["name"], asked["repo_type"], asked["revision"]) == ("owner/talks", "dataset", "v1")

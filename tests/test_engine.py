@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detox import models
+from detox import adapters, models
 from detox.engine import (
     HuggingFaceEngine,
     Sampling,
@@ -41,7 +41,7 @@ def engine_for(folders, kind, name, adapter=True):
     folder, lora = folders[kind]
     model = models.load_summarizer(str(folder))
     if adapter:
-        model = models.load_adapter(model, str(lora))
+        model = adapters.load_adapter(model, str(lora))
     return make_engine(name, model)
 
 

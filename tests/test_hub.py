@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import tiny
 import torch
 from huggingface_hub import constants
 
-from detox import models
+from detox import adapters, models
 from detox.errors import UserError
+from detox.hub import PROBE_SECONDS, fetch, problem
 
 ROOT = Path(__file__).resolve().parent.parent
 Point = Callable[[str], None]
@@ -38,10 +40,10 @@ def point(tmp_path, monkeypatch) -> Iterator[Point]:
     def use(url: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        models.hub_problem.cache_clear()
+        problem.cache_clear()
 
     yield use
-    models.hub_problem.cache_clear()
+    problem.cache_clear()
 
 
 @pytest.fixture
@@ -60,8 +62,7 @@ def closed() -> str:
 
 
 def fetch_dataset() -> Path:
-    with models.hub_errors(tiny.DIALOGSUM):
-        return Path(huggingface_hub.snapshot_download(tiny.DIALOGSUM, repo_type="dataset", allow_patterns=["*.csv"]))
+    return fetch(tiny.DIALOGSUM, None, ["*.csv"], "dataset")
 
 
 LOADERS: dict[str, tuple[str, Callable[[], object]]] = {
@@ -84,7 +85,7 @@ def test_the_real_names(hub, root):
     assert model.config._name_or_path == tokenizer.name_or_path == tiny.FLAN_T5, "not a path of the cache"
     commit = models.resolved_revision(model)
     assert len(commit) == 40 and models.resolved_revision(tokenizer) == commit
-    adapted = models.load_adapter(model, tiny.ADAPTER)
+    adapted = adapters.load_adapter(model, tiny.ADAPTER)
     assert len(models.resolved_revision(adapted)) == 40 and models.resolved_revision(adapted) != commit
     for name, label in (
         (tiny.REWARD, "nothate"),
@@ -190,7 +191,7 @@ def test_a_hub_that_never_answers(point):
         for name, load in LOADERS.values():
             with pytest.raises(UserError, match=f"{name}: .*--preset demo.* local path"):
                 load()
-        assert time.monotonic() - start < models.PROBE_SECONDS + 3, "it is asked once for all"
+        assert time.monotonic() - start < PROBE_SECONDS + 3, "it is asked once for all"
 
 
 def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
@@ -252,12 +253,25 @@ def test_wrong_names(hub, name, says):
     assert str(error.value).startswith(f"{name}: ") and says in str(error.value)
 
 
-def test_a_repository_without_safetensors(hub, root):
+def test_a_repository_without_safetensors(hub, root, capsys):
+    """A pickle of tensors alone is fetched and read; where there are safetensors, it is not even fetched."""
     folder = tiny.classifier(root / "models" / "someone" / "pickled")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"needs model.safetensors, .*spaces/safetensors/convert"):
-        models.load_classifier("someone/pickled", None, "hate")
-    assert "pytorch_model.bin" not in hub.fetched("someone/pickled")
+    safe = tiny.classifier(root / "models" / "someone" / "safe")
+    tiny.pickled(folder)
+    shutil.copy(folder / "pytorch_model.bin", safe)
+    ours, same = (models.load_classifier(f"someone/{name}", None, "hate").model for name in ("pickled", "safe"))
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    assert "pytorch_model.bin" not in hub.fetched("someone/safe")
+    assert capsys.readouterr().err.count("someone/pickled/pytorch_model.bin is a pickle") == 1
+
+
+def test_the_supervised_checkpoint_as_the_hub_has_it(hub, root):
+    """A pickle and twelve settings, as PEFT 0.3 wrote them."""
+    base = root / "models" / tiny.FLAN_T5
+    tiny.pickled_lora(root / "models" / "someone" / "peft-dialogue-summary-checkpoint", base, name=tiny.FLAN_T5)
+    adapted = adapters.load_adapter(models.load_summarizer(tiny.FLAN_T5), "someone/peft-dialogue-summary-checkpoint")
+    assert hub.fetched("someone/peft-dialogue-summary-checkpoint") == {"adapter_config.json", "adapter_model.bin"}
+    assert len(models.resolved_revision(adapted)) == 40
 
 
 def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from transformers import AutoModelForSeq2SeqLM
 import config
 import data_preparation
 import training_ppo
-from detox import checkpoint, cli, models, policy, rollouts, trackers
+from detox import adapters, artifacts, checkpoint, cli, models, policy, rollouts, trackers
 from tests import tiny
 from tests.faults.world import tree
 
@@ -143,7 +143,7 @@ def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
         found = plain(input_ids=ids, decoder_input_ids=decoder).logits
         with trained.pretrained_model.disable_adapter():
             reference = trained.pretrained_model(input_ids=ids, decoder_input_ids=decoder).logits
-        supervised = models.load_adapter(models.load_summarizer(str(world / "t5")), str(world / "lora"))
+        supervised = adapters.load_adapter(models.load_summarizer(str(world / "t5")), str(world / "lora"))
         its = supervised(input_ids=ids, decoder_input_ids=decoder).logits
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(reference, its, atol=2e-5, rtol=1e-4)
@@ -391,3 +391,31 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_a_checkpoint(whole, p
     names = sorted(path.name for path in (place / "checkpoints/r/ppo").iterdir())
     assert names == ["metrics.jsonl", "notes.txt", "step-0001", "training.png"]
     assert sorted(path.name for path in (place / "checkpoints/r").iterdir()) == ["ppo", "prepared"]
+
+
+def test_a_run_from_pickles_records_them(place, capsys):
+    """The supervised checkpoint of the public recipe: an adapter as a pickle, with twelve settings."""
+    shutil.rmtree("lora")
+    tiny.pickled_lora(Path("lora"), Path("t5"))
+    tiny.pickled(Path("reward"))
+    assert train("--ppo.updates", "1") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) <= 2 and all("is a pickle" in note for note in notes), "each is told once a process"
+    manifest = json.loads((place / "checkpoints/r/ppo/step-0001/manifest.json").read_text())
+    assert (
+        manifest["notes"]["pickles"]
+        | {
+            f"{name}.bin": artifacts.sha256(place / f"{name}.bin")
+            for name in ("lora/adapter_model", "reward/pytorch_model")
+        }
+        == manifest["notes"]["pickles"]
+    )
+    torch.save({"a": torch.zeros(1)}, "reward/pytorch_model.bin")
+    assert train("--ppo.updates", "2") == 2
+    assert "reward has other weights" in capsys.readouterr().err
+
+
+def test_a_reward_model_of_one_logit_trains(place, capsys):
+    tiny.classifier(Path("one"), ["LABEL_0"], problem_type="regression")
+    assert train("--ppo.updates", "1", "--reward.model", "one") == 0
+    assert "logit of 'LABEL_0' by one" in capsys.readouterr().out

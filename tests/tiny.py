@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -307,6 +308,36 @@ def lora(
             tensors[key] = torch.randn(tensors[key].shape, generator=generator) * scale
     save_file(tensors, weights, metadata={"format": "pt"})
     return folder
+
+
+def pickled(folder: Path, stem: str = "model", shards: int = 1) -> Path:
+    """Put the weights of a folder into pickles, as `torch.save` wrote them before safetensors; return the folder."""
+    weights = folder / f"{stem}.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    name = "adapter_model" if stem == "adapter_model" else "pytorch_model"
+    if shards == 1:
+        torch.save(OrderedDict(tensors), folder / f"{name}.bin")
+        return folder
+    files = [f"{name}-{number + 1:05d}-of-{shards:05d}.bin" for number in range(shards)]
+    places = {key: files[number % shards] for number, key in enumerate(sorted(tensors))}
+    for file in files:
+        torch.save({key: tensor for key, tensor in tensors.items() if places[key] == file}, folder / file)
+    _write(folder / f"{name}.bin.index.json", {"metadata": {}, "weight_map": places})
+    return folder
+
+
+def pickled_lora(folder: Path, base: Path, **options: object) -> Path:
+    """Write a LoRA as PEFT 0.3 did: a pickle and the twelve settings that it knew."""
+    lora(folder, base, **options)
+    kept = (
+        "base_model_name_or_path bias fan_in_fan_out inference_mode init_lora_weights lora_alpha lora_dropout "
+        "modules_to_save peft_type r target_modules task_type"
+    ).split()
+    description = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    _write(folder / "adapter_config.json", {key: description[key] for key in kept})
+    (folder / "README.md").unlink(missing_ok=True)
+    return pickled(folder, "adapter_model")
 
 
 def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int = 12, seed: int = 0) -> Path:
