@@ -82,9 +82,10 @@ def evaluate(
 
 def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
     """Return which models and programs the figures are of."""
-    from detox import weights
+    from detox import artifacts, data, weights
 
     training = case.training
+    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False)
     return {
         "run": case.run.name,
         "checkpoint": case.checkpoint.name,
@@ -98,6 +99,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         },
         "engine": engine.describe(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl")},
+        "unknown": data.unknown(prepared["counts"], settings.split),
         **weights.notes(),
     }
 

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -68,9 +68,17 @@ DROPPED = (
 _ALIASES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 _SUFFIXES = ("csv", "json", "jsonl", "parquet")
 _DECODER = json.JSONDecoder()
+_SPEAKER = re.compile(r"^[^\S\n]*#?[\w .-]{1,30}#?[:：]", re.MULTILINE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
+LOST = tuple(f"{which}{what}" for what in ("tokens", "characters", "summary characters") for which in ("", "unknown "))
+"""What is counted of the texts that are kept: how much of prompts, dialogues and summaries no token stands for."""
+WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
+"""Shares of what is unknown that are warned of, and of unknown characters that are refused."""
+
 Record = dict[str, Any]
+Outcome = tuple[str, "Record | None", tuple[int, ...]]
+"""Of a row: why it is dropped, or "kept" or "truncated"; then its example, and the numbers of `LOST`."""
 _Map = Callable[[Iterable[Any]], Iterator[Any]]
 
 
@@ -469,8 +477,8 @@ class _Tally:
     def __init__(self, split: str, counts: Counter):
         self.split, self.counts = split, counts
 
-    def add(self, reason: str) -> None:
-        self.counts[f"{self.split}/{reason}"] += 1
+    def add(self, reason: str, number: int = 1) -> None:
+        self.counts[f"{self.split}/{reason}"] += number
 
     def __getitem__(self, reason: str) -> int:
         return self.counts[f"{self.split}/{reason}"]
@@ -483,6 +491,13 @@ def _nothing_left(name: str, tally: _Tally) -> str:
         f"{', ' + dropped if dropped else ''}); "
         "check the data, or change the limits (--data.max-query-tokens, ...)"
     )
+
+
+def unknown(counts: Mapping[str, int | float], split: str) -> dict[str, float]:
+    """Return which shares of the `tokens` of prompts and of the characters of texts the tokenizer does not know."""
+    return {
+        what: counts.get(f"{split}/unknown {what}", 0) / max(1, counts.get(f"{split}/{what}", 0)) for what in LOST[::2]
+    }
 
 
 def _distinct(rows: Iterable[Row], tally: _Tally, dialogues: dict[str, _Digests], source: Source) -> Iterator[Row]:
@@ -590,7 +605,7 @@ def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.D
 
     waiting = candidates()
     chunks = iter(lambda: (list(islice(waiting, CHUNK)), limit_summaries), ([], limit_summaries))
-    for outcome, example in chain.from_iterable(fit(chunks)):
+    for outcome, example, lost in chain.from_iterable(fit(chunks)):
         # Rows tokenized ahead count like those that were not: the counts do not depend on the workers.
         if is_full():
             tally.add("over max_examples")
@@ -599,6 +614,8 @@ def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.D
         if example is not None:
             if outcome == "truncated":
                 tally.add("kept")
+            for what, number in zip(LOST, lost, strict=True):
+                tally.add(what, number)
             yield example
 
 
@@ -612,29 +629,53 @@ class Prompter:
         longest_token = max(map(len, tokenizer.get_vocab()))
         self.longest_dialogue = longest_token * settings.max_query_tokens
         self.longest_summary = longest_token * settings.max_summary_tokens
+        # Where a tokenizer knows every byte, another token may stand in for the unknown one.
+        ends = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+        self.unknown_id = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
 
     def shorten(self, row: Row, limit_summaries: bool) -> Row:
         """Cut texts far beyond the limits to one character more than could fit, so that they cost no more."""
         row = row._replace(dialogue=row.dialogue[: self.longest_dialogue + 1])
         return row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],)) if limit_summaries else row
 
-    def __call__(self, chunk: tuple[list[Row], bool]) -> list[tuple[str, Record | None]]:
+    def __call__(self, chunk: tuple[list[Row], bool]) -> list[Outcome]:
         """Tokenize rows.
 
         Args:
             chunk: rows, and whether the limit on the length of summaries holds for them.
 
         Returns:
-            For each row the reason why it is dropped, or "kept" or "truncated", and then its example.
+            What becomes of each row.
         """
         rows, limit_summaries = chunk
         queries = self._tokenize([self._query(row.dialogue) for row in rows])
-        summaries = [row.summaries[0] for row in rows] if limit_summaries else []
-        are_long = [len(text) > self.longest_summary for text in summaries]
-        for number, summary_ids in enumerate(self._tokenize(summaries, target=True)):
-            are_long[number] |= len(summary_ids) > self.settings.max_summary_tokens
-        are_long += [False] * (len(rows) - len(are_long))
-        return [self._fit(*columns) for columns in zip(rows, queries, are_long)]
+        summaries = self._tokenize([row.summaries[0][: self.longest_summary + 1] for row in rows], target=True)
+        outcomes = []
+        for row, query_ids, summary_ids in zip(rows, queries, summaries):
+            is_long = (
+                len(row.summaries[0]) > self.longest_summary or len(summary_ids) > self.settings.max_summary_tokens
+            )
+            reason, example = self._fit(row, query_ids, is_long and limit_summaries)
+            outcomes.append((reason, example, () if example is None else self._lost(example, summary_ids)))
+        return outcomes
+
+    def _lost(self, example: Record, summary_ids: list[int]) -> tuple[int, ...]:
+        """Return the numbers of `LOST` of an example."""
+        ids, dialogue, summary = example["input_ids"], example["dialogue"], example["summaries"][0]
+        unknown_tokens = ids.count(self.unknown_id)
+        lost = self._lost_characters(dialogue, self.unknown_id in ids)
+        return len(ids), unknown_tokens, *lost, *self._lost_characters(summary, self.unknown_id in summary_ids)
+
+    def _lost_characters(self, text: str, any_is: bool) -> tuple[int, int]:
+        """Return how long a text is, and how much of it no token stands for; names of speakers do not count."""
+        if not any_is:
+            return len(text), 0
+        text = _SPEAKER.sub("", text)
+        if not self.tokenizer.is_fast:  # which does not say where its tokens are
+            return len(text), len(text)
+        found = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        pairs = zip(found["input_ids"], found["offset_mapping"])
+        return len(text), sum(end - start for token, (start, end) in pairs if token == self.unknown_id)
 
     def _fit(self, row: Row, input_ids: list[int], is_summary_long: bool) -> tuple[str, Record | None]:
         outcome, dialogue = "kept", row.dialogue
@@ -802,7 +843,7 @@ def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
     try:
         made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         dataset = DatasetDict.load_from_disk(str(folder))
-        is_same = fingerprint in (None, made_with["fingerprint"])
+        is_same = fingerprint is None or _same_tokenizer(made_with["fingerprint"], fingerprint)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a prepared dataset ({printable(error, 120)}); {again}") from None
     if not is_same:
@@ -816,20 +857,57 @@ def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree."""
+    """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree.
+
+    Behind a colon stands that of all else that decides how text becomes tokens: normalizer, pre-tokenizer, merges.
+    """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)["input_ids"]
     content = json.dumps([vocabulary, special, sample], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    pipeline: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    for setting in ("truncation", "padding"):  # which every call sets anew
+        pipeline.pop(setting, None)
+    parts = (content, json.dumps(pipeline, sort_keys=True))
+    return ":".join(hashlib.sha256(part.encode()).hexdigest() for part in parts)
+
+
+def _same_tokenizer(recorded: str, now: str) -> bool:
+    """Return whether two fingerprints are of one tokenizer; what was prepared earlier has the first part alone."""
+    return recorded in (now, now.partition(":")[0])
+
+
+def check_vocabulary(counts: Mapping[str, int | float], name: str, tokenizer_name: str) -> str | None:
+    """Return what to say of a tokenizer to which more than 1% of a split is unknown, if it is.
+
+    Args:
+        counts: as `prepare` returned them.
+        name: of the dataset.
+        tokenizer_name: of the model that it is from.
+
+    Raises:
+        UserError: more than half of the text is unknown to it.
+    """
+    shares = [unknown(counts, split) for split in SPLITS]
+    worst = {what: max(share[what] for share in shares) for what in shares[0]}
+    figures = ", ".join(f"{share:.1%} of the {what}" for what, share in worst.items())
+    if max(worst.values()) > MOST_UNKNOWN:
+        raise UserError(
+            f"--data.dataset={name}: the tokenizer of {tokenizer_name} does not know {figures}, so hardly anything is "
+            "left of the text; take a --model.base that knows its language"
+        )
+    if max(worst.values()) <= WARN_UNKNOWN:
+        return None
+    return f"unknown to the tokenizer: {figures}; the model will not see them, and can not write them"
 
 
 def counts_table(counts: Counter) -> str:
-    """Lay out the counts of `prepare`: a line a reason, a column a split."""
+    """Lay out the counts of `prepare`: a line a reason, a column a split; and the share of unknown tokens."""
     lines: list[tuple[str, ...]] = [("dialogues", *SPLITS)]
     for reason in ("read", *DROPPED, "kept", "truncated"):
         numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
         if any(numbers) or reason in ("read", "kept"):
             name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(reason, f"- {reason}")
             lines.append((name, *(f"{number:,}" for number in numbers)))
+    lines.append(("unknown tokens", *(f"{unknown(counts, split)['tokens']:.2%}" for split in SPLITS)))
     return "\n".join(f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines)

@@ -356,6 +356,7 @@ def results(lines: Sequence[Line], settings: config.EvaluationStage) -> Results:
         "independent_judge": {"judge": settings.judge.model, **judged},
         "greedy": greedy,
         "rouge": {name: _means(lines, name) for name in quality.ROUGE_TYPES},
+        "rouge_unicode": sum(quality.needs_unicode(line["references"]) for line in lines) / len(lines),
         "reward": _means(lines, "reward"),
         "drift": drift(lines),
         "noise_floor": statistics.noise_floor(toxicity[0], column(other_seeds, "toxicity"), **chance),
@@ -436,7 +437,7 @@ def baselines(lines: Sequence[Line], count: int) -> dict[str, Any]:
             "toxicity_std": float(column(records, "toxicity").std()),
             "judge_mean": float(column(records, "judge").mean()),
             "rougeL": float(column(records, "rougeL").mean()),
-            "length": float(np.mean([len(record["summary"].split()) for row in records for record in row])),
+            "length": float(np.mean([quality.length(record["summary"]) for row in records for record in row])),
         }
         for name, records in chosen.items()
     }

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import regex
 from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?।॥؟۔])\s+|(?<=[。！？｡])\s*(?=\S)")
+# Scripts without blanks between words: each letter counts as a word there.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_SPACED = rf"[\w--{_UNSPACED}]+"
+_WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_SPACED}(?:['’]{_SPACED})*", regex.V1)
+_TOKEN = regex.compile(rf"{_UNSPACED}\p{{M}}*|[\p{{L}}\p{{N}}\p{{M}}--{_UNSPACED}]+", regex.V1)
+_NO_BLANKS = regex.compile(_UNSPACED)
+_LETTER = regex.compile(r"[\p{L}\p{N}]")
+_LATIN = regex.compile(r"[\p{Latin}0-9]")
+_MOST_FOREIGN = 0.05
+"""Share of a reference's letters that may be in other alphabets, all of which rouge-score's tokenizer drops."""
 
 
 # ------------------------------------------------------------------------------------------------------ ROUGE
@@ -47,6 +58,23 @@ class _Tokenizer:
         return self.known[text]
 
 
+class _UnicodeTokenizer(_Tokenizer):
+    """Words of any alphabet, and single letters of scripts that put no blanks between words; ASCII words as above."""
+
+    def line(self, text: str) -> list[str]:
+        if text not in self.known:
+            plain = unicodedata.normalize("NFKC", text).lower()
+            tokens = _TOKEN.findall(plain) or plain.split()
+            self.known[text] = [self.stemmer.stem(t) if len(t) > 3 and t.isascii() else t for t in tokens]
+        return self.known[text]
+
+
+def needs_unicode(references: Sequence[str]) -> bool:
+    """Return whether more than 5% of the references' letters are not Latin; rouge-score's tokenizer drops those."""
+    letters = _LETTER.findall("".join(references))
+    return sum(not _LATIN.match(letter) for letter in letters) > _MOST_FOREIGN * len(letters)
+
+
 def sentences(text: str) -> str:
     """Return `text` with a line a sentence, as ROUGE-Lsum wants it: split after `.`, `!` or `?` and space."""
     return _SENTENCE_END.sub("\n", text.strip())
@@ -54,6 +82,8 @@ def sentences(text: str) -> str:
 
 def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     """Return ROUGE F1 of each prediction, as `rouge_score.RougeScorer(..., use_stemmer=True)` gives it.
+
+    Where that would drop the letters of the references (`needs_unicode`), words of any alphabet are compared instead.
 
     Args:
         predictions: n summaries.
@@ -72,10 +102,13 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
         raise ValueError(f"{len(predictions)} predictions and {len(references)} lists of references")
     if any(isinstance(group, str) or not len(group) for group in references):
         raise ValueError("give each prediction a list of one reference or more")
-    scorer = RougeScorer(list(ROUGE_TYPES), tokenizer=_Tokenizer())
+    scorers = {
+        unicode: RougeScorer(list(ROUGE_TYPES), tokenizer=kind())
+        for unicode, kind in ((False, _Tokenizer), (True, _UnicodeTokenizer))
+    }
     scores = np.zeros((len(predictions), len(ROUGE_TYPES)))
     for row, prediction, group in zip(scores, predictions, references):
-        best = scorer.score_multi([sentences(r) for r in group], sentences(prediction))
+        best = scorers[needs_unicode(group)].score_multi([sentences(r) for r in group], sentences(prediction))
         row[:] = [best[name].fmeasure for name in ROUGE_TYPES]
     return {name: scores[:, i] for i, name in enumerate(ROUGE_TYPES)}
 
@@ -110,6 +143,11 @@ def bert_score(
 def words(text: str) -> list[str]:
     """Return the words of `text`, lower-case, without punctuation."""
     return _WORD.findall(text.lower())
+
+
+def length(text: str) -> int:
+    """Return the words of `text` between white space, or its letters where the script puts none."""
+    return len(words(text)) if _NO_BLANKS.search(text) else len(text.split())
 
 
 def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -185,7 +223,7 @@ def describe(
     if lengths == {0} or len(lengths) > 1:
         raise ValueError(f"lengths {sorted(lengths)}: give each summary its dialogue and its id, one at least")
     figures = {
-        "length": np.mean([len(s.split()) for s in summaries]),
+        "length": np.mean([length(s) for s in summaries]),
         "empty": np.mean([not s.strip() for s in summaries]),
         "duplicate": duplicated(summaries, dialogue_ids).mean(),
         "repetition": repetition(summaries).mean(),

@@ -14,14 +14,14 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import config
 from detox import artifacts, data
 from detox.errors import UserError
 from detox.parallel import Elsewhere
-from tests import threads
+from tests import threads, tiny
 
 WORDS = [
     "Summarize",
@@ -234,7 +234,7 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
     folder(commit)
     asked = {}
 
-    def download(name, *, repo_type, revision, allow_patterns):
+    def download(name, *, repo_type, revision, allow_patterns, **options):
         asked.update(name=name, repo_type=repo_type, revision=revision, patterns=allow_patterns)
         return str(commit)
 
@@ -461,7 +461,7 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
     assert dataset["train"]["id"][:] == ["a", "j"]
     assert dataset["validation"]["id"][:] == ["v", "x"]
     assert dataset["test"]["id"][:] == ["t", "test_0"]
-    assert {key: number for key, number in counts.items() if number} == {
+    assert {key: n for key, n in counts.items() if n and not key.endswith(data.LOST)} == {
         "train/read": 11,
         "train/duplicate": 1,
         "train/no dialogue": 1,
@@ -486,6 +486,49 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
         assert counts[f"{split}/read"] == counts[f"{split}/kept"] + sum(counts[f"{split}/{r}"] for r in data.DROPPED)
 
 
+def test_what_the_tokenizer_does_not_know_is_counted(tmp_path, tokenizer):
+    """Letter for letter, names of speakers left out; a run of unknown letters may well be one token."""
+    known = row("a", "Ann: hello you", "late fool")
+    settings = folder(tmp_path, test=[known, row("b", "Ann: 你好吗 you\nBob: ✓", "迟到 late")])
+    _, counts = data.prepare(settings, tokenizer, 0)
+    prompt = 5 + 1  # the instruction and the end
+    assert {what: counts[f"test/{what}"] for what in data.LOST} == {
+        "tokens": 2 * prompt + 3 + 5,
+        "unknown tokens": 2,
+        "characters": len("Ann: hello you") + len(" 你好吗 you\n ✓"),
+        "unknown characters": 4,
+        "summary characters": len("late fool") + len("迟到 late"),
+        "unknown summary characters": 2,
+    }
+    shares = data.unknown(counts, "test")
+    assert shares["tokens"] == 2 / 20 and shares["summary characters"] == 2 / 16
+    assert data.counts_table(counts).splitlines()[-1].split()[-1] == "10.00%"
+
+
+@pytest.mark.parametrize(
+    ("share", "outcome"), [(0.0, None), (0.01, None), (0.02, "warned"), (0.5, "warned"), (0.51, "refused")]
+)
+@pytest.mark.parametrize("what", ["characters", "summary characters"])
+@pytest.mark.parametrize("split", data.SPLITS)
+def test_what_is_unknown_is_warned_of_and_refused(split, what, share, outcome):
+    counts = {f"{part}/{which}": 1000 for part in data.SPLITS for which in data.LOST[::2]}
+    counts[f"{split}/unknown {what}"] = int(1000 * share)
+    if outcome == "refused":
+        with pytest.raises(UserError, match=rf"x\.csv: the tokenizer of t5 does not know .*51.0% of the {what}.*base"):
+            data.check_vocabulary(counts, "x.csv", "t5")
+    else:
+        said = data.check_vocabulary(counts, "x.csv", "t5")
+        assert (said is None) == (outcome is None) and (said is None or f"{share:.1%} of the {what}" in said)
+
+
+def test_a_tokenizer_that_knows_every_byte_knows_all(tmp_path):
+    """Of GPT-2's kind, whose end-of-text token is called its unknown one too."""
+    tiny.causal(tmp_path / "gpt2")
+    bytes_all = AutoTokenizer.from_pretrained(tmp_path / "gpt2", unk_token="</s>", eos_token="</s>")
+    _, counts = data.prepare(folder(tmp_path, test=[row("a", "你好 🙂", "迟到")]), bytes_all, 0)
+    assert data.unknown(counts, "test") == {"tokens": 0, "characters": 0, "summary characters": 0}
+
+
 def test_no_example_left_is_an_error_with_the_counts(tmp_path, tokenizer):
     train = [row("a", "Ann: hello", ""), row("b", "hello " * 40), row("c", "late " * 40)]
     settings = replaced(folder(tmp_path, train=train), max_query_tokens=30)
@@ -504,8 +547,8 @@ class Listening:
         inputs = {"text_target": text_target} if text_target else {"text": text}
         return self.tokenizer(**inputs, **options)
 
-    def get_vocab(self) -> dict[str, int]:
-        return self.tokenizer.get_vocab()
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
 
 
 @pytest.mark.parametrize("truncate", [False, True])
@@ -697,6 +740,32 @@ def test_a_damaged_prepared_dataset_is_refused(prepared, name):
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"data_preparation\.py --overwrite"):
         data.load_prepared(prepared)
+
+
+def test_text_prepared_before_the_fingerprint_had_two_parts(prepared, tokenizer):
+    fingerprint = data.tokenizer_fingerprint(tokenizer)
+    assert data._same_tokenizer(fingerprint.partition(":")[0], fingerprint)
+    assert not data._same_tokenizer(fingerprint.partition(":")[0] + ":0", fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("normalizer", normalizers.Lowercase()),
+        ("normalizer", normalizers.Replace("x", "y")),
+        ("normalizer", normalizers.NFKC()),
+        ("pre_tokenizer", pre_tokenizers.Whitespace()),
+        ("pre_tokenizer", pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(True)])),
+        ("decoder", decoders.Metaspace()),
+    ],
+)
+def test_the_fingerprint_knows_how_text_becomes_tokens(tokenizer, part, value):
+    other = word_tokenizer()
+    setattr(other.backend_tokenizer, part, value)
+    assert data.tokenizer_fingerprint(other) != data.tokenizer_fingerprint(tokenizer)
+    same = word_tokenizer()
+    same(["hello you", "fool"], padding=True, truncation=True, max_length=4)
+    assert data.tokenizer_fingerprint(same) == data.tokenizer_fingerprint(tokenizer)
 
 
 def test_the_fingerprint_tells_tokenizers_apart(tmp_path, tokenizer):

@@ -112,6 +112,7 @@ INDIRECT = {
     "pyarrow": "datasets",
     "httpx": "huggingface-hub",
     "nltk": "rouge-score",
+    "regex": "transformers",
     "packaging": "transformers",
     "pyyaml": "huggingface-hub",
 }
