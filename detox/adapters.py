@@ -50,7 +50,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     _check_base(source, factors, model)
     _untie(model, factors)
     try:
-        settings = LoraConfig.from_pretrained(str(source.folder))
+        settings: Any = LoraConfig.from_peft_type(**source.json("adapter_config.json"))
         settings.task_type, settings.inference_mode = "SEQ_2_SEQ_LM", True
         settings.base_model_name_or_path = model.name_or_path  # what it is called here
         with warnings.catch_warnings():

@@ -24,7 +24,7 @@ from tyro import _errors as tyro_errors
 
 import config
 from config import S
-from detox import flags
+from detox import environment, flags
 from detox.artifacts import storage_error
 from detox.errors import UserError, printable
 
@@ -55,6 +55,7 @@ def run(
         A bug keeps its traceback.
     """
     _speak_utf8()
+    environment.take_out_what_is_no_number()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_raises():

@@ -221,7 +221,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, httpx.HTTPError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 401:
-            raise UserError(f"{flag}: {endpoint} does not take the token; log in with `hf auth login`") from None
+            raise UserError(f"{flag}: {endpoint} does not take the token; {hub.access_advice()}") from None
         if status in (403, 404):
             raise UserError(
                 f"{flag}: {endpoint} allows no writing there; use a token with write access, or a name of your own"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import importlib
 import logging
 import os
 import re
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +39,20 @@ _TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "spiece.model",
+    "spm.model",
     "sentencepiece.bpe.model",
+    "source.spm",
     "vocab.json",
     "vocab.txt",
 )
+_SENTENCEPIECE = tuple(file for file in _TOKENIZER if file.endswith((".model", ".spm")))
 _SMALL_FILES = (
     "config.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "merges.txt",
+    "target.spm",
 )
 _WHOLE = (*_SMALL_FILES, *_TOKENIZER, "generation_config.json", *weights.SAFE)
 _ILL = re.compile(r"hate|hatred|tox|offens|abus|insult|obscen|threat|harm|spam|^neg|bad", re.IGNORECASE)
@@ -149,18 +157,51 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 
 
 def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    if not any((source.folder / file).is_file() for file in _TOKENIZER):
+    if not any(source.has(file) for file in _TOKENIZER):
         raise UserError(f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
-        raise _unloadable(source, "a tokenizer", error) from None
+    with _without_marks(source) as folder:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
+            if any(source.has(file) for file in _SENTENCEPIECE) and not _reads_sentencepiece():
+                raise UserError(
+                    f"{source.name}: its tokenizer needs `pip install sentencepiece protobuf` (see requirements.txt)"
+                ) from None
+            raise _unloadable(source, "a tokenizer", error) from None
     if tokenizer.pad_token_id is None:
         raise UserError(f"{source.name}: its tokenizer has no padding token; batches need one, choose another model")
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.name_or_path = source.name
     vars(tokenizer)["_resolved_revision"] = source.commit
     return tokenizer
+
+
+def _reads_sentencepiece() -> bool:
+    try:
+        return all(map(importlib.import_module, ("sentencepiece", "google.protobuf")))
+    except ImportError:
+        return False
+
+
+@contextlib.contextmanager
+def _without_marks(source: Source) -> Iterator[Path]:
+    """Yield the folder, or one like it where a text file begins with a byte order mark, which libraries do not read."""
+    marked = {file for file in source.folder.glob("*") if file.suffix in (".json", ".txt") and _is_marked(file)}
+    if not marked:
+        yield source.folder
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for file in source.folder.glob("*"):
+            if file in marked:
+                Path(folder, file.name).write_bytes(file.read_bytes().removeprefix(codecs.BOM_UTF8))
+            elif file.is_file():
+                Path(folder, file.name).symlink_to(file.resolve())
+        yield Path(folder)
+
+
+def _is_marked(file: Path) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(3) == codecs.BOM_UTF8
 
 
 def _check_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
@@ -196,7 +237,7 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base")
     model = _load(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
-    if any((source.folder / file).is_file() for file in _TOKENIZER):
+    if any(source.has(file) for file in _TOKENIZER):
         _check_vocabulary(source, _tokenizer(source), _embedding_rows(model))
     return model
 
@@ -251,7 +292,8 @@ def _config(source: Source) -> PreTrainedConfig:
     if not isinstance(kind, str):
         raise UserError(f"{source.name}: config.json names no model_type; name a transformers model")
     try:
-        settings = AutoConfig.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+        with _without_marks(source) as folder:
+            settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a foreign config can fail in any way
         raise _unloadable(source, f"a model of type {kind!r} (code of repositories is never run)", error) from None
     if getattr(settings, "quantization_config", None):
@@ -275,17 +317,18 @@ def _load(auto: Any, source: Source, settings: PreTrainedConfig, what: str, dtyp
     if source.has("adapter_config.json"):
         hub.tell(f"{source.name} holds an adapter beside a whole model; the model is loaded alone, as config.json says")
     try:
-        model, report = auto.from_pretrained(
-            source.folder,
-            config=settings,
-            dtype=dtype,
-            use_safetensors=not found.pickled,
-            weights_only=True,
-            adapter_kwargs={"subfolder": "no adapter"},  # there transformers looks for one
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _without_marks(source) as folder:
+            model, report = auto.from_pretrained(
+                folder,
+                config=settings,
+                dtype=dtype,
+                use_safetensors=not found.pickled,
+                weights_only=True,
+                adapter_kwargs={"subfolder": "no adapter"},  # there transformers looks for one
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except _LOADING as error:
         raise _unloadable(source, what, error) from None
     missing = sorted(set(report["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})

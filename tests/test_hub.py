@@ -18,7 +18,7 @@ import tiny
 import torch
 from huggingface_hub import constants
 
-from detox import adapters, models
+from detox import adapters, environment, models
 from detox.errors import UserError
 from detox.hub import PROBE_SECONDS, fetch, problem
 
@@ -272,6 +272,107 @@ def test_the_supervised_checkpoint_as_the_hub_has_it(hub, root):
     adapted = adapters.load_adapter(models.load_summarizer(tiny.FLAN_T5), "someone/peft-dialogue-summary-checkpoint")
     assert hub.fetched("someone/peft-dialogue-summary-checkpoint") == {"adapter_config.json", "adapter_model.bin"}
     assert len(models.resolved_revision(adapted)) == 40
+
+
+# -------------------------------------------------------------------------------- what the environment brings
+
+
+@pytest.fixture
+def fresh_client(monkeypatch) -> Iterator[None]:
+    """Let the client be made anew from the environment of the test, and again after it."""
+    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_TOKEN", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    huggingface_hub.close_session()
+    yield
+    monkeypatch.undo()
+    huggingface_hub.close_session()
+
+
+ENVIRONMENTS = {
+    "kind of proxy": ({"ALL_PROXY": "socks://127.0.0.1:1080"}, ("ALL_PROXY=socks://127.0.0.1:1080", "socks5://")),
+    "proxy over ftp": ({"HTTPS_PROXY": "ftp://proxy:1"}, ("HTTPS_PROXY=ftp://proxy:1", "unset it")),
+    "port": ({"http_proxy": "http://proxy:port"}, ("http_proxy=http://proxy:port", "port", "unset it")),
+    "port with a letter": ({"HTTP_PROXY": "proxy:80a"}, ("HTTP_PROXY=proxy:80a", "unset it")),
+    "password in a proxy": ({"ALL_PROXY": "socks://me:secret@proxy:1"}, ("ALL_PROXY=socks://proxy:1",)),
+    "certificate": ({"SSL_CERT_FILE": "/no/such.pem"}, ("SSL_CERT_FILE=/no/such.pem: no such file",)),
+    "token": ({"HF_TOKEN": "hf_clé"}, ("the token in HF_TOKEN, which goes before a login", "not plain ASCII")),
+    "old token": ({"HUGGING_FACE_HUB_TOKEN": "hf_„mine“"}, ("HUGGING_FACE_HUB_TOKEN", "not plain ASCII")),
+}
+
+
+@pytest.mark.parametrize(("variables", "says"), ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_what_no_client_can_be_made_of_is_told_by_its_name(hub, root, monkeypatch, fresh_client, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        models.load_tokenizer(tiny.FLAN_T5)
+    message = str(error.value)
+    assert message.startswith(f"{tiny.FLAN_T5}: ") and all(part in message for part in says), message
+    assert "secret" not in message and hub.requests == []
+    models.load_summarizer(str(root / "models" / tiny.FLAN_T5))
+    models.load_classifier("demo:reward", None, "nothate")
+
+
+@pytest.mark.parametrize("variables", [case[0] for case in ENVIRONMENTS.values()], ids=ENVIRONMENTS)
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_is_cached_needs_no_client(hub, monkeypatch, fresh_client, variables, offline):
+    commit = models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5))
+    fetch_dataset()
+    problem.cache_clear()
+    huggingface_hub.close_session()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    assert models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5)) == commit
+    assert (fetch_dataset() / "train.csv").exists()
+
+
+def test_a_proxy_that_does_not_answer_is_named(point, monkeypatch, fresh_client):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    point("http://hub.example")
+    with pytest.raises(UserError, match="cannot be reached .*HTTP_PROXY sets a proxy"):
+        models.load_tokenizer(tiny.FLAN_T5)
+
+
+def test_a_proxy_of_the_kind_socks5_is_taken(point, monkeypatch, fresh_client):
+    """Its own package is a requirement; here nothing listens behind it."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    point("http://hub.example")
+    with pytest.raises(UserError, match="cannot be reached .*ALL_PROXY sets a proxy") as error:
+        models.load_tokenizer(tiny.FLAN_T5)
+    assert "socksio" not in str(error.value)
+
+
+@each_loader
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "login"])
+def test_a_token_that_has_expired(hub, monkeypatch, tmp_path, fresh_client, name, load, variable):
+    hub.expired.add("hf_old")
+    if variable == "login":
+        (tmp_path / "token").write_text("hf_old\n")
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    else:
+        monkeypatch.setenv("HF_TOKEN", "hf_old")
+    with pytest.raises(UserError) as error:
+        load()
+    place = str(tmp_path / "token") if variable == "login" else "HF_TOKEN, which goes before a login"
+    assert str(error.value).startswith(f"{name}: ")
+    assert f"the token in {place}" in str(error.value) and "expired" in str(error.value), error.value
+
+
+@pytest.mark.parametrize("variable", environment._NUMBERS)
+def test_variables_that_are_no_numbers(tmp_path, closed, variable):
+    """They matter where the hub is needed, and there alone."""
+    variables = loopback_hub.Hub(tmp_path, url=closed).environment(tmp_path / "home") | {"PATH": "/usr/bin:/bin"}
+
+    def prepare(*flags):
+        command = [sys.executable, str(ROOT / "data_preparation.py"), *flags]
+        return subprocess.run(command, env=variables | {variable: "soon"}, cwd=tmp_path, capture_output=True, text=True)
+
+    hub_needed = prepare()
+    assert hub_needed.returncode == 2 and len(hub_needed.stderr.splitlines()) == 1, hub_needed.stderr
+    assert f"{variable}='soon' is no number; correct or unset it" in hub_needed.stderr
+    assert prepare("--preset", "demo", "--data.max-examples", "5").returncode == 0
 
 
 def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):

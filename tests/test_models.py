@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from detox import adapters, models
+from detox import adapters, bad_words, data, models
 from detox.errors import UserError
 
 
@@ -124,6 +126,76 @@ def test_sharded_weights(made, tmp_path):
     with pytest.raises(UserError) as error:
         models.load_summarizer(str(folder))
     one_line(error, "elsewhere.safetensors")
+
+
+SENTENCEPIECE = {"T5": "spiece.model", "DeBERTa": "spm.model", "XLM-RoBERTa": "sentencepiece.bpe.model"}
+
+
+@pytest.fixture
+def with_sentencepiece(request, tmp_path) -> Path:
+    """A model with a sentencepiece file for its only tokenizer."""
+    folder = tmp_path / "model"
+    kind = request.param
+    if kind == "T5":
+        tiny.t5(folder)
+    else:
+        prefix = {"DeBERTa": "DebertaV2", "XLM-RoBERTa": "XLMRoberta"}[kind]
+        settings = getattr(transformers, f"{prefix}Config")(
+            vocab_size=300,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            id2label={0: "nothate", 1: "hate"},
+        )
+        getattr(transformers, f"{prefix}ForSequenceClassification")(settings).save_pretrained(folder)
+    return tiny.sentencepiece(folder, SENTENCEPIECE[kind])
+
+
+@pytest.mark.parametrize("with_sentencepiece", SENTENCEPIECE, indirect=True)
+def test_a_tokenizer_that_comes_as_a_sentencepiece_model_alone(with_sentencepiece):
+    folder, text = with_sentencepiece, "the people talk"
+    if (folder / "spiece.model").exists():
+        tokenizer = models.load_tokenizer(str(folder))
+        assert models.load_summarizer(str(folder))
+    else:
+        tokenizer = models.load_classifier(str(folder), None, "hate").tokenizer
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text and len(ids) < len(text)
+    assert tokenizer.is_fast and data.tokenizer_fingerprint(tokenizer)
+
+
+@pytest.mark.parametrize("with_sentencepiece", SENTENCEPIECE, indirect=True)
+@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
+def test_without_sentencepiece_the_line_names_it(with_sentencepiece, monkeypatch, package):
+    def load(name, **options):
+        raise ImportError("`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.")
+
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", load)
+    monkeypatch.setitem(sys.modules, package, None)
+    loader = models.load_tokenizer if (with_sentencepiece / "spiece.model").exists() else models.load_classifier
+    with pytest.raises(UserError, match="needs `pip install sentencepiece protobuf`") as error:
+        loader(str(with_sentencepiece))
+    assert "tiktoken" not in str(error.value)
+
+
+def test_byte_order_marks_that_editors_put_into_text_files(made, tmp_path):
+    for kind in ("t5", "classifier", "lora"):
+        folder = Path(shutil.copytree(made[kind], tmp_path / kind))
+        for file in (*folder.glob("*.json"), *folder.glob("*.txt")):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    base, text = models.load_summarizer(str(tmp_path / "t5")), "the people talk"
+    assert vars(base.config) | {"_name_or_path": ""} == vars(models.load_summarizer(str(made["t5"])).config) | {
+        "_name_or_path": ""
+    }
+    adapters.load_adapter(base, str(tmp_path / "lora"))
+    assert models.load_tokenizer(str(tmp_path / "t5"))(text) == models.load_tokenizer(str(made["t5"]))(text)
+    found, same = (
+        models.load_classifier(str(root["classifier"])) for root in ({"classifier": tmp_path / "classifier"}, made)
+    )
+    assert found.tokenizer(text) == same.tokenizer(text) and found.labels == same.labels
+    (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbffool\r\nclown\r\n")
+    assert bad_words.load(str(tmp_path / "words.txt")) == ["fool", "clown"]
 
 
 # --------------------------------------------------------------------------------------------------- refusals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections import OrderedDict
@@ -444,6 +445,27 @@ def _roberta_tokenizer(folder: Path, max_length: int) -> int:
     }
     _write(folder / "tokenizer_config.json", special | settings)
     return len(tokens)
+
+
+def sentencepiece(folder: Path, name: str = "spiece.model") -> Path:
+    """Put a sentencepiece model in the place of a folder's tokenizer, as T5's and DeBERTa's repositories hold one."""
+    import sentencepiece
+
+    for file in ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"):
+        (folder / file).unlink(missing_ok=True)
+    made = io.BytesIO()
+    texts = [" ".join(WORDS[start : start + 9]) for start in range(len(WORDS))]
+    special = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    if name == "spm.model":
+        special = dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]")
+        special |= dict(unk_piece="[UNK]", user_defined_symbols=["[MASK]"])
+    if name == "sentencepiece.bpe.model":
+        special = dict(pad_id=-1, bos_id=1, eos_id=2, unk_id=0)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=made, vocab_size=200, minloglevel=2, **special
+    )
+    (folder / name).write_bytes(made.getvalue())
+    return folder
 
 
 def _save_weights(folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
