@@ -71,16 +71,16 @@ def find_checkpoint(settings: config.PPOTraining, folder: Path) -> Path | None:
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
-    from detox import artifacts
+    from detox import artifacts, paths
 
     inputs = {"prepared": run / "prepared"}
     artifacts.read_manifest(inputs["prepared"], "data_preparation")
     adapter, own = settings.model.adapter, run / "lora"
-    if adapter == "auto":
-        adapter = str(own) if own.exists() else "none"
-    if adapter == str(own):
+    if adapter == "auto" and not own.exists():
+        adapter = "none"
+    elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):
+        adapter, inputs["lora"] = str(own), own
         artifacts.read_manifest(own, "training_lora")
-        inputs["lora"] = own
     return inputs, replace(settings, model=replace(settings.model, adapter=adapter))
 
 

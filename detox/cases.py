@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import config
-from detox import artifacts, checkpoint, cli, hub
+from detox import artifacts, checkpoint, cli, hub, paths
 from detox.errors import UserError
 
 STAGE = "evaluate_ppo"
@@ -30,6 +30,10 @@ class Case:
     training: config.PPOTraining
     suffix: str
     """Marks a split other than test."""
+    weights: Mapping[str, str]
+    """What told the models of training from others, by the names that they have in `training`."""
+    looked_in: tuple[Path, ...]
+    """Folders in which those were looked for, besides the working folder."""
 
     @property
     def target(self) -> Path:
@@ -54,11 +58,13 @@ def find(settings: config.EvaluationStage) -> list[Case]:
     cases = []
     for folder in folders:
         _check_is_checkpoint(folder, own)
-        training = _pinned(checkpoint.settings_of(checkpoint.read_manifest(folder)), checkpoint.read_weights(folder))
+        manifest, weights = checkpoint.read_manifest(folder), checkpoint.read_weights(folder)
         place = Path(os.path.abspath(folder))
-        run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
+        run = paths.shown(place.parent.parent) if place.parent.name == "ppo" else own
+        roots = tuple(checkpoint.working_folders(folder, manifest))
+        training, weights = _from_here(_pinned(checkpoint.settings_of(manifest), weights), weights, run, roots)
         suffix = "" if settings.split == "test" else f"-{settings.split}"
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix))
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots))
     if len({case.target for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
@@ -77,7 +83,7 @@ def _check_is_checkpoint(folder: Path, run: Path) -> None:
         advice = _names(checkpoint.near(run)) or "run training_ppo.py first"
         raise UserError(f"{name}: no such folder; {advice}")
     parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint.is_name(above.name)]
-    around = [_shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]
+    around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]
     if around:
         raise UserError(f"{name}: part of a checkpoint; name {around[0]}")
     inside = checkpoint.near(folder)
@@ -92,12 +98,6 @@ def _names(folders: list[Path]) -> str:
     return f"name {shown}{' or an earlier one' if len(folders) > 3 else ''}" if folders else ""
 
 
-def _shown(path: Path) -> Path:
-    """Return a path as short as it can be shown."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def _pinned(training: config.PPOTraining, weights: Mapping[str, str]) -> config.PPOTraining:
     """Ask the hub for the commits that training started from, whatever a branch has become since."""
     model = training.model
@@ -110,20 +110,37 @@ def _pinned(training: config.PPOTraining, weights: Mapping[str, str]) -> config.
     return replace(training, model=start)
 
 
+def _from_here(
+    training: config.PPOTraining, weights: Mapping[str, str], run: Path, roots: Sequence[Path]
+) -> tuple[config.PPOTraining, dict[str, str]]:
+    """Return settings and weights of a checkpoint with the names that the folders of its models have from here."""
+    own = Path(training.checkpoints) / training.run_name / "lora"
+
+    def found(name: str) -> str:
+        if name == "none" or name.startswith("demo:") or len(weights.get(name, "")) == _COMMIT:
+            return name
+        return str(run / "lora") if name == str(own) and (run / "lora").is_dir() else paths.find(name, roots) or name
+
+    model = replace(training.model, base=found(training.model.base), adapter=found(training.model.adapter))
+    here = replace(training, model=model, reward=replace(training.reward, model=found(training.reward.model)))
+    return here, {found(name): value for name, value in weights.items()}
+
+
 def check_start(case: Case) -> None:
     """Demand that the base and the supervised adapter are those that training started from; no weight is loaded.
 
     Raises:
         UserError: one of them is gone or has changed.
     """
-    model, weights = case.training.model, checkpoint.read_weights(case.checkpoint)
+    model, weights = case.training.model, case.weights
     for name, revision in ((model.base, model.revision), (model.adapter, model.adapter_revision)):
         if name == "none":
             continue
         advice = f"{case.checkpoint} was trained from it: put it back as it was, or train anew"
         was = weights.get(name, "")
         if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
-            raise UserError(f"{name}: no such folder; {advice}")
+            looked = " or ".join(str(folder) for folder in dict.fromkeys((Path.cwd(), *case.looked_in)))
+            raise UserError(f"{name}: no such folder{'' if Path(name).is_absolute() else f' in {looked}'}; {advice}")
         if hub.identity(name, revision) != was:
             raise UserError(f"{name}: not the model that it was; {advice}")
 
@@ -157,7 +174,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     changed = [
         f"--{key.replace('_', '-')} was {before.get(key)}, now {value}"
         for key, value in now.items()
-        if before.get(key) != value
+        if before.get(key) != value and not paths.same(before.get(key), value)
     ]
     for name, folder in inputs(case).items():
         recorded = manifest["inputs"].get(name, {}).get("manifest_sha256")

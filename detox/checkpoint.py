@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import config
-from detox import artifacts
+from detox import artifacts, paths
 from detox import weights as weights_files
 from detox.errors import UserError, printable
 from detox.policy import LoraFactors, save_adapter, trainable
@@ -109,7 +110,7 @@ def save(
     device = str(trainer.engine.device)
     with artifacts.publish(folder, stage=STAGE, settings=settings, device=device, inputs=inputs) as draft:
         draft.counts["updates"] = trainer.updates_done
-        draft.notes.update(weights_files.notes())
+        draft.notes.update({"working_folder": os.getcwd()}, **weights_files.notes())
         save_adapter(trainer.policy, supervised, settings.model.base, settings.model.revision, draft.path / "adapter")
         parameters = {key: value.detach().cpu().contiguous() for key, value in trainable(trainer.policy).items()}
         head = {key: value for key, value in parameters.items() if key.startswith("v_head.")}
@@ -259,10 +260,11 @@ def check(
     manifest = read_manifest(folder)
     now = json.loads(json.dumps(dataclasses.asdict(settings)))
     before, after = _flatten(manifest["config"]), _flatten(now)
+    roots = working_folders(folder, manifest)
     changed = [
         f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in _FREE
+        if key not in _FREE and not _is_same(before.get(key), after.get(key), roots)
     ]
     if changed:
         raise UserError(
@@ -275,13 +277,31 @@ def check(
                 f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
             )
     recorded = _read_state(folder).get("weights")
+    known = recorded if isinstance(recorded, dict) else {}
     for model, now in weights.items():
-        if not isinstance(recorded, dict) or recorded.get(model) != now:
+        if now not in (value for name, value in known.items() if _is_same(name, model, roots)):
             raise UserError(
                 f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
                 "a hub model), or start over with --overwrite or another --run"
             )
     return manifest
+
+
+def working_folders(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Return the folders that a checkpoint's relative names may be of: where training ran, as far as can be told."""
+    where = Path(os.path.abspath(folder))
+    made = PurePath(str(manifest["config"].get("checkpoints", "")))
+    depth = len(made.parts) + 3  # <checkpoints>/<run>/ppo/step-NNNN
+    around = [] if made.is_absolute() or ".." in made.parts else [*where.parents][depth - 1 : depth]
+    noted = manifest.get("notes", {}).get("working_folder")
+    return [*around, *([Path(noted)] if isinstance(noted, str) else [])]
+
+
+def _is_same(one: Any, other: Any, roots: Sequence[Path]) -> bool:
+    """Return whether two settings are the same, or name the same folder, seen from here or from where training ran."""
+    if one == other:
+        return True
+    return isinstance(one, str) and any(paths.same(str(root / one), other) for root in (Path(), *roots))
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:

@@ -24,7 +24,7 @@ from tyro import _errors as tyro_errors
 
 import config
 from config import S
-from detox import environment, flags
+from detox import environment, flags, paths
 from detox.artifacts import storage_error
 from detox.errors import UserError, printable
 
@@ -100,7 +100,7 @@ def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
         prompt = settings.data.prompt.replace("\\n", "\n")
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, prompt=prompt))
     settings.validate()
-    return settings
+    return paths.tidy(settings)
 
 
 def command(script: str, settings: config.Stage, *flags: str) -> str:
