@@ -65,8 +65,14 @@ DROPPED = (
     "long summary",
     "over max_examples",
 )
-_ALIASES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
-_SUFFIXES = ("csv", "json", "jsonl", "parquet")
+# As the datasets library knows them.
+_ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SUFFIXES = ("csv", "tsv", "json", "jsonl", "parquet")
+_DELIMITERS = (",", ";", "\t", "|")
 _DECODER = json.JSONDecoder()
 _SPEAKER = re.compile(r"^[^\S\n]*#?[\w .-]{1,30}#?[:：]", re.MULTILINE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -129,16 +135,12 @@ def locate(settings: config.Data, seed: int) -> Source:
     if name == "demo:corpus":
         train, validation, test = (DEMO_DIALOGUES[split] for split in SPLITS)
         records = corpus.generate(seed, train, validation, test)
-        return Source(name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings))
-    if path.is_file():
-        reader = _reader(path)
-        fractions = (settings.test_fraction, settings.validation_fraction)
         return Source(
-            name,
-            None,
-            (path,),
-            lambda split: (row for row in _rows(reader(path), settings) if _share(row, *fractions) == split),
+            name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings, split)
         )
+    if path.is_file():
+        _reader(path)
+        return _source(name, None, {"train": [path]}, settings)
     if path.is_dir():
         return _folder_source(name, None, path, settings)
     looks_local = name.startswith((".", "/", "~")) or path.suffix.lower().lstrip(".") in _SUFFIXES
@@ -151,52 +153,76 @@ def locate(settings: config.Data, seed: int) -> Source:
 
 
 def _folder_source(name: str, revision: str | None, folder: Path, settings: config.Data) -> Source:
-    files = {split: _split_files(name, folder, split) for split in SPLITS}
+    """Return the source of a folder: its splits by the names of their files, or the one file that it holds."""
+    files = {split: found for split in SPLITS if (found := _split_files(name, folder, split))}
+    others = _data_files(folder)
+    if not files and len(others) == 1:
+        files = {"train": others}
+    if "train" not in files:
+        has = printable(", ".join(path.name for path in others), 200) or "no data file"
+        raise UserError(
+            f"--data.dataset={name}: no file for the train split (it has {has}); it takes train.csv (or .tsv, .json, "
+            ".jsonl, .parquet), with validation.csv and test.csv where there are such, or name a single file"
+        )
+    return _source(name, revision, files, settings)
+
+
+def _source(name: str, revision: str | None, files: Mapping[str, list[Path]], settings: config.Data) -> Source:
+    """Return the source that reads these files; splits that have none are taken out of the train split."""
+    fractions = tuple(
+        0.0 if split in files else fraction
+        for split, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction))
+    )
 
     def rows(split: str) -> Iterator[Row]:
-        for path in files[split]:
-            yield from _rows(_reader(path)(path), settings)
+        for path in files.get(split, files["train"]):
+            found = _rows(_reader(path)(path), settings, path.stem)
+            is_cut = any(fractions) and (split == "train" or split not in files)
+            yield from (row for row in found if _share(row, *fractions) == split) if is_cut else found
 
-    return Source(name, revision, tuple(path for split in SPLITS for path in files[split]), rows)
+    return Source(name, revision, tuple(path for split in SPLITS for path in files.get(split, ())), rows)
 
 
 def _split_files(name: str, folder: Path, split: str) -> list[Path]:
-    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`)."""
+    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`), if there are any."""
     names = "|".join(_ALIASES[split])
     pattern = re.compile(rf"((?:[^.].*\.)?(?:{names}))(?:-\d+-of-\d+)?(\.(?:{'|'.join(_SUFFIXES)}))")
     found: dict[tuple[str, ...], list[Path]] = {}
-    for path in sorted([*folder.glob("*"), *folder.glob("data/*")]):
+    for path in _data_files(folder):
         match = pattern.fullmatch(path.name)
-        if match and path.is_file():
+        if match:
             found.setdefault((str(path.parent), *match.groups()), []).append(path)
-    if not found:
-        raise UserError(
-            f"--data.dataset={name}: no file for the {split} split; it takes "
-            f"{' or '.join(f'{alias}.csv' for alias in _ALIASES[split])} (or .json, .jsonl, .parquet), "
-            "or name a single file, which is split for you"
-        )
     if len(found) > 1:
         paths = ", ".join(paths[0].name for paths in found.values())
         raise UserError(f"--data.dataset={name}: several files for the {split} split ({paths}); leave one")
-    return next(iter(found.values()))
+    return next(iter(found.values()), [])
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Return the files that could hold dialogues, at the top of a folder or in its `data`, in the order of names."""
+    found = sorted([*folder.glob("*"), *folder.glob("data/*")])
+    return [path for path in found if path.suffix.lower().lstrip(".") in _SUFFIXES and path.is_file()]
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """Download the data files of a hub dataset, never a script; the folder is named for the commit."""
+    """Download the data files of a hub dataset, never a script; the folder is named for the commit.
+
+    Files named for a split are asked for first; where there are none, whatever has a suffix of data.
+    """
     from detox import hub
 
     stems = [alias for aliases in _ALIASES.values() for alias in aliases]
-    patterns = [
-        f"{folder}{stem}{suffix}"
-        for folder in ("", "data/")
-        for stem in [*stems, *(f"*.{stem}" for stem in stems), *(f"{stem}-*-of-*" for stem in stems)]
-        for suffix in (f".{suffix}" for suffix in _SUFFIXES)
-    ]
-    return hub.fetch(name, revision, patterns, "dataset")
+    stems = [*stems, *(f"*.{stem}" for stem in stems), *(f"{stem}-*-of-*" for stem in stems)]
+    for names in (stems, ["[!/]*"]):
+        patterns = [f"{folder}{stem}.{suffix}" for folder in ("", "data/") for stem in names for suffix in _SUFFIXES]
+        folder = hub.fetch(name, revision, patterns, "dataset")
+        if _data_files(folder):
+            break
+    return folder
 
 
 def _share(row: Row, test_fraction: float, validation_fraction: float) -> str:
-    """Assign a dialogue of a single file to a split by its hash, so that equal dialogues stay together."""
+    """Assign a dialogue to a split by its hash, so that equal dialogues stay together."""
     position = int.from_bytes(_digest(row.dialogue)[:8], "big") / 2**64
     if position < test_fraction:
         return "test"
@@ -212,7 +238,13 @@ def _digest(text: str) -> bytes:
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[tuple[str, Record]]]:
-    readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json, ".parquet": _read_parquet}
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".jsonl": _read_json_lines,
+        ".json": _read_json,
+        ".parquet": _read_parquet,
+    }
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: format {path.suffix or 'unknown'}; it must be {', '.join(readers)}")
     return readers[path.suffix.lower()]
@@ -244,11 +276,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
+    """Read a file of rows with a header; what parts the columns is seen in the header, or said by Excel's `sep=;`."""
     csv.field_size_limit(MAX_RECORD)
-    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    lines = (text for _, text in _lines(path))
+    first = next(lines, "")
+    said = re.fullmatch(r"\s*sep=(.)\s*", first)
+    delimiter = said[1] if said else max(_DELIMITERS, key=lambda mark: _columns_by(first, mark))
+    is_spaced = bool(re.search(rf"{re.escape(delimiter)} ", first))
+    reader = csv.reader(
+        chain([] if said else [first], lines), strict=True, delimiter=delimiter, skipinitialspace=is_spaced
+    )
+    skipped = 1 if said else 0
     header: list[str] = []
     while True:
-        where = f"{path}:{reader.line_num + 1}"
+        where = f"{path}:{reader.line_num + skipped + 1}"
         try:
             fields = next(reader)
         except StopIteration:
@@ -260,7 +301,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
         if not fields or (len(fields) == 1 and not fields[0].strip()):
             continue
         if not header:
-            header = fields
+            header = [field.strip() for field in fields]
             if len(set(header)) < len(header):
                 raise UserError(f"{where}: a column occurs twice ({', '.join(header)}); give each its own name")
         elif len(fields) != len(header):
@@ -271,6 +312,14 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
             yield where, dict(zip(header, fields, strict=True))
     if not header:
         raise UserError(f"{path}: is empty; it must begin with a line of column names")
+
+
+def _columns_by(line: str, delimiter: str) -> int:
+    """Return how many columns a header has, if this parts them."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, Record]]:
@@ -347,14 +396,17 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 class _Columns(NamedTuple):
-    id: str
+    id: str | None
     dialogue: str
     summaries: tuple[str, ...]
     topic: str | None
 
 
 def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
-    """Find the columns in the first record; the authors' have `fname`, `summary1..3` and `topic1..3`."""
+    """Find the columns in the first record; the authors' have `fname`, `summary1..3` and `topic1..3`.
+
+    Without a column of ids the rows are numbered, unless one was named.
+    """
     numbered = [
         settings.summary_column,
         *(f"{settings.summary_column}{n}" for n in range(1, MAX_REFERENCES + 1)),
@@ -367,30 +419,32 @@ def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
     }
     present = {setting: [name for name in names if name in record] for setting, names in candidates.items()}
     for setting, names in candidates.items():
-        if not present[setting] and (setting != "topic" or names[0] != "topic"):
+        if not present[setting] and names[0] not in ("id", "topic"):
             has = printable(", ".join(map(str, record)), 200)
             raise UserError(
                 f"{where}: no column {names[0]!r} (it has {has}); name the column with --data.{setting}-column"
             )
     summaries = present["summary"][:1] if numbered[0] in record else present["summary"]
     topic = present["topic"][0] if present["topic"] else None
-    return _Columns(present["id"][0], present["dialogue"][0], tuple(summaries), topic)
+    identity = present["id"][0] if present["id"] else None
+    return _Columns(identity, present["dialogue"][0], tuple(summaries), topic)
 
 
-def _rows(records: Iterable[tuple[str, Record]], settings: config.Data) -> Iterator[Row]:
+def _rows(records: Iterable[tuple[str, Record]], settings: config.Data, name: str) -> Iterator[Row]:
+    """Check the records of a file called `name`, for which rows without ids are named: train_1, train_2."""
     columns = None
-    for where, record in records:
+    for number, (where, record) in enumerate(records, 1):
         columns = columns or _columns(record, where, settings)
-        for name in (columns.id, columns.dialogue):
-            if name not in record:
-                raise UserError(f"{where}: no field {name!r}; correct or remove the row")
-        identity = record[columns.id]
-        if isinstance(identity, int) and not isinstance(identity, bool):
-            identity = str(identity)
-        identity = _text(identity, columns.id, where)
+        for field in (columns.id, columns.dialogue):
+            if field is not None and field not in record:
+                raise UserError(f"{where}: no field {field!r}; correct or remove the row")
+        identity = f"{name}_{number}" if columns.id is None else record[columns.id]
+        if isinstance(identity, (int, float)) and not isinstance(identity, bool):
+            identity = f"{identity:.17g}"
+        identity = _text(identity, columns.id or "id", where)
         if not identity:
             raise UserError(f"{where}: the {columns.id} is empty; give the dialogue an id or remove the row")
-        summaries = [_text(record.get(name), name, where) for name in columns.summaries]
+        summaries = [_text(record.get(field), field, where) for field in columns.summaries]
         yield Row(
             where,
             identity,

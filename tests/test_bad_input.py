@@ -149,12 +149,22 @@ CASES = {
     "no such file": Case(DATA, "--data.dataset gone.csv", ("--data.dataset=gone.csv", "name a hub dataset")),
     "no such folder": Case(DATA, "--data.dataset ./gone", ("--data.dataset=./gone", "name a hub dataset")),
     "format": Case(DATA, "--data.dataset t5/README.txt", ("README.txt", ".csv"), write("t5/README.txt", "x")),
-    "no test split": Case(DATA, "", ("dialogues", "test split", "test.csv"), remove("dialogues/test.csv")),
+    "no train split": Case(
+        DATA, "", ("dialogues", "train split", "has test.csv, validation.csv"), remove("dialogues/train.csv")
+    ),
     "two train files": Case(DATA, "", ("train split", "leave one"), write("dialogues/train.json", "[]")),
     "revision of a folder": Case(DATA, "--data.revision main", ("--data.revision=main", "leave the revision out")),
     "empty file": data("", "train.csv", "is empty", "column names"),
     "header alone": data(HEAD, "--data.dataset=dialogues", "no example left in the train split"),
-    "wrong columns": data("number,text\n1,a\n", "train.csv:2", "no column 'id'", "--data.id-column"),
+    "wrong columns": data("number,text\n1,a\n", "train.csv:2", "no column 'dialogue'", "--data.dialogue-column"),
+    "id column setting": Case(DATA, "--data.id-column key", ("no column 'key'", "--data.id-column")),
+    "a language that the tokenizer does not know": data(
+        HEAD + "".join(f"{n},你好吗你在哪里 {n},他们在说话,\n" for n in range(9)),
+        "--data.dataset=dialogues",
+        "does not know",
+        "hardly anything is left",
+        "--model.base",
+    ),
     "column setting": Case(DATA, "--data.summary-column gist", ("no column 'gist'", "--data.summary-column")),
     "Latin-1": data(HEAD.encode() + b"1,caf\xe9,b,c\n", "train.csv:2", "0xe9", "save the file as UTF-8"),
     "UTF-16 with its BOM": data((HEAD + "1,a,b,c\n").encode("utf-16"), "train.csv:1", "UTF-8"),
@@ -399,7 +409,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Tiny models, and a run with prepared data and one checkpoint of two updates."""
-    root = tmp_path_factory.mktemp("world") / "w"
+    root = tmp_path_factory.mktemp("world") / "made"
     tiny.t5(root / "t5", d_model=16, layers=1)
     tiny.causal(root / "gpt2")
     tiny.lora(root / "lora", root / "t5")
@@ -409,7 +419,7 @@ def world(tmp_path_factory):
     with tiny.inside(root):
         assert run(DATA) == 0
         assert run(PPO, "--ppo.updates 1") == 0
-    return root
+    return root.rename(root.with_name("moved"))  # where training ran, nothing is to be found
 
 
 def run(stage, flags=""):

@@ -249,6 +249,109 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
     assert list(filter_repo_objects(wanted + unwanted, allow_patterns=asked["patterns"])) == wanted
 
 
+# ------------------------------------------------------------------------------------------ what people have
+
+TEXTS = [(f'Ann: hello {n}, you\nBob: late; | "fool" {n}', f"they; chat, {n}") for n in range(60)]
+
+
+def write_table(path: Path, delimiter: str, header: str, quoting: int = csv.QUOTE_MINIMAL, start: str = "") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"{start}{header}\n")
+        csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(TEXTS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "delimiter", "header", "start"),
+    [
+        ("talks.csv", ",", "text,abstract", ""),
+        ("talks.csv", ";", "text;abstract", ""),
+        ("talks.csv", "\t", "text\tabstract", ""),
+        ("talks.tsv", "\t", "text\tabstract", ""),
+        ("talks.csv", "|", "text|abstract", ""),
+        ("talks.csv", ",", " text , abstract ", ""),
+        ("talks.csv", ";", "text; abstract", "\ufeff"),
+        ("talks.csv", ";", '"text";"abstract"', "sep=;\n"),
+        ("talks.csv", ",", "text,abstract", "\ufeffsep=,\n"),
+    ],
+)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_table_as_spreadsheets_write_it(tmp_path, tokenizer, file, delimiter, header, start, quoting):
+    """The columns by flags, no ids, no topics; every dialogue is in one split."""
+    path = write_table(tmp_path / file, delimiter, header, quoting, start)
+    columns = {"dialogue_column": "text", "summary_column": "abstract"}
+    dataset, counts = data.prepare(config.Data(dataset=str(path), **columns), tokenizer, 0)
+    found = [example for split in data.SPLITS for example in dataset[split].to_list()]
+    assert sorted((example["dialogue"], example["summaries"][0]) for example in found) == sorted(TEXTS)
+    assert {example["id"] for example in found} == {f"talks_{n + 1}" for n in range(60)}
+    assert counts["train/kept"] > 30 and counts["validation/kept"] and counts["test/kept"]
+
+
+def write_json_list(path: Path, content: list[dict]) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_parquet(path: Path, content: list[dict]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(content), path)
+    return path
+
+
+WRITERS = {"csv": write_csv, "jsonl": write_json_lines, "json": write_json_list, "parquet": write_parquet}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("ids", [None, "number", "name"])
+def test_columns_named_by_flags_in_every_reader(tmp_path, tokenizer, suffix, ids):
+    content = [
+        {"text": text, "abstract": abstract} | ({} if ids is None else {"key": n if ids == "number" else f"k{n}"})
+        for n, (text, abstract) in enumerate(TEXTS)
+    ]
+    path = tmp_path / f"talks.{suffix}"
+    if suffix == "csv":
+        write_csv(path, content, [*content[0]])
+    else:
+        WRITERS[suffix](path, content)
+    columns = {"dialogue_column": "text", "summary_column": "abstract"} | ({"id_column": "key"} if ids else {})
+    dataset, _ = data.prepare(config.Data(dataset=str(path), **columns), tokenizer, 0)
+    names = {None: "talks_1", "number": "0", "name": "k0"}
+    assert names[ids] in {identity for split in data.SPLITS for identity in dataset[split]["id"]}
+
+
+def test_an_id_column_that_was_named_must_be_there(tmp_path):
+    path = write_table(tmp_path / "talks.csv", ",", "dialogue,summary")
+    with pytest.raises(UserError, match="no column 'key' .*--data.id-column"):
+        next(data.locate(config.Data(dataset=str(path), id_column="key"), 0).rows("train"))
+
+
+LAYOUTS = {
+    "train alone": (["train.csv"], {"train", "validation", "test"}),
+    "another name": (["samsum.csv"], {"train", "validation", "test"}),
+    "shards of train": (["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"], {"train"}),
+    "val": (["train.csv", "val.csv", "test.csv"], set()),
+    "valid": (["train.csv", "valid.jsonl", "test.csv"], set()),
+    "dev": (["talks.train.jsonl", "talks.dev.jsonl", "talks.test.jsonl"], set()),
+    "no validation": (["train.csv", "test.csv"], {"train", "validation"}),
+    "no test": (["train.csv", "val.csv"], {"train", "test"}),
+    "eval": (["training.csv", "validation.csv", "eval.csv"], set()),
+}
+
+
+@pytest.mark.parametrize(("names", "cut"), LAYOUTS.values(), ids=LAYOUTS)
+def test_splits_by_other_names_or_taken_out_of_train(tmp_path, tokenizer, names, cut):
+    for number, name in enumerate(names):
+        content = [row(f"{number}_{n}", f"Ann: {number} hello {n}") for n in range(80)]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (write_csv if name.endswith("csv") else write_json_lines)(tmp_path / name, content)
+    dataset, counts = data.prepare(config.Data(dataset=str(tmp_path)), tokenizer, 0)
+    found = {split: set(dataset[split]["dialogue"]) for split in data.SPLITS}
+    assert sum(map(len, found.values())) == 80 * len(names) == len(set().union(*found.values()))
+    whole = {split for split in data.SPLITS if len(found[split]) == 80}
+    assert "train" in cut or whole == set(data.SPLITS)
+    for split in ("validation", "test"):
+        assert (split not in whole) == (split in cut or cut == {"train"}), split
+
+
 # ----------------------------------------------------------------------------------------- what is malformed
 
 HEADER = b"id,dialogue,summary,topic\n"
@@ -260,7 +363,6 @@ MALFORMED = {
         b"id,text,summary\n1,a,b\n",
         "train.csv:2: no column 'dialogue' (it has id, text, summary)",
     ),
-    "no id column": ("csv", b"dialogue,summary\na,b\n", "train.csv:2: no column 'id'"),
     "column twice": ("csv", b"id,dialogue,summary,summary\n", "train.csv:1: a column occurs twice"),
     "too few fields": (
         "csv",
@@ -384,7 +486,7 @@ def test_csv_and_json_lines_give_back_what_was_written(tmp_path_factory, texts):
     content = [row(str(n), dialogue, summary) for n, (dialogue, summary) in enumerate(texts)]
     found = []
     for path in (write_csv(where / "x.csv", content), write_json_lines(where / "x.jsonl", content)):
-        records = data._rows(data._reader(path)(path), config.Data())
+        records = data._rows(data._reader(path)(path), config.Data(), "x")
         found.append([(r.id, r.dialogue, r.summaries) for r in records])
     line_breaks = [text.replace("\r\n", "\n").replace("\r", "\n").strip() for text, _ in texts]
     summaries = [(summary.strip(),) if summary.strip() else () for _, summary in texts]
@@ -401,7 +503,7 @@ def test_csv_and_json_lines_give_back_what_was_written(tmp_path_factory, texts):
         (lambda tmp: "~nobody/talks", {}, "no such file or folder"),
         (lambda tmp: "../" * 3 + "x", {}, "no such file or folder"),
         (lambda tmp: "demo:corpus", {"revision": "main"}, "--data.revision=main"),
-        (lambda tmp: tmp, {}, "no file for the train split; it takes train.csv"),
+        (lambda tmp: tmp, {}, r"no file for the train split \(it has no data file\); it takes train.csv"),
     ],
 )
 def test_a_dataset_that_is_not_there_is_named(tmp_path, make, changes, message):
@@ -411,7 +513,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path, make, changes, message):
 
 def test_a_file_of_another_format_is_refused(tmp_path):
     (tmp_path / "talks.xlsx").write_bytes(b"PK")
-    with pytest.raises(UserError, match="format .xlsx; it must be .csv, .jsonl, .json, .parquet"):
+    with pytest.raises(UserError, match="format .xlsx; it must be .csv, .tsv, .jsonl, .json, .parquet"):
         data.locate(config.Data(dataset=str(tmp_path / "talks.xlsx")), 0)
 
 

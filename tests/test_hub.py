@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import tiny
 import torch
 from huggingface_hub import constants
 
-from detox import adapters, environment, models
+import config
+from detox import adapters, data, environment, models
 from detox.errors import UserError
 from detox.hub import PROBE_SECONDS, fetch, problem
 
@@ -143,6 +145,25 @@ def test_dataset_by_this_project_and_by_the_library(hub, tmp_path):
     ]
     loaded = datasets.load_dataset("csv", data_dir=str(fetch_dataset()), cache_dir=str(tmp_path / "datasets"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 48, "validation": 12, "test": 36}
+
+
+@pytest.mark.parametrize("file", ["train.csv", "data/train-00000-of-00001.jsonl", "samsum.jsonl", "data/all.csv"])
+def test_a_dataset_with_one_split(hub, root, file):
+    """Split like a single file; files of other kinds are not fetched."""
+    place = root / "datasets" / "someone" / f"talks-{Path(file).stem}"
+    (place / file).parent.mkdir(parents=True)
+    rows = [{"dialogue": f"A: {n}\nB: so", "summary": f"they say {n}"} for n in range(60)]
+    if file.endswith(".csv"):
+        text = "dialogue,summary\n" + "".join(f'"{row["dialogue"]}",{row["summary"]}\n' for row in rows)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    (place / file).write_text(text)
+    (place / "talks.py").write_text("raise SystemExit")
+    name = f"someone/{place.name}"
+    source = data.locate(config.Data(dataset=name), 0)
+    counts = {split: len([*source.rows(split)]) for split in data.SPLITS}
+    assert sum(counts.values()) == 60 and min(counts.values()) > 0
+    assert hub.fetched(name) == {file} and len(source.revision) == 40
 
 
 def test_a_pinned_revision(hub):
