@@ -80,9 +80,10 @@ def add_lora(settings: config.LoraTraining) -> PeftModel:
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import set_seed
 
-    from detox import models, policy
+    from detox import models, policy, supported
 
     base = models.load_summarizer(settings.model.base, settings.model.revision)
+    supported.check(base)
     lora = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM,
         r=settings.lora.r,

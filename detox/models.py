@@ -236,10 +236,38 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     if not settings.is_encoder_decoder or _is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base")
+    _complete_ids(source, settings)
     model = _load(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
     if any(source.has(file) for file in _TOKENIZER):
         _check_vocabulary(source, _tokenizer(source), _embedding_rows(model))
     return model
+
+
+def _complete_ids(source: Source, settings: PreTrainedConfig) -> None:
+    """Put the tokens that summaries begin and end with into a model's settings, which may have them elsewhere.
+
+    Raises:
+        UserError: nothing says which they are.
+    """
+    generation = source.json("generation_config.json") if source.has("generation_config.json") else {}
+    inner = getattr(settings, "decoder", None)
+    is_t5 = settings.model_type.endswith("t5") or settings.model_type == "switch_transformers"
+    fallback = {
+        # T5 begins with the padding token, T5Gemma as its decoder was taught to.
+        "decoder_start_token_id": settings.pad_token_id if is_t5 else None,
+        "eos_token_id": getattr(inner, "eos_token_id", None),
+    }
+    if settings.model_type.startswith("t5gemma"):
+        fallback["decoder_start_token_id"] = getattr(inner, "bos_token_id", None)
+    for name, otherwise in fallback.items():
+        known = [getattr(settings, name, None), generation.get(name), otherwise]
+        found = next((value for value in known if value is not None), None)
+        if found is None:
+            raise UserError(
+                f"{source.name}: its config.json names no {name}, so it is not known how a summary begins and ends; "
+                "add it (for mBART the id of the target language)"
+            )
+        setattr(settings, name, found)
 
 
 def read_config(name: str, revision: str | None = None) -> tuple[PreTrainedConfig, dict[str, Any]]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
@@ -22,6 +23,9 @@ from transformers import (
     BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
+    BertLMHeadModel,
+    BertModel,
+    EncoderDecoderModel,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -168,6 +172,52 @@ def bart(folder: Path, *, seed: int = 0, d_model: int = 32, layers: int = 2) -> 
         init_std=0.3,
     )
     BartForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def other(folder: Path, kind: str, *, seed: int = 0, **changes: object) -> Path:
+    """Write an encoder-decoder of another kind than T5 or BART, with a byte-level tokenizer.
+
+    Args:
+        kind: Pegasus, MBart, LED, BlenderbotSmall, LongT5, SwitchTransformers, T5Gemma, ProphetNet or bert2bert.
+        changes: of its settings; None takes one out of its config.json.
+    """
+    size = _roberta_tokenizer(folder, max_length=120)
+    ids = dict(vocab_size=size, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    torch.manual_seed(seed)
+    if kind == "bert2bert":
+        part = dict(vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        decoder = BertConfig(**part, is_decoder=True, add_cross_attention=True)
+        model = EncoderDecoderModel(encoder=BertModel(BertConfig(**part)), decoder=BertLMHeadModel(decoder))
+        model.config.pad_token_id, model.config.eos_token_id, model.config.decoder_start_token_id = 1, 2, 0
+    else:
+        bart = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, init_std=0.3)
+        bart |= dict(decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, decoder_start_token_id=2)
+        t5 = dict(d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=1)
+        gemma = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8)
+        gemma |= dict(num_key_value_heads=1, **ids)
+        prophet = dict(hidden_size=16, num_encoder_layers=1, num_decoder_layers=1, num_encoder_attention_heads=2)
+        prophet |= dict(
+            num_decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=130
+        )
+        positions = dict(
+            max_encoder_position_embeddings=128, max_decoder_position_embeddings=128, attention_window=[16]
+        )
+        experts = dict(num_decoder_layers=2, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, num_experts=2)
+        settings = {
+            "LED": bart | positions,
+            "LongT5": t5,
+            "SwitchTransformers": t5 | experts,
+            "T5Gemma": dict(encoder=dict(gemma), decoder=gemma | {"cross_attention_hidden_size": 16}),
+            "ProphetNet": prophet | {"decoder_start_token_id": 0},
+        }.get(kind, bart | {"max_position_embeddings": 130})
+        settings = getattr(transformers, f"{kind}Config")(
+            **ids | settings | {k: v for k, v in changes.items() if v is not None}
+        )
+        model = getattr(transformers, f"{kind}ForConditionalGeneration")(settings)
+    model.save_pretrained(folder)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8")) | changes
+    _write(folder / "config.json", {key: value for key, value in content.items() if value is not None})
     return folder
 
 
