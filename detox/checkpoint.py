@@ -135,7 +135,7 @@ def save(
             "progress": dict(progress),
             "weights": dict(weights),
         }
-        (draft.path / "state.json").write_text(json.dumps(state) + "\n")
+        (draft.path / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:

@@ -257,6 +257,8 @@ def _fail(line: str, code: int) -> int:
 
 
 def _reader_is_gone(stream: TextIO) -> bool:
+    if not hasattr(select, "poll"):  # Windows, where a pipe can't be asked
+        return True
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)

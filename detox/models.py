@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -195,7 +196,10 @@ def _without_marks(source: Source) -> Iterator[Path]:
             if file in marked:
                 Path(folder, file.name).write_bytes(file.read_bytes().removeprefix(codecs.BOM_UTF8))
             elif file.is_file():
-                Path(folder, file.name).symlink_to(file.resolve())
+                try:
+                    Path(folder, file.name).symlink_to(file.resolve())
+                except OSError:  # Windows, where not everybody may
+                    shutil.copyfile(file, Path(folder, file.name))
         yield Path(folder)
 
 
