@@ -71,12 +71,12 @@ class Data:
     """The dialogues and how they become prompts."""
 
     dataset: str = "knkarthick/dialogsum"
-    """Hub dataset, local folder or file (CSV of the hub's layout, or the DialogSum authors' JSON lines), or
-    demo:corpus."""
+    """Hub dataset, local folder or file (CSV of the hub's layout, also with semicolons or tabs; the DialogSum authors'
+    JSON lines; Parquet), or demo:corpus."""
     revision: Optional[str] = None
     """Pin the hub dataset to this commit, tag or branch."""
     id_column: str = "id"
-    """Column that holds the dialogue's name."""
+    """Column that holds the dialogue's name; rows are numbered where there is no such column."""
     dialogue_column: str = "dialogue"
     """Column that holds the dialogue."""
     summary_column: str = "summary"
@@ -96,9 +96,9 @@ class Data:
     max_examples: Optional[int] = None
     """Keep at most this many examples of each split (the first ones)."""
     validation_fraction: float = 0.1
-    """Share that becomes the validation split where the source is a single file."""
+    """Share of the train split that becomes the validation split where the source has none."""
     test_fraction: float = 0.1
-    """Share that becomes the test split where the source is a single file."""
+    """Share of the train split that becomes the test split where the source has none."""
     workers: int = 1
     """Processes that tokenize; the result does not depend on it."""
 

@@ -42,9 +42,12 @@ def main(settings: config.Preparation) -> None:
         models.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
         print(f"tokenizer  {base.base}")
         dataset, counts = data.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
+        warning = data.check_vocabulary(counts, source.name, base.base)
         data.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
         draft.counts.update(counts)
     print(f"\n{data.counts_table(counts)}\n")
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"wrote {run / 'prepared'}")
     print(next_step(settings))
 

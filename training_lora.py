@@ -27,7 +27,7 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, devices, models, parallel
+    from detox import data, devices, models, parallel, weights
 
     processes = parallel.start("cpu")
     if processes.count > 1:
@@ -59,6 +59,7 @@ def main(settings: config.LoraTraining) -> None:
         trainer = make_trainer(settings, model, tokenizer, dataset, device, scratch)
         before, after = fit(trainer)
         save(model, draft.path)
+        draft.notes.update(weights.notes())
         draft.counts.update(
             train=len(dataset["train"]),
             validation=len(dataset["validation"]),
@@ -78,9 +79,10 @@ def add_lora(settings: config.LoraTraining) -> PeftModel:
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import set_seed
 
-    from detox import models, policy
+    from detox import models, policy, supported
 
     base = models.load_summarizer(settings.model.base, settings.model.revision)
+    supported.check(base)
     lora = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM,
         r=settings.lora.r,

@@ -56,44 +56,44 @@ def main(settings: config.PPOTraining) -> int:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
         parts = build(checkpoint.as_begun(settings, resumed, processes.sharded), inputs, processes)
-        if processes.is_main and settings.overwrite and folder.exists():  # only now that all that is needed is there
-            artifacts.remove(folder)
-        return train(settings, parts, folder, resumed, inputs, weights)
+        with processes.within(lambda: checkpoint.successor(folder, settings.overwrite)):  # now that all else is there
+            return train(settings, parts, folder, resumed, inputs, weights)
 
 
 def find_checkpoint(settings: config.PPOTraining, folder: Path) -> Path | None:
     """Return the checkpoint to go on from, if there is one, once the leavings of dead processes are gone."""
     from detox import artifacts, checkpoint
 
+    checkpoint.settle(folder)
     artifacts.sweep(folder)
     return None if settings.overwrite else checkpoint.last(folder)
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
-    from detox import artifacts
+    from detox import artifacts, paths
 
     inputs = {"prepared": run / "prepared"}
     artifacts.read_manifest(inputs["prepared"], "data_preparation")
     adapter, own = settings.model.adapter, run / "lora"
-    if adapter == "auto":
-        adapter = str(own) if own.exists() else "none"
-    if adapter == str(own):
+    if adapter == "auto" and not own.exists():
+        adapter = "none"
+    elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):
+        adapter, inputs["lora"] = str(own), own
         artifacts.read_manifest(own, "training_lora")
-        inputs["lora"] = own
     return inputs, replace(settings, model=replace(settings.model, adapter=adapter))
 
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
     """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
-    from detox import models, reward_terms
+    from detox import hub, reward_terms
 
     names = {
         settings.model.base: settings.model.revision,
         settings.model.adapter: settings.model.adapter_revision,
         settings.reward.model: settings.reward.revision,
     }
-    weights = {name: models.identity(name, revision) for name, revision in names.items() if name != "none"}
+    weights = {name: hub.identity(name, revision) for name, revision in names.items() if name != "none"}
     own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
     return weights | {name: reward_terms.identity(name) for name in own}
 
@@ -128,7 +128,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
     print("reference  the same without the new LoRA")
-    print(f"reward     {settings.reward.describe()}")
+    print(f"reward     {replace(settings.reward, label=classifier.label).describe()}")
     together = f", one of {count} processes" if count > 1 else ""
     print(f"runs on    {device}, {trainer.engine.describe()}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
@@ -241,7 +241,8 @@ def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by:
         print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
         print(f"next: {cli.command('evaluate_ppo.py', settings)}")
         return 0
-    again = cli.command("training_ppo.py", settings) + " and the same settings"
+    anew = " but --overwrite" if updates and settings.overwrite else ""
+    again = cli.command("training_ppo.py", settings) + f" and the same settings{anew}"
     saved = f"{updates} updates are saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)
     return 128 + stopped_by

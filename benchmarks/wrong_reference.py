@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
 from benchmarks.stages import spread
-from detox import data, models
+from detox import adapters, data, models
 
 KINDS = {"bare base": "the supervised adapter is trained", "start": "it is merged, a fresh one is trained"}
 NEW_TOKENS = 48
@@ -33,7 +33,7 @@ def make_trainer(kind: str, seed: int, kl_coef: float) -> Any:
     from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
 
     set_seed(seed)  # of the fresh adapter and the value head; TRL seeds what comes after
-    adapted = models.load_adapter(models.load_summarizer("demo:base"), "demo:lora")
+    adapted = adapters.load_adapter(models.load_summarizer("demo:base"), "demo:lora")
     if kind == "start":
         lora = adapted.peft_config["default"]
         fresh = LoraConfig(

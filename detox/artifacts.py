@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -14,18 +13,20 @@ import json
 import os
 import platform
 import re
-import resource
 import secrets
 import shutil
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import filelock
+import psutil
 
 import config
 from detox.errors import UserError
@@ -71,7 +72,9 @@ class Draft:
     path: Path
     """Temporary folder that takes the files."""
     counts: dict[str, int | float] = field(default_factory=dict)
-    """What the manifest shall tell of the contents."""
+    """What the manifest shall tell of the contents, in numbers."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """And in words, where there is something to tell."""
     inputs: dict[str, Path] = field(default_factory=dict)
     """Artefacts that this one was made from, where they are known only while it is written."""
 
@@ -109,9 +112,9 @@ def publish(
         _sweep(target)
         sources = {name: _source(target, folder) for name, folder in (inputs or {}).items()}
         path = _temporary(target)
-        path.mkdir()
-        try:
-            with _held(path):
+        with _held(path, wait=True):
+            try:
+                path.mkdir()
                 draft = Draft(path)
                 yield draft
                 sources.update({name: _source(target, folder) for name, folder in draft.inputs.items()})
@@ -129,6 +132,7 @@ def publish(
                     "counts": dict(draft.counts),
                     "seconds": round(time.monotonic() - started, 3),
                     "peak_memory_mb": peak_memory_mb(),
+                    **({"notes": draft.notes} if draft.notes else {}),
                 }
                 content = json.loads(json.dumps(manifest, default=lambda number: number.item()))
                 text = json.dumps({**content, "sha256": _own_digest(content)}, indent=2)
@@ -136,8 +140,8 @@ def publish(
                 _sync_folder(path)
                 _replace_folder(path, target)
                 _sync_folder(target.parent)
-        finally:
-            _remove(path)
+            finally:
+                _remove(path)
 
 
 def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str | None = None) -> dict[str, Any]:
@@ -175,15 +179,13 @@ def lock(run_folder: Path) -> Iterator[None]:
     path = run_folder / ".lock"
     with _storage_errors(path), _folder(run_folder):
         descriptor = _acquire(path)
-        _LOCKED.add(descriptor)
         try:
+            os.truncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
             sweep(run_folder)
             yield
         finally:
-            path.unlink(missing_ok=True)
-            _LOCKED.discard(descriptor)
-            os.close(descriptor)
+            _release(descriptor, path)
 
 
 def remove(folder: Path) -> None:
@@ -193,8 +195,52 @@ def remove(folder: Path) -> None:
     _remove(doomed)
 
 
+@contextlib.contextmanager
+def aside(folder: Path, own: Callable[[str], bool], is_whole: Callable[[Path], object]) -> Iterator[None]:
+    """Move a folder out of the way of its successor, which is made in this block, and put it back where that fails.
+
+    Args:
+        folder: may be missing.
+        own: says of a name in the folder that it is this program's; what else lies there is handed on.
+        is_whole: says of the successor that it can take the old one's place.
+    """
+    kept = _temporary(Path(os.path.realpath(folder)), "before")
+    with _held(kept, wait=True):
+        if folder.exists():
+            os.rename(folder, kept)
+        try:
+            yield
+        finally:
+            _settle(kept, own, is_whole)
+
+
+def settle(folder: Path, own: Callable[[str], bool], is_whole: Callable[[Path], object]) -> None:
+    """Finish what `aside` could not, because its process died; arguments as there."""
+    for kept in _leftovers(Path(os.path.realpath(folder)), "before"):
+        with contextlib.suppress(OSError), _held(kept) as mine:
+            if mine:
+                _settle(kept, own, is_whole)
+
+
+def _settle(kept: Path, own: Callable[[str], bool], is_whole: Callable[[Path], object]) -> None:
+    folder = _owner(kept)
+    if not kept.exists():
+        return
+    if not is_whole(folder):
+        if folder.exists():
+            remove(folder)
+        os.rename(kept, folder)
+        return
+    for name in os.listdir(kept):
+        if not own(name) and not os.path.lexists(folder / name):
+            os.rename(kept / name, folder / name)
+    remove(kept)
+
+
 def sweep(folder: Path) -> None:
     """Remove the temporary files and folders that dead processes left in a folder."""
+    for old in _leftovers(folder / "*", "old"):
+        _recover(_owner(old))
     _sweep(folder / "*")
 
 
@@ -217,11 +263,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     with _storage_errors(path):
         _sweep(path)
         temporary = _temporary(path)
-        try:
-            _write(temporary, data.encode() if isinstance(data, str) else data)
-            os.rename(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _held(temporary, wait=True):
+            try:
+                _write(temporary, data.encode() if isinstance(data, str) else data)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
 
 
@@ -302,7 +349,7 @@ def _flush_files(folder: Path) -> list[dict[str, Any]]:
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(parent, name)
-            with open(path, "rb") as file:
+            with open(path, "rb+") as file:  # Windows syncs only what may be written
                 os.fsync(file.fileno())
             relative = path.relative_to(folder).as_posix()
             files.append({"path": relative, "bytes": path.stat().st_size, "sha256": sha256(path)})
@@ -312,7 +359,6 @@ def _flush_files(folder: Path) -> list[dict[str, Any]]:
 
 def _write(path: Path, data: bytes) -> None:
     with open(path, "xb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # in use, says it to _sweep
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -332,11 +378,11 @@ def _replace_folder(draft: Path, target: Path) -> None:
     if not os.path.lexists(target):
         os.rename(draft, target)
     elif not _exchange(draft, target):
-        aside = _temporary(target, "old")
-        with _held(target):
-            os.rename(target, aside)
+        old = _temporary(target, "old")
+        with _held(old, wait=True):
+            os.rename(target, old)
             os.rename(draft, target)
-            _remove(aside)
+            _remove(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -344,7 +390,7 @@ def _exchange(one: Path, other: Path) -> bool:
     at_fdcwd, rename_exchange = -100, 2
     try:
         renameat2 = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows
         return False
     return renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
 
@@ -352,21 +398,22 @@ def _exchange(one: Path, other: Path) -> bool:
 def _recover(target: Path) -> None:
     """Put the old artefact back where a replacement was killed between its two renames."""
     for _ in range(100):
-        asides = [] if os.path.lexists(target) else _leftovers(target, "old")
-        if not asides:
+        replaced = [] if os.path.lexists(target) else _leftovers(target, "old")
+        if not replaced:
             return
-        for aside in asides:
-            with contextlib.suppress(OSError), _held(aside) as mine:
+        for old in replaced:
+            with contextlib.suppress(OSError), _held(old) as mine:
                 if mine and not os.path.lexists(target):
-                    os.rename(aside, target)
+                    os.rename(old, target)
         time.sleep(0.01)  # its writer lives and is about to put the new one there
 
 
 def _sweep(target: Path) -> None:
     """Remove what dead processes left beside `target`, and what they left of it."""
-    for path in _leftovers(target.with_name("*"), "tmp") + _leftovers(target, "old"):
+    everything = target.with_name("*")
+    for path in _leftovers(everything, "tmp") + _leftovers(target, "old") + _leftovers(everything, "lock"):
         with contextlib.suppress(OSError), _held(path) as mine:
-            if mine:
+            if mine and path.suffix != ".lock":  # which goes with the hold on it
                 _remove(path)
 
 
@@ -384,21 +431,62 @@ def _leftovers(target: Path, suffix: str) -> list[Path]:
     return [target.parent / name for name in sorted(names) if pattern.fullmatch(name)]
 
 
+def _owner(temporary: Path) -> Path:
+    """Return what a temporary name stands for."""
+    return temporary.with_name(temporary.name[1:].rsplit(".", 2)[0])
+
+
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Mark a temporary file or folder as in use by a living process; False where another one uses it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    _LOCKED.add(descriptor)
+def _held(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Mark a temporary file or folder as in use by a living process, by a lock file beside it.
+
+    Yields:
+        False where another process holds it, unless this one may `wait`.
+    """
+    lock = path.with_suffix(".lock")
+    descriptor = _locked(lock)
+    while descriptor is None and wait:
+        time.sleep(0.01)
+        descriptor = _locked(lock)
+    if descriptor is None:
+        yield False
+        return
     try:
-        mine = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            mine = False
-        yield mine
+        yield True
     finally:
-        _LOCKED.discard(descriptor)
-        os.close(descriptor)
+        _release(descriptor, lock)
+
+
+def _locked(path: Path) -> int | None:
+    """Return the locked descriptor of the file that stands at `path` now; None where another process holds it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _LOCKED.add(descriptor)
+        try:
+            taken = filelock.lock_descriptor(descriptor, blocking=False)
+            if taken and path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except BaseException:
+            _close(descriptor)
+            raise
+        _close(descriptor)
+        if not taken:
+            return None
+
+
+def _release(descriptor: int, path: Path) -> None:
+    """Remove a lock file and give up the lock, in an order in which no other process takes what is removed."""
+    if os.name == "nt":  # where nobody can remove what is open
+        _close(descriptor)
+    with contextlib.suppress(PermissionError):
+        path.unlink(missing_ok=True)
+    if os.name != "nt":
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    _LOCKED.discard(descriptor)
+    os.close(descriptor)
 
 
 def _release_in_child() -> None:
@@ -407,7 +495,8 @@ def _release_in_child() -> None:
         os.close(_LOCKED.pop())
 
 
-os.register_at_fork(after_in_child=_release_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _remove(path: Path) -> None:
@@ -418,25 +507,21 @@ def _remove(path: Path) -> None:
 
 
 def _acquire(path: Path) -> int:
-    """Return the locked descriptor of the file that stands at `path` now."""
+    """Return the locked descriptor of a run's lock file."""
     while True:
         _make_folder(path.parent)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = _locked(path)
         except FileNotFoundError:  # the last holder has just removed its folder
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                os.truncate(descriptor, 0)
-                return descriptor
-        except BlockingIOError:
-            holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise UserError(
-                f"{path.parent} is in use by process {holder}; wait until it ends, or choose another --run"
-            ) from None
-        os.close(descriptor)
+        if descriptor is not None:
+            return descriptor
+        holder = ""
+        with contextlib.suppress(OSError):  # Windows lets nobody read what is locked
+            holder = path.read_text(encoding="utf-8", errors="replace").strip()
+        raise UserError(
+            f"{path.parent} is in use by process {holder or 'unknown'}; wait until it ends, or choose another --run"
+        )
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -543,5 +628,15 @@ def _git_rev() -> str | None:
 
 def peak_memory_mb() -> float:
     """Return the most main memory that this process has held so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+    return round(_peak_bytes() / (1 << 20), 1)
+
+
+def _peak_bytes() -> int:
+    found = psutil.Process().memory_info()
+    if hasattr(found, "peak_wset"):  # Windows
+        return int(found.peak_wset)
+    try:
+        import resource
+    except ImportError:
+        return int(found.rss)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1 << 10)

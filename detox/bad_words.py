@@ -32,7 +32,7 @@ def load(name: str) -> list[str]:
 
         return list(INSULTS)
     try:
-        words = [line.strip() for line in Path(name).read_text(encoding="utf-8").splitlines()]
+        words = [line.strip() for line in Path(name).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--evaluation.bad-words={name}: {error}; name a text file with one word a line") from None
     words = [word for word in words if word]

@@ -6,18 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import config
-from detox import artifacts, checkpoint, cli, models
+from detox import artifacts, checkpoint, cli, hub, paths
 from detox.errors import UserError
 
 STAGE = "evaluate_ppo"
 _COMMIT = 40
 """Length of a commit of the hub; the hash of a folder is longer."""
+_NAMED = {"toxicity.model", "judge.model", "evaluation.bad_words", "evaluation.bert_score"}
 _DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluation")
 
 
@@ -31,6 +32,10 @@ class Case:
     training: config.PPOTraining
     suffix: str
     """Marks a split other than test."""
+    weights: Mapping[str, str]
+    """What told the models of training from others, by the names that they have in `training`."""
+    looked_in: tuple[Path, ...]
+    """Folders in which those were looked for, besides the working folder."""
 
     @property
     def target(self) -> Path:
@@ -44,6 +49,7 @@ def find(settings: config.EvaluationStage) -> list[Case]:
         UserError: one is missing, damaged or of another model, or two would be written to the same place.
     """
     own = Path(settings.checkpoints) / settings.run_name
+    checkpoint.settle(own / "ppo")
     folders = [Path(name) for name in settings.checkpoint]
     if not folders:
         folders = [own / "ppo" / checkpoint.name(number) for number in checkpoint.numbers(own / "ppo")]
@@ -53,13 +59,14 @@ def find(settings: config.EvaluationStage) -> list[Case]:
         folders = folders if settings.select is not None else folders[-1:]
     cases = []
     for folder in folders:
-        if (folder / "adapter_config.json").exists():
-            raise UserError(f"--checkpoint={folder}: an adapter; name the checkpoint's folder, the one that holds it")
-        training = _pinned(checkpoint.settings_of(checkpoint.read_manifest(folder)), checkpoint.read_weights(folder))
+        _check_is_checkpoint(folder, own)
+        manifest, weights = checkpoint.read_manifest(folder), checkpoint.read_weights(folder)
         place = Path(os.path.abspath(folder))
-        run = _shown(place.parent.parent) if place.parent.name == "ppo" else own
+        run = paths.shown(place.parent.parent) if place.parent.name == "ppo" else own
+        roots = tuple(checkpoint.working_folders(folder, manifest))
+        training, weights = _from_here(_pinned(checkpoint.settings_of(manifest), weights), weights, run, roots)
         suffix = "" if settings.split == "test" else f"-{settings.split}"
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix))
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots))
     if len({case.target for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
@@ -69,10 +76,28 @@ def find(settings: config.EvaluationStage) -> list[Case]:
     return cases
 
 
-def _shown(path: Path) -> Path:
-    """Return a path as short as it can be shown."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+def _check_is_checkpoint(folder: Path, run: Path) -> None:
+    """Demand a checkpoint's folder; name those that are near where it is another one."""
+    if (folder / artifacts.MANIFEST).exists():
+        return
+    name = f"--checkpoint={folder}"
+    if not folder.exists():
+        advice = _names(checkpoint.near(run)) or "run training_ppo.py first"
+        raise UserError(f"{name}: no such folder; {advice}")
+    parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint.is_name(above.name)]
+    around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]
+    if around:
+        raise UserError(f"{name}: part of a checkpoint; name {around[0]}")
+    inside = checkpoint.near(folder)
+    if inside:
+        raise UserError(f"{name}: no checkpoint itself, it holds some; {_names(inside)}")
+    what = "an incomplete checkpoint" if checkpoint.is_name(folder.name) else "no checkpoint"
+    raise UserError(f"{name}: {what} (it has no {artifacts.MANIFEST}); {_names(checkpoint.near(run)) or 'name one'}")
+
+
+def _names(folders: list[Path]) -> str:
+    shown = ", ".join(str(folder) for folder in folders[-3:][::-1])
+    return f"name {shown}{' or an earlier one' if len(folders) > 3 else ''}" if folders else ""
 
 
 def _pinned(training: config.PPOTraining, weights: Mapping[str, str]) -> config.PPOTraining:
@@ -87,21 +112,38 @@ def _pinned(training: config.PPOTraining, weights: Mapping[str, str]) -> config.
     return replace(training, model=start)
 
 
+def _from_here(
+    training: config.PPOTraining, weights: Mapping[str, str], run: Path, roots: Sequence[Path]
+) -> tuple[config.PPOTraining, dict[str, str]]:
+    """Return settings and weights of a checkpoint with the names that the folders of its models have from here."""
+    own = Path(training.checkpoints) / training.run_name / "lora"
+
+    def found(name: str) -> str:
+        if name == "none" or name.startswith("demo:") or len(weights.get(name, "")) == _COMMIT:
+            return name
+        return str(run / "lora") if name == str(own) and (run / "lora").is_dir() else paths.find(name, roots) or name
+
+    model = replace(training.model, base=found(training.model.base), adapter=found(training.model.adapter))
+    here = replace(training, model=model, reward=replace(training.reward, model=found(training.reward.model)))
+    return here, {found(name): value for name, value in weights.items()}
+
+
 def check_start(case: Case) -> None:
     """Demand that the base and the supervised adapter are those that training started from; no weight is loaded.
 
     Raises:
         UserError: one of them is gone or has changed.
     """
-    model, weights = case.training.model, checkpoint.read_weights(case.checkpoint)
+    model, weights = case.training.model, case.weights
     for name, revision in ((model.base, model.revision), (model.adapter, model.adapter_revision)):
         if name == "none":
             continue
         advice = f"{case.checkpoint} was trained from it: put it back as it was, or train anew"
         was = weights.get(name, "")
         if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
-            raise UserError(f"{name}: no such folder; {advice}")
-        if models.identity(name, revision) != was:
+            looked = " or ".join(str(folder) for folder in dict.fromkeys((Path.cwd(), *case.looked_in)))
+            raise UserError(f"{name}: no such folder{'' if Path(name).is_absolute() else f' in {looked}'}; {advice}")
+        if hub.identity(name, revision) != was:
             raise UserError(f"{name}: not the model that it was; {advice}")
 
 
@@ -154,8 +196,12 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
 
 
 def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
-    """Return a digest of what decides an evaluation."""
-    what = json.dumps([_deciding(json.loads(json.dumps(values))), dict(hashes)], sort_keys=True)
+    """Return a digest of what decides an evaluation; a folder or file is the same by any of its names."""
+    decided = _deciding(json.loads(json.dumps(values)))
+    named = {
+        key: os.path.realpath(value) for key, value in decided.items() if key in _NAMED and paths.same(value, value)
+    }
+    what = json.dumps([decided | named, dict(hashes)], sort_keys=True)
     return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
 
 

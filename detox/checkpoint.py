@@ -8,8 +8,9 @@ import os
 import random
 import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import config
-from detox import artifacts, devices
+from detox import artifacts, devices, paths
+from detox import weights as weights_files
 from detox.errors import UserError, printable
 from detox.policy import LoraFactors, save_adapter, trainable
 from detox.trainer import Seq2SeqPPOTrainer
@@ -51,6 +53,41 @@ def last(folder: Path) -> Path | None:
     return folder / name(there[-1]) if there else None
 
 
+def is_name(name: str) -> bool:
+    """Return whether a checkpoint's folder can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def near(folder: Path) -> list[Path]:
+    """Return the checkpoints in a `ppo` folder, a run or a folder of runs, whichever `folder` is."""
+    for pattern in (".", "ppo", "*/ppo", "*/*/ppo"):
+        series = [folder] if pattern == "." else sorted(folder.glob(pattern))
+        there = [ppo / name(number) for ppo in series for number in numbers(ppo)]
+        there = [checkpoint for checkpoint in there if (checkpoint / artifacts.MANIFEST).exists()]
+        if there:
+            return there
+    return []
+
+
+def successor(folder: Path, overwrite: bool) -> AbstractContextManager[None]:
+    """Return the context in which a run begins anew: the old one is kept aside until the new has a checkpoint.
+
+    Args:
+        folder: a run's `ppo` folder.
+        overwrite: else the run goes on, and nothing is moved.
+    """
+    return artifacts.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
+
+
+def settle(folder: Path) -> None:
+    """Finish what a `successor` could not, because its process died."""
+    artifacts.settle(folder, _is_own, is_whole=last)
+
+
+def _is_own(name: str) -> bool:
+    return is_name(name) or name in ("metrics.jsonl", "training.png", "tensorboard")
+
+
 def save(
     folder: Path,
     trainer: Seq2SeqPPOTrainer,
@@ -74,6 +111,7 @@ def save(
     device = str(trainer.engine.device)
     with artifacts.publish(folder, stage=STAGE, settings=settings, device=device, inputs=inputs) as draft:
         draft.counts["updates"] = trainer.updates_done
+        draft.notes.update({"working_folder": os.getcwd()}, **weights_files.notes())
         save_adapter(trainer.policy, supervised, settings.model.base, settings.model.revision, draft.path / "adapter")
         parameters = {key: value.detach().cpu().contiguous() for key, value in trainable(trainer.policy).items()}
         head = {key: value for key, value in parameters.items() if key.startswith("v_head.")}
@@ -99,7 +137,7 @@ def save(
             "progress": dict(progress),
             "weights": dict(weights),
         }
-        (draft.path / "state.json").write_text(json.dumps(state) + "\n")
+        (draft.path / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
@@ -241,11 +279,13 @@ def read_weights(folder: Path) -> dict[str, str]:
 
 
 def _remedy(folder: Path) -> str:
-    """Return what to do about a damaged checkpoint; to start over would throw the others away."""
+    """Return what to do about a damaged checkpoint; to start over would put the others away."""
     match = _NAME.fullmatch(folder.name)
-    before = [number for number in numbers(folder.parent) if match and number < int(match[1])]
+    if match is None:
+        return "name a folder that training_ppo.py has written"
+    before = [number for number in numbers(folder.parent) if number < int(match[1])]
     where = f"from {name(before[-1])}" if before else "from the beginning"
-    return f"remove the folder {folder}, and training_ppo.py goes on {where}"
+    return f"move the folder {folder} away, and training_ppo.py goes on {where}"
 
 
 def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
@@ -279,10 +319,11 @@ def check(
     manifest = read_manifest(folder)
     now = json.loads(json.dumps(dataclasses.asdict(settings)))
     before, after = _flatten(manifest["config"]), _flatten(now)
+    roots = working_folders(folder, manifest)
     changed = [
         f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in _FREE
+        if key not in _FREE and not _is_same(before.get(key), after.get(key), roots)
     ]
     if changed:
         raise UserError(
@@ -295,13 +336,31 @@ def check(
                 f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
             )
     recorded = _read_state(folder).get("weights")
+    known = recorded if isinstance(recorded, dict) else {}
     for model, now in weights.items():
-        if not isinstance(recorded, dict) or recorded.get(model) != now:
+        if now not in (value for name, value in known.items() if _is_same(name, model, roots)):
             raise UserError(
                 f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
                 "a hub model), or start over with --overwrite or another --run"
             )
     return manifest
+
+
+def working_folders(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Return the folders that a checkpoint's relative names may be of: where training ran, as far as can be told."""
+    where = Path(os.path.abspath(folder))
+    made = PurePath(str(manifest["config"].get("checkpoints", "")))
+    depth = len(made.parts) + 3  # <checkpoints>/<run>/ppo/step-NNNN
+    around = [] if made.is_absolute() or ".." in made.parts else [*where.parents][depth - 1 : depth]
+    noted = manifest.get("notes", {}).get("working_folder")
+    return [*around, *([Path(noted)] if isinstance(noted, str) else [])]
+
+
+def _is_same(one: Any, other: Any, roots: Sequence[Path]) -> bool:
+    """Return whether two settings are the same, or name the same folder, seen from here or from where training ran."""
+    if one == other:
+        return True
+    return isinstance(one, str) and any(paths.same(str(root / one), other) for root in (Path(), *roots))
 
 
 def prune(folder: Path, keep: int, best: int | None) -> None:

@@ -24,7 +24,7 @@ from tyro import _errors as tyro_errors
 
 import config
 from config import S
-from detox import flags
+from detox import environment, flags, paths
 from detox.artifacts import storage_error
 from detox.errors import UserError, printable
 
@@ -55,6 +55,7 @@ def run(
         A bug keeps its traceback.
     """
     _speak_utf8()
+    environment.take_out_what_is_no_number()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_raises():
@@ -110,7 +111,7 @@ def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
         prompt = settings.data.prompt.replace("\\n", "\n")
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, prompt=prompt))
     settings.validate()
-    return settings
+    return paths.tidy(settings)
 
 
 def command(script: str, settings: config.Stage, *flags: str) -> str:
@@ -267,6 +268,8 @@ def _fail(line: str, code: int) -> int:
 
 
 def _reader_is_gone(stream: TextIO) -> bool:
+    if not hasattr(select, "poll"):  # Windows, where a pipe can't be asked
+        return True
     poll = select.poll()
     try:
         poll.register(stream.fileno(), 0)

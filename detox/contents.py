@@ -429,6 +429,17 @@ def quality_section(results: Results) -> Section | None:
             f"{bounds(drift.get('kl_per_summary_ci95'), lambda v: decimal(v, 3))}, "
             f"{decimal(drift.get('kl_per_token'))} a token."
         )
+    if number(lookup(results, "rouge_unicode")):
+        paragraphs.append(
+            f"In {share(results['rouge_unicode'])} of the dialogues, whose references hold letters other than a to z, "
+            "ROUGE compares words of any alphabet, and single letters of scripts without blanks between words. "
+            "rouge-score's own tokenizer drops such letters."
+        )
+    if number(lookup(results, "unknown", "tokens")):
+        paragraphs.append(
+            f"Unknown to the tokenizer, so that neither model ever saw them: {share(results['unknown']['tokens'])} of "
+            f"the prompts' tokens, {share(results['unknown']['characters'])} of the dialogues' characters."
+        )
     if not rows and not paragraphs:
         return None
     tables = (Table(("Quality", "Before", "After", "Change", "95% interval"), tuple(rows)),) if rows else ()
@@ -565,7 +576,8 @@ def _power(results: Results) -> Section | None:
     return Section("How much data an effect needs", (text,), (Table(columns, tuple(rows), labels=0),))
 
 
-_ELSEWHERE = {"n", "samples_per_dialogue", "references", "verdict", "verdict_sentence", "verdict_rule", "baseline_note"}
+_ELSEWHERE = {"n", "samples_per_dialogue", "references", "rouge_unicode", "verdict", "verdict_sentence", "verdict_rule"}
+_ELSEWHERE |= {"baseline_note"}
 
 
 _TRAINING = (

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -65,12 +65,26 @@ DROPPED = (
     "long summary",
     "over max_examples",
 )
-_ALIASES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
-_SUFFIXES = ("csv", "json", "jsonl", "parquet")
+# As the datasets library knows them.
+_ALIASES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SUFFIXES = ("csv", "tsv", "json", "jsonl", "parquet")
+_DELIMITERS = (",", ";", "\t", "|")
 _DECODER = json.JSONDecoder()
+_SPEAKER = re.compile(r"^[^\S\n]*#?[\w .-]{1,30}#?[:：]", re.MULTILINE)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
+LOST = tuple(f"{which}{what}" for what in ("tokens", "characters", "summary characters") for which in ("", "unknown "))
+"""What is counted of the texts that are kept: how much of prompts, dialogues and summaries no token stands for."""
+WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
+"""Shares of what is unknown that are warned of, and of unknown characters that are refused."""
+
 Record = dict[str, Any]
+Outcome = tuple[str, "Record | None", tuple[int, ...]]
+"""Of a row: why it is dropped, or "kept" or "truncated"; then its example, and the numbers of `LOST`."""
 _Map = Callable[[Iterable[Any]], Iterator[Any]]
 
 
@@ -121,16 +135,12 @@ def locate(settings: config.Data, seed: int) -> Source:
     if name == "demo:corpus":
         train, validation, test = (DEMO_DIALOGUES[split] for split in SPLITS)
         records = corpus.generate(seed, train, validation, test)
-        return Source(name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings))
-    if path.is_file():
-        reader = _reader(path)
-        fractions = (settings.test_fraction, settings.validation_fraction)
         return Source(
-            name,
-            None,
-            (path,),
-            lambda split: (row for row in _rows(reader(path), settings) if _share(row, *fractions) == split),
+            name, None, (), lambda split: _rows(_numbered(f"{name}/{split}", records[split]), settings, split)
         )
+    if path.is_file():
+        _reader(path)
+        return _source(name, None, {"train": [path]}, settings)
     if path.is_dir():
         return _folder_source(name, None, path, settings)
     looks_local = name.startswith((".", "/", "~")) or path.suffix.lower().lstrip(".") in _SUFFIXES
@@ -143,55 +153,76 @@ def locate(settings: config.Data, seed: int) -> Source:
 
 
 def _folder_source(name: str, revision: str | None, folder: Path, settings: config.Data) -> Source:
-    files = {split: _split_files(name, folder, split) for split in SPLITS}
+    """Return the source of a folder: its splits by the names of their files, or the one file that it holds."""
+    files = {split: found for split in SPLITS if (found := _split_files(name, folder, split))}
+    others = _data_files(folder)
+    if not files and len(others) == 1:
+        files = {"train": others}
+    if "train" not in files:
+        has = printable(", ".join(path.name for path in others), 200) or "no data file"
+        raise UserError(
+            f"--data.dataset={name}: no file for the train split (it has {has}); it takes train.csv (or .tsv, .json, "
+            ".jsonl, .parquet), with validation.csv and test.csv where there are such, or name a single file"
+        )
+    return _source(name, revision, files, settings)
+
+
+def _source(name: str, revision: str | None, files: Mapping[str, list[Path]], settings: config.Data) -> Source:
+    """Return the source that reads these files; splits that have none are taken out of the train split."""
+    fractions = tuple(
+        0.0 if split in files else fraction
+        for split, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction))
+    )
 
     def rows(split: str) -> Iterator[Row]:
-        for path in files[split]:
-            yield from _rows(_reader(path)(path), settings)
+        for path in files.get(split, files["train"]):
+            found = _rows(_reader(path)(path), settings, path.stem)
+            is_cut = any(fractions) and (split == "train" or split not in files)
+            yield from (row for row in found if _share(row, *fractions) == split) if is_cut else found
 
-    return Source(name, revision, tuple(path for split in SPLITS for path in files[split]), rows)
+    return Source(name, revision, tuple(path for split in SPLITS for path in files.get(split, ())), rows)
 
 
 def _split_files(name: str, folder: Path, split: str) -> list[Path]:
-    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`)."""
+    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`), if there are any."""
     names = "|".join(_ALIASES[split])
     pattern = re.compile(rf"((?:[^.].*\.)?(?:{names}))(?:-\d+-of-\d+)?(\.(?:{'|'.join(_SUFFIXES)}))")
     found: dict[tuple[str, ...], list[Path]] = {}
-    for path in sorted([*folder.glob("*"), *folder.glob("data/*")]):
+    for path in _data_files(folder):
         match = pattern.fullmatch(path.name)
-        if match and path.is_file():
+        if match:
             found.setdefault((str(path.parent), *match.groups()), []).append(path)
-    if not found:
-        raise UserError(
-            f"--data.dataset={name}: no file for the {split} split; it takes "
-            f"{' or '.join(f'{alias}.csv' for alias in _ALIASES[split])} (or .json, .jsonl, .parquet), "
-            "or name a single file, which is split for you"
-        )
     if len(found) > 1:
         paths = ", ".join(paths[0].name for paths in found.values())
         raise UserError(f"--data.dataset={name}: several files for the {split} split ({paths}); leave one")
-    return next(iter(found.values()))
+    return next(iter(found.values()), [])
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Return the files that could hold dialogues, at the top of a folder or in its `data`, in the order of names."""
+    found = sorted([*folder.glob("*"), *folder.glob("data/*")])
+    return [path for path in found if path.suffix.lower().lstrip(".") in _SUFFIXES and path.is_file()]
 
 
 def _fetch(name: str, revision: str | None) -> Path:
-    """Download the data files of a hub dataset, never a script; the folder is named for the commit."""
-    from huggingface_hub import snapshot_download
+    """Download the data files of a hub dataset, never a script; the folder is named for the commit.
 
-    from detox import models
+    Files named for a split are asked for first; where there are none, whatever has a suffix of data.
+    """
+    from detox import hub
 
     stems = [alias for aliases in _ALIASES.values() for alias in aliases]
-    patterns = [
-        f"{folder}{stem}{suffix}"
-        for folder in ("", "data/")
-        for stem in [*stems, *(f"*.{stem}" for stem in stems), *(f"{stem}-*-of-*" for stem in stems)]
-        for suffix in (f".{suffix}" for suffix in _SUFFIXES)
-    ]
-    with models.hub_errors(name):
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    stems = [*stems, *(f"*.{stem}" for stem in stems), *(f"{stem}-*-of-*" for stem in stems)]
+    for names in (stems, ["[!/]*"]):
+        patterns = [f"{folder}{stem}.{suffix}" for folder in ("", "data/") for stem in names for suffix in _SUFFIXES]
+        folder = hub.fetch(name, revision, patterns, "dataset")
+        if _data_files(folder):
+            break
+    return folder
 
 
 def _share(row: Row, test_fraction: float, validation_fraction: float) -> str:
-    """Assign a dialogue of a single file to a split by its hash, so that equal dialogues stay together."""
+    """Assign a dialogue to a split by its hash, so that equal dialogues stay together."""
     position = int.from_bytes(_digest(row.dialogue)[:8], "big") / 2**64
     if position < test_fraction:
         return "test"
@@ -207,7 +238,13 @@ def _digest(text: str) -> bytes:
 
 
 def _reader(path: Path) -> Callable[[Path], Iterator[tuple[str, Record]]]:
-    readers = {".csv": _read_csv, ".jsonl": _read_json_lines, ".json": _read_json, ".parquet": _read_parquet}
+    readers = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".jsonl": _read_json_lines,
+        ".json": _read_json,
+        ".parquet": _read_parquet,
+    }
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: format {path.suffix or 'unknown'}; it must be {', '.join(readers)}")
     return readers[path.suffix.lower()]
@@ -239,11 +276,20 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
+    """Read a file of rows with a header; what parts the columns is seen in the header, or said by Excel's `sep=;`."""
     csv.field_size_limit(MAX_RECORD)
-    reader = csv.reader((text for _, text in _lines(path)), strict=True)
+    lines = (text for _, text in _lines(path))
+    first = next(lines, "")
+    said = re.fullmatch(r"\s*sep=(.)\s*", first)
+    delimiter = said[1] if said else max(_DELIMITERS, key=lambda mark: _columns_by(first, mark))
+    is_spaced = bool(re.search(rf"{re.escape(delimiter)} ", first))
+    reader = csv.reader(
+        chain([] if said else [first], lines), strict=True, delimiter=delimiter, skipinitialspace=is_spaced
+    )
+    skipped = 1 if said else 0
     header: list[str] = []
     while True:
-        where = f"{path}:{reader.line_num + 1}"
+        where = f"{path}:{reader.line_num + skipped + 1}"
         try:
             fields = next(reader)
         except StopIteration:
@@ -255,7 +301,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
         if not fields or (len(fields) == 1 and not fields[0].strip()):
             continue
         if not header:
-            header = fields
+            header = [field.strip() for field in fields]
             if len(set(header)) < len(header):
                 raise UserError(f"{where}: a column occurs twice ({', '.join(header)}); give each its own name")
         elif len(fields) != len(header):
@@ -266,6 +312,14 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Record]]:
             yield where, dict(zip(header, fields, strict=True))
     if not header:
         raise UserError(f"{path}: is empty; it must begin with a line of column names")
+
+
+def _columns_by(line: str, delimiter: str) -> int:
+    """Return how many columns a header has, if this parts them."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:
+        return 0
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, Record]]:
@@ -342,14 +396,17 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 class _Columns(NamedTuple):
-    id: str
+    id: str | None
     dialogue: str
     summaries: tuple[str, ...]
     topic: str | None
 
 
 def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
-    """Find the columns in the first record; the authors' have `fname`, `summary1..3` and `topic1..3`."""
+    """Find the columns in the first record; the authors' have `fname`, `summary1..3` and `topic1..3`.
+
+    Without a column of ids the rows are numbered, unless one was named.
+    """
     numbered = [
         settings.summary_column,
         *(f"{settings.summary_column}{n}" for n in range(1, MAX_REFERENCES + 1)),
@@ -362,30 +419,32 @@ def _columns(record: Record, where: str, settings: config.Data) -> _Columns:
     }
     present = {setting: [name for name in names if name in record] for setting, names in candidates.items()}
     for setting, names in candidates.items():
-        if not present[setting] and (setting != "topic" or names[0] != "topic"):
+        if not present[setting] and names[0] not in ("id", "topic"):
             has = printable(", ".join(map(str, record)), 200)
             raise UserError(
                 f"{where}: no column {names[0]!r} (it has {has}); name the column with --data.{setting}-column"
             )
     summaries = present["summary"][:1] if numbered[0] in record else present["summary"]
     topic = present["topic"][0] if present["topic"] else None
-    return _Columns(present["id"][0], present["dialogue"][0], tuple(summaries), topic)
+    identity = present["id"][0] if present["id"] else None
+    return _Columns(identity, present["dialogue"][0], tuple(summaries), topic)
 
 
-def _rows(records: Iterable[tuple[str, Record]], settings: config.Data) -> Iterator[Row]:
+def _rows(records: Iterable[tuple[str, Record]], settings: config.Data, name: str) -> Iterator[Row]:
+    """Check the records of a file called `name`, for which rows without ids are named: train_1, train_2."""
     columns = None
-    for where, record in records:
+    for number, (where, record) in enumerate(records, 1):
         columns = columns or _columns(record, where, settings)
-        for name in (columns.id, columns.dialogue):
-            if name not in record:
-                raise UserError(f"{where}: no field {name!r}; correct or remove the row")
-        identity = record[columns.id]
-        if isinstance(identity, int) and not isinstance(identity, bool):
-            identity = str(identity)
-        identity = _text(identity, columns.id, where)
+        for field in (columns.id, columns.dialogue):
+            if field is not None and field not in record:
+                raise UserError(f"{where}: no field {field!r}; correct or remove the row")
+        identity = f"{name}_{number}" if columns.id is None else record[columns.id]
+        if isinstance(identity, (int, float)) and not isinstance(identity, bool):
+            identity = f"{identity:.17g}"
+        identity = _text(identity, columns.id or "id", where)
         if not identity:
             raise UserError(f"{where}: the {columns.id} is empty; give the dialogue an id or remove the row")
-        summaries = [_text(record.get(name), name, where) for name in columns.summaries]
+        summaries = [_text(record.get(field), field, where) for field in columns.summaries]
         yield Row(
             where,
             identity,
@@ -472,8 +531,8 @@ class _Tally:
     def __init__(self, split: str, counts: Counter):
         self.split, self.counts = split, counts
 
-    def add(self, reason: str) -> None:
-        self.counts[f"{self.split}/{reason}"] += 1
+    def add(self, reason: str, number: int = 1) -> None:
+        self.counts[f"{self.split}/{reason}"] += number
 
     def __getitem__(self, reason: str) -> int:
         return self.counts[f"{self.split}/{reason}"]
@@ -486,6 +545,13 @@ def _nothing_left(name: str, tally: _Tally) -> str:
         f"{', ' + dropped if dropped else ''}); "
         "check the data, or change the limits (--data.max-query-tokens, ...)"
     )
+
+
+def unknown(counts: Mapping[str, int | float], split: str) -> dict[str, float]:
+    """Return which shares of the `tokens` of prompts and of the characters of texts the tokenizer does not know."""
+    return {
+        what: counts.get(f"{split}/unknown {what}", 0) / max(1, counts.get(f"{split}/{what}", 0)) for what in LOST[::2]
+    }
 
 
 def _distinct(rows: Iterable[Row], tally: _Tally, dialogues: dict[str, _Digests], source: Source) -> Iterator[Row]:
@@ -593,7 +659,7 @@ def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.D
 
     waiting = candidates()
     chunks = iter(lambda: (list(islice(waiting, CHUNK)), limit_summaries), ([], limit_summaries))
-    for outcome, example in chain.from_iterable(fit(chunks)):
+    for outcome, example, lost in chain.from_iterable(fit(chunks)):
         # Rows tokenized ahead count like those that were not: the counts do not depend on the workers.
         if is_full():
             tally.add("over max_examples")
@@ -602,6 +668,8 @@ def _kept(rows: Iterator[Row], fit: _Map, prompter: Prompter, settings: config.D
         if example is not None:
             if outcome == "truncated":
                 tally.add("kept")
+            for what, number in zip(LOST, lost, strict=True):
+                tally.add(what, number)
             yield example
 
 
@@ -615,29 +683,53 @@ class Prompter:
         longest_token = max(map(len, tokenizer.get_vocab()))
         self.longest_dialogue = longest_token * settings.max_query_tokens
         self.longest_summary = longest_token * settings.max_summary_tokens
+        # Where a tokenizer knows every byte, another token may stand in for the unknown one.
+        ends = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+        self.unknown_id = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
 
     def shorten(self, row: Row, limit_summaries: bool) -> Row:
         """Cut texts far beyond the limits to one character more than could fit, so that they cost no more."""
         row = row._replace(dialogue=row.dialogue[: self.longest_dialogue + 1])
         return row._replace(summaries=(row.summaries[0][: self.longest_summary + 1],)) if limit_summaries else row
 
-    def __call__(self, chunk: tuple[list[Row], bool]) -> list[tuple[str, Record | None]]:
+    def __call__(self, chunk: tuple[list[Row], bool]) -> list[Outcome]:
         """Tokenize rows.
 
         Args:
             chunk: rows, and whether the limit on the length of summaries holds for them.
 
         Returns:
-            For each row the reason why it is dropped, or "kept" or "truncated", and then its example.
+            What becomes of each row.
         """
         rows, limit_summaries = chunk
         queries = self._tokenize([self._query(row.dialogue) for row in rows])
-        summaries = [row.summaries[0] for row in rows] if limit_summaries else []
-        are_long = [len(text) > self.longest_summary for text in summaries]
-        for number, summary_ids in enumerate(self._tokenize(summaries, target=True)):
-            are_long[number] |= len(summary_ids) > self.settings.max_summary_tokens
-        are_long += [False] * (len(rows) - len(are_long))
-        return [self._fit(*columns) for columns in zip(rows, queries, are_long)]
+        summaries = self._tokenize([row.summaries[0][: self.longest_summary + 1] for row in rows], target=True)
+        outcomes = []
+        for row, query_ids, summary_ids in zip(rows, queries, summaries):
+            is_long = (
+                len(row.summaries[0]) > self.longest_summary or len(summary_ids) > self.settings.max_summary_tokens
+            )
+            reason, example = self._fit(row, query_ids, is_long and limit_summaries)
+            outcomes.append((reason, example, () if example is None else self._lost(example, summary_ids)))
+        return outcomes
+
+    def _lost(self, example: Record, summary_ids: list[int]) -> tuple[int, ...]:
+        """Return the numbers of `LOST` of an example."""
+        ids, dialogue, summary = example["input_ids"], example["dialogue"], example["summaries"][0]
+        unknown_tokens = ids.count(self.unknown_id)
+        lost = self._lost_characters(dialogue, self.unknown_id in ids)
+        return len(ids), unknown_tokens, *lost, *self._lost_characters(summary, self.unknown_id in summary_ids)
+
+    def _lost_characters(self, text: str, any_is: bool) -> tuple[int, int]:
+        """Return how long a text is, and how much of it no token stands for; names of speakers do not count."""
+        if not any_is:
+            return len(text), 0
+        text = _SPEAKER.sub("", text)
+        if not self.tokenizer.is_fast:  # which does not say where its tokens are
+            return len(text), len(text)
+        found = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
+        pairs = zip(found["input_ids"], found["offset_mapping"])
+        return len(text), sum(end - start for token, (start, end) in pairs if token == self.unknown_id)
 
     def _fit(self, row: Row, input_ids: list[int], is_summary_long: bool) -> tuple[str, Record | None]:
         outcome, dialogue = "kept", row.dialogue
@@ -805,7 +897,7 @@ def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
     try:
         made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         dataset = DatasetDict.load_from_disk(str(folder))
-        is_same = fingerprint in (None, made_with["fingerprint"])
+        is_same = fingerprint is None or _same_tokenizer(made_with["fingerprint"], fingerprint)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: not a prepared dataset ({printable(error, 120)}); {again}") from None
     if not is_same:
@@ -819,20 +911,57 @@ def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree."""
+    """Return a sha256 that two tokenizers share only when vocabulary, special tokens and their use agree.
+
+    Behind a colon stands that of all else that decides how text becomes tokens: normalizer, pre-tokenizer, merges.
+    """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     sample = tokenizer("Summarize: #Person1# paid $12.50, didn't she?\n  Yes! Ça va.", verbose=False)["input_ids"]
     content = json.dumps([vocabulary, special, sample], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    pipeline: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    for setting in ("truncation", "padding"):  # which every call sets anew
+        pipeline.pop(setting, None)
+    parts = (content, json.dumps(pipeline, sort_keys=True))
+    return ":".join(hashlib.sha256(part.encode()).hexdigest() for part in parts)
+
+
+def _same_tokenizer(recorded: str, now: str) -> bool:
+    """Return whether two fingerprints are of one tokenizer; what was prepared earlier has the first part alone."""
+    return recorded in (now, now.partition(":")[0])
+
+
+def check_vocabulary(counts: Mapping[str, int | float], name: str, tokenizer_name: str) -> str | None:
+    """Return what to say of a tokenizer to which more than 1% of a split is unknown, if it is.
+
+    Args:
+        counts: as `prepare` returned them.
+        name: of the dataset.
+        tokenizer_name: of the model that it is from.
+
+    Raises:
+        UserError: more than half of the text is unknown to it.
+    """
+    shares = [unknown(counts, split) for split in SPLITS]
+    worst = {what: max(share[what] for share in shares) for what in shares[0]}
+    figures = ", ".join(f"{share:.1%} of the {what}" for what, share in worst.items())
+    if max(worst.values()) > MOST_UNKNOWN:
+        raise UserError(
+            f"--data.dataset={name}: the tokenizer of {tokenizer_name} does not know {figures}, so hardly anything is "
+            "left of the text; take a --model.base that knows its language"
+        )
+    if max(worst.values()) <= WARN_UNKNOWN:
+        return None
+    return f"unknown to the tokenizer: {figures}; the model will not see them, and can not write them"
 
 
 def counts_table(counts: Counter) -> str:
-    """Lay out the counts of `prepare`: a line a reason, a column a split."""
+    """Lay out the counts of `prepare`: a line a reason, a column a split; and the share of unknown tokens."""
     lines: list[tuple[str, ...]] = [("dialogues", *SPLITS)]
     for reason in ("read", *DROPPED, "kept", "truncated"):
         numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
         if any(numbers) or reason in ("read", "kept"):
             name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(reason, f"- {reason}")
             lines.append((name, *(f"{number:,}" for number in numbers)))
+    lines.append(("unknown tokens", *(f"{unknown(counts, split)['tokens']:.2%}" for split in SPLITS)))
     return "\n".join(f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines)

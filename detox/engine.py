@@ -170,7 +170,8 @@ class Engine(ABC):
         bias = getattr(self.base, "final_logits_bias", None)
         self.head_bias: Tensor | None = bias.view(-1) if bias is not None and bool(bias.any()) else None
         # T5 1.0 multiplies by d ** -0.5 before its tied head; transformers before 5.21 told so by the tie itself.
-        scaled = config.model_type == "t5" and getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+        by_tie = config.model_type in ("t5", "umt5", "longt5", "switch_transformers") and config.tie_word_embeddings
+        scaled = getattr(config, "scale_decoder_outputs", by_tie)
         self.head_scale = config.d_model**-0.5 if scaled else 1.0
         self.sharded = is_sharded(self.base)
         self.traits = traits(self.device)

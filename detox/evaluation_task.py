@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import config
-from detox import bad_words, data, devices, evaluation, models, toxicity
+from detox import adapters, bad_words, data, devices, evaluation, models, toxicity
 from detox.cases import Case, check_start
 from detox.engine import Engine, make_engine
 from detox.errors import UserError
@@ -104,6 +104,8 @@ def load_scorers(
         if source not in loaded:
             loaded[source] = models.load_classifier(*source, wanted.label)
         classifiers[role] = loaded[source].with_label(wanted.label)
+    for role in ("toxicity", "judge"):
+        classifiers[role].check_probabilities()
 
     def probability(role: str, label: str) -> Scorer:
         measurement = toxicity.load_toxicity(classifiers[role], device)
@@ -122,5 +124,7 @@ def load_engine(settings: config.EvaluationStage, case: Case, adapter: str, devi
     model = case.training.model
     base = models.load_summarizer(model.base, model.revision, devices.choose_dtype(settings.dtype, device))
     revision = model.adapter_revision if adapter == model.adapter else None
-    adapted: nn.Module = base if adapter == "none" else models.load_adapter(base, adapter, revision)
+    adapted: nn.Module = (
+        base if adapter == "none" else adapters.fold_head(adapters.load_adapter(base, adapter, revision))
+    )
     return make_engine(settings.engine, adapted.to(device))

@@ -23,7 +23,7 @@ from huggingface_hub.utils import httpx
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
 import config
-from detox import artifacts, model_card, models, policy
+from detox import artifacts, hub, model_card, models, policy
 from detox.cases import Case
 from detox.errors import UserError, printable
 from detox.evaluation import Results
@@ -121,12 +121,20 @@ def _separate_head(model: PreTrainedModel) -> dict[str, Any]:
     """Return what config.json has to say on the language-model head, so that every version loads the same model.
 
     Some versions of transformers see from the tie alone whether a T5 scales what its head reads, others call every T5
-    tied, whatever its weights are. So a T5 that does not scale gets a head of its own, and config.json says so.
+    tied, whatever its weights are. So a T5 that does not scale gets a head of its own, and one that scales and has a
+    head of its own (an adapter of it was merged) gets the scale multiplied into that; config.json says so.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings().get_parameter("weight")
     scales = getattr(model.config, "scale_decoder_outputs", None)
-    if scales is False and head.weight.data_ptr() == embedding.data_ptr():
-        head.weight = torch.nn.Parameter(embedding.detach().clone())
+    is_tied = head.weight.data_ptr() == embedding.data_ptr()
+    if scales is not None and scales is not is_tied:
+        factor = model.config.d_model**-0.5 if scales else 1.0
+        head.weight = torch.nn.Parameter(head.weight.detach() * factor)
+        scales = model.config.scale_decoder_outputs = False
+    if scales is None and not is_tied:  # then transformers ties nothing else either
+        for part in (model.get_encoder(), model.get_decoder()):
+            own: torch.nn.Module = part.get_input_embeddings()
+            own.weight = torch.nn.Parameter(own.get_parameter("weight").detach().clone())
     described = {} if scales is None else {"scale_decoder_outputs": scales}
     return described | {"tie_word_embeddings": head.weight.data_ptr() == embedding.data_ptr()}
 
@@ -203,7 +211,7 @@ def _check_repository(name: str, overwrite: bool) -> None:
 def hub_errors(name: str) -> Iterator[None]:
     """Turn what goes wrong in writing to the hub into one `UserError` about the repository `name`."""
     endpoint, flag = constants.ENDPOINT, f"--push-to-hub={name}"
-    problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else models.hub_problem(endpoint)
+    problem = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else hub.problem(endpoint)
     if problem:
         raise UserError(f"{flag}: the hub at {endpoint} cannot be reached ({printable(problem, 120)}); try again later")
     try:
@@ -213,7 +221,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, httpx.HTTPError, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status == 401:
-            raise UserError(f"{flag}: {endpoint} does not take the token; log in with `hf auth login`") from None
+            raise UserError(f"{flag}: {endpoint} does not take the token; {hub.access_advice()}") from None
         if status in (403, 404):
             raise UserError(
                 f"{flag}: {endpoint} allows no writing there; use a token with write access, or a name of your own"

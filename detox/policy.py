@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from trl import AutoModelForSeq2SeqLMWithValueHead
 
 import config
-from detox import models
+from detox import adapters, models, supported
 from detox.errors import UserError, printable
 
 LoraFactors = dict[str, tuple[Tensor, Tensor]]
@@ -44,11 +44,15 @@ def load_start(settings: config.Model) -> tuple[PreTrainedModel, LoraFactors]:
 
     Returns:
         The merged model in float32, and the factors of the adapter for the export, empty without one.
+
+    Raises:
+        UserError: one of them can't be loaded, or the base can't be run here.
     """
     base = models.load_summarizer(settings.base, settings.revision)
+    supported.check(base)
     if settings.adapter == "none":
         return base, {}
-    supervised = models.load_adapter(base, settings.adapter, settings.adapter_revision)
+    supervised = adapters.load_adapter(base, settings.adapter, settings.adapter_revision)
     factors = lora_factors(supervised)
     with warnings.catch_warnings():  # an untied head, as Flan-T5 has, stays untied: nothing is lost
         warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)

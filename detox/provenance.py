@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 import config
-from detox import cases, checkpoint, cli, flags
+from detox import artifacts, cases, checkpoint, cli, data, flags, weights
 from detox.cases import Case
 from detox.engine import Engine
 
@@ -25,6 +25,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         engine: what ran the models.
     """
     training = case.training
+    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False)
     return {
         "run": case.run.name,
         "checkpoint": case.checkpoint.name,
@@ -39,6 +40,8 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         "training": _training(case),
         "engine": engine.describe(),
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
+        "unknown": data.unknown(prepared["counts"], settings.split),
+        **weights.notes(),
         "command": command("evaluate_ppo.py", settings, deciding=True, checkpoint=str(case.checkpoint)),
     }
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import regex
 from nltk.stem.porter import PorterStemmer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
@@ -19,10 +21,19 @@ from detox.intervals import Estimate
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 OVERLAPS = (*ROUGE_TYPES, "rougeL_mean")
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?।॥؟۔])\s+|(?<=[。！？｡])\s*(?=\S)")
+# Scripts without blanks between words: each letter counts as a word there.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+_SPACED = rf"[\w--{_UNSPACED}]+"
+_WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_SPACED}(?:['’]{_SPACED})*", regex.V1)
+_TOKEN = regex.compile(rf"{_UNSPACED}\p{{M}}*|[\p{{L}}\p{{N}}\p{{M}}--{_UNSPACED}]+", regex.V1)
 _PART = re.compile(r"\d+|[^\W\d_]+")
 """A number, or letters in a row."""
+_NO_BLANKS = regex.compile(_UNSPACED)
+_LETTER = regex.compile(r"[\p{L}\p{N}]")
+_LATIN = regex.compile(r"[\p{Latin}0-9]")
+_MOST_FOREIGN = 0.05
+"""Share of a reference's letters that may be in other alphabets, all of which rouge-score's tokenizer drops."""
 
 
 # ------------------------------------------------------------------------------------------------------ ROUGE
@@ -53,6 +64,23 @@ class _Tokenizer:
         return self.known[text]
 
 
+class _UnicodeTokenizer(_Tokenizer):
+    """Words of any alphabet, and single letters of scripts that put no blanks between words; ASCII words as above."""
+
+    def line(self, text: str) -> list[str]:
+        if text not in self.known:
+            plain = unicodedata.normalize("NFKC", text).lower()
+            tokens = _TOKEN.findall(plain) or plain.split()
+            self.known[text] = [self.stemmer.stem(t) if len(t) > 3 and t.isascii() else t for t in tokens]
+        return self.known[text]
+
+
+def needs_unicode(references: Sequence[str]) -> bool:
+    """Return whether more than 5% of the references' letters are not Latin; rouge-score's tokenizer drops those."""
+    letters = _LETTER.findall("".join(references))
+    return sum(not _LATIN.match(letter) for letter in letters) > _MOST_FOREIGN * len(letters)
+
+
 def sentences(text: str) -> str:
     """Return `text` with a line a sentence, as ROUGE-Lsum wants it: split after `.`, `!` or `?` and space."""
     return _SENTENCE_END.sub("\n", text.strip())
@@ -60,6 +88,8 @@ def sentences(text: str) -> str:
 
 def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
     """Return ROUGE F1 of each prediction, as `rouge_score.RougeScorer(..., use_stemmer=True)` gives it.
+
+    Where that would drop the letters of the references (`needs_unicode`), words of any alphabet are compared instead.
 
     Args:
         predictions: n summaries.
@@ -78,9 +108,13 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
         raise ValueError(f"{len(predictions)} predictions and {len(references)} lists of references")
     if any(isinstance(group, str) or not len(group) for group in references):
         raise ValueError("give each prediction a list of one reference or more")
-    scorer = RougeScorer(list(ROUGE_TYPES), tokenizer=_Tokenizer())
+    scorers = {
+        unicode: RougeScorer(list(ROUGE_TYPES), tokenizer=kind())
+        for unicode, kind in ((False, _Tokenizer), (True, _UnicodeTokenizer))
+    }
     scores = np.zeros((len(predictions), len(OVERLAPS)))
     for row, prediction, group in zip(scores, predictions, references):
+        scorer = scorers[needs_unicode(group)]
         each = [scorer.score(sentences(reference), sentences(prediction)) for reference in group]
         table = np.array([[one[name].fmeasure for name in ROUGE_TYPES] for one in each])
         row[:] = [*table.max(axis=0), table[:, ROUGE_TYPES.index("rougeL")].mean()]
@@ -117,6 +151,11 @@ def bert_score(
 def words(text: str) -> list[str]:
     """Return the words of `text`, lower-case, without punctuation."""
     return _WORD.findall(text.lower())
+
+
+def length(text: str) -> int:
+    """Return the words of `text` between white space, or its letters where the script puts none."""
+    return len(words(text)) if _NO_BLANKS.search(text) else len(text.split())
 
 
 def _ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
@@ -253,7 +292,7 @@ def describe(
         raise ValueError(f"rows of {sorted(sizes)} summaries: give each dialogue as many")
     all_of, known = named(summaries, dialogues)
     figures = {
-        "length": _mean([len(s.split()) for s in row] for row in summaries),
+        "length": _mean([length(s) for s in row] for row in summaries),
         "named": intervals.mean(all_of / sizes.pop()),
         "empty": _mean([not s.strip() for s in row] for row in summaries),
         "duplicate": _duplicates(summaries),

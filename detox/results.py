@@ -49,6 +49,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "independent_judge": {"judge": settings.judge.model, **judged},
         "greedy": _greedy(runs),
         "rouge": {name: described.pop(name) for name in quality.OVERLAPS},
+        "rouge_unicode": sum(quality.needs_unicode(line["references"]) for line in lines) / len(lines),
         "reward": described.pop("reward"),
         **({"bert_score": described.pop("bert_score")} if "bert_score" in described else {}),
         "drift": _distance(runs) | described,

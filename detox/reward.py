@@ -67,7 +67,12 @@ class RewardModel:
             signal: `logit`; or `logprob` or `probability`, which saturate and are there to show it.
             batch_size: summaries in one forward pass.
             device: where it computes.
+
+        Raises:
+            UserError: a signal other than `logit` of a regression.
         """
+        if signal != "logit":
+            classifier.check_probabilities()
         self.classifier = classifier
         self.signal = signal
         self.batch_size = batch_size

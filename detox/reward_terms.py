@@ -46,9 +46,10 @@ def length(*, summaries: Sequence[str], dialogues: Sequence[str], references: Se
 
     In words between white space: 0 is as long as the reference, -1 is empty or twice as long, -2 three times.
     """
-    counts = [[max(1, len(reference.split())) for reference in group] for group in references]
+    counts = [[max(1, quality.length(reference)) for reference in group] for group in references]
     return [
-        -min(abs(len(summary.split()) - count) / count for count in group) for summary, group in zip(summaries, counts)
+        -min(abs(quality.length(summary) - count) / count for count in group)
+        for summary, group in zip(summaries, counts)
     ]
 
 

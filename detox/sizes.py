@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import config
-from detox import models, policy
+from detox import hub, models, policy
 
 FLAN_T5 = {
     "small": (512, 1024, 8, 6),
@@ -193,7 +193,7 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
     """
     try:
         settings, source = models.read_config(name, revision)
-    except models.HubUnreachable:
+    except hub.HubUnreachable:
         known = published(name)
         if known is None:
             raise

@@ -46,6 +46,8 @@ class Hub:
     """Repository -> names that its listing claims besides its files."""
     tokens: dict[str, str] = field(default_factory=dict)
     """Token -> who logs in with it, and may write to `<who>/…`."""
+    expired: set[str] = field(default_factory=set)
+    """Tokens that the hub no longer takes, for whatever they are sent."""
     private: set[str] = field(default_factory=set)
     """Repositories that were made private; anybody can read them here."""
     commits: dict[str, list[list[str]]] = field(default_factory=dict)
@@ -127,7 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(address.path)
         self.hub.requests.append(f"{self.command} {path}")
         time.sleep(self.hub.latency)
-        if match := _FILE.fullmatch(path):
+        if (self.headers.get("Authorization") or "").removeprefix("Bearer ") in self.hub.expired:
+            self._send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif match := _FILE.fullmatch(path):
             self._file("datasets" if match[1] else "models", match["name"], match["revision"], match["file"])
         elif path in ("/api/whoami-v2", "/api/repos/create", "/api/validate-yaml"):
             self._account(path.rpartition("/")[2], body)

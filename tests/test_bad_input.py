@@ -149,12 +149,22 @@ CASES = {
     "no such file": Case(DATA, "--data.dataset gone.csv", ("--data.dataset=gone.csv", "name a hub dataset")),
     "no such folder": Case(DATA, "--data.dataset ./gone", ("--data.dataset=./gone", "name a hub dataset")),
     "format": Case(DATA, "--data.dataset t5/README.txt", ("README.txt", ".csv"), write("t5/README.txt", "x")),
-    "no test split": Case(DATA, "", ("dialogues", "test split", "test.csv"), remove("dialogues/test.csv")),
+    "no train split": Case(
+        DATA, "", ("dialogues", "train split", "has test.csv, validation.csv"), remove("dialogues/train.csv")
+    ),
     "two train files": Case(DATA, "", ("train split", "leave one"), write("dialogues/train.json", "[]")),
     "revision of a folder": Case(DATA, "--data.revision main", ("--data.revision=main", "leave the revision out")),
     "empty file": data("", "train.csv", "is empty", "column names"),
     "header alone": data(HEAD, "--data.dataset=dialogues", "no example left in the train split"),
-    "wrong columns": data("number,text\n1,a\n", "train.csv:2", "no column 'id'", "--data.id-column"),
+    "wrong columns": data("number,text\n1,a\n", "train.csv:2", "no column 'dialogue'", "--data.dialogue-column"),
+    "id column setting": Case(DATA, "--data.id-column key", ("no column 'key'", "--data.id-column")),
+    "a language that the tokenizer does not know": data(
+        HEAD + "".join(f"{n},你好吗你在哪里 {n},他们在说话,\n" for n in range(9)),
+        "--data.dataset=dialogues",
+        "does not know",
+        "hardly anything is left",
+        "--model.base",
+    ),
     "column setting": Case(DATA, "--data.summary-column gist", ("no column 'gist'", "--data.summary-column")),
     "Latin-1": data(HEAD.encode() + b"1,caf\xe9,b,c\n", "train.csv:2", "0xe9", "save the file as UTF-8"),
     "UTF-16 with its BOM": data((HEAD + "1,a,b,c\n").encode("utf-16"), "train.csv:1", "UTF-8"),
@@ -213,10 +223,12 @@ CASES = {
     ),
     "no config": Case(LORA, "", ("t5", "has no config.json", "complete"), remove("t5/config.json")),
     "unknown type": Case(LORA, "", ("t5", "'t9'", "never run"), edit("t5/config.json", model_type="t9")),
-    "no weights": Case(LORA, "", ("t5", "has no weights", "convert"), remove("t5/model.safetensors")),
+    "no weights": Case(LORA, "", ("t5", "has no weights", "save_pretrained"), remove("t5/model.safetensors")),
     "weights cut": Case(LORA, "", ("t5", "cannot be loaded", "check the files"), cut("t5/model.safetensors")),
     "a tensor is missing": Case(LORA, "", ("t5", "lack 1 tensors", "name a model"), without_tensor),
-    "pickled base": Case(LORA, "", ("t5", "pytorch_model.bin", "convert"), pickled("t5", "pytorch_model")),
+    "pickled base": Case(
+        LORA, "", ("t5", "pytorch_model.bin is refused", "save the model"), pickled("t5", "pytorch_model")
+    ),
     "prompts beyond its positions": Case(
         DATA, "--model.base bart", ("--data.max-query-tokens=512", "bart takes 128"), lambda: tiny.bart(Path("bart"))
     ),
@@ -242,7 +254,7 @@ CASES = {
         PPO, "--overwrite", ("lora", "IA3", "only LoRA"), edit("lora/adapter_config.json", peft_type="IA3")
     ),
     "pickled adapter": Case(
-        PPO, "--overwrite", ("lora", "adapter_model.bin", "convert"), pickled("lora", "adapter_model")
+        PPO, "--overwrite", ("lora", "adapter_model.bin is refused", "save the model"), pickled("lora", "adapter_model")
     ),
     "adapter cut": Case(
         PPO, "--overwrite", ("lora", "damaged", "fetch or save"), cut("lora/adapter_model.safetensors")
@@ -252,12 +264,24 @@ CASES = {
     "one label": Case(
         PPO,
         "--reward.model one --overwrite",
-        ("one", "one label", "two labels"),
-        lambda: tiny.classifier(Path("one"), ["x"]),
+        ("one", "no label 'nothate'", "choose from: toxic"),
+        lambda: tiny.classifier(Path("one"), ["toxic"]),
+    ),
+    "a regression that measures": Case(
+        EVAL,
+        "--judge.model one --judge.label x",
+        ("one: is a regression", "choose a classifier"),
+        lambda: tiny.classifier(Path("one"), ["x"], problem_type="regression"),
+    ),
+    "a regression's probability": Case(
+        PPO,
+        "--reward.model one --reward.signal probability --overwrite",
+        ("one: is a regression", "--reward.signal logit"),
+        lambda: tiny.classifier(Path("one"), ["x"], problem_type="regression"),
     ),
     "no classifier": Case(PPO, "--reward.model t5 --overwrite", ("t5", "not a sequence classifier", "'nothate'")),
     "reward without weights": Case(
-        PPO, "--overwrite", ("reward", "has no weights", "convert"), remove("reward/model.safetensors")
+        PPO, "--overwrite", ("reward", "has no weights", "save_pretrained"), remove("reward/model.safetensors")
     ),
     "judge without the label": Case(EVAL, "--judge.label rude", ("judge", "'rude'", "choose from: fine, toxic")),
     "no such judge": Case(EVAL, "--judge.model ./gone", ("./gone", "name an existing folder")),
@@ -320,7 +344,23 @@ CASES = {
     "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
     "no checkpoint": Case(EVAL, "--run new", ("checkpoints/new/ppo", "training_ppo.py")),
-    "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone", "training_ppo.py")),
+    "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone: no such folder", f"name {STEP}")),
+    "one level too high": Case(EVAL, f"--checkpoint {RUN}/ppo", ("no checkpoint itself", f"name {STEP}")),
+    "two levels too high": Case(EVAL, f"--checkpoint {RUN}", ("no checkpoint itself", f"name {STEP}")),
+    "all runs": Case(EVAL, "--checkpoint checkpoints", ("no checkpoint itself", f"name {STEP}")),
+    "the working directory": Case(EVAL, "--checkpoint .", ("no checkpoint itself", f"name {STEP}")),
+    "a model as checkpoint": Case(EVAL, "--checkpoint t5", ("t5: no checkpoint", "no manifest.json", f"name {STEP}")),
+    "one level too low": Case(EVAL, f"--checkpoint {STEP}/adapter", ("part of a checkpoint", f"name {STEP}")),
+    "a file of a checkpoint": Case(EVAL, f"--checkpoint {STEP}/state.json", ("part of a checkpoint", f"name {STEP}")),
+    "checkpoint without its manifest": Case(
+        EVAL, f"--checkpoint {STEP}", (f"{STEP}: an incomplete checkpoint",), remove(f"{STEP}/manifest.json")
+    ),
+    "somebody's own manifest": Case(
+        EVAL, "--checkpoint t5", ("t5/manifest.json", "name a folder"), write("t5/manifest.json", "{}")
+    ),
+    "interrupted checkpoint": Case(
+        PPO, "", ("step-0001", "no manifest.json", "move the folder"), remove(f"{STEP}/manifest.json")
+    ),
     "checkpoint of another stage": Case(
         EVAL, "--checkpoint checkpoints/r/prepared", ("'data_preparation'", "training_ppo.py")
     ),
@@ -330,15 +370,17 @@ CASES = {
         ("step-0001", "schema_version 9", "update the program"),
         edit(f"{STEP}/manifest.json", schema_version=9),
     ),
-    "manifest is no JSON": Case(PPO, "", ("step-0001", "not JSON", "remove"), write(f"{STEP}/manifest.json", "{")),
+    "manifest is no JSON": Case(
+        PPO, "", ("step-0001", "not JSON", "move the folder"), write(f"{STEP}/manifest.json", "{")
+    ),
     "manifest leads outside": Case(
         PPO,
         "",
-        ("step-0001", "'../x', which is outside", "remove"),
+        ("step-0001", "'../x', which is outside", "move the folder"),
         edit(f"{STEP}/manifest.json", files=[{"path": "../x", "bytes": 1, "sha256": "0"}]),
     ),
     "checkpoint cut": Case(
-        PPO, "", ("step-0001", "optimizer.safetensors", "remove"), cut(f"{STEP}/optimizer.safetensors")
+        PPO, "", ("step-0001", "optimizer.safetensors", "move the folder"), cut(f"{STEP}/optimizer.safetensors")
     ),
     "other settings": Case(PPO, "--ppo.gamma 0.9", ("--ppo.gamma was 1.0, now 0.9", "another --run")),
     "other weights": Case(
@@ -367,7 +409,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Tiny models, and a run with prepared data and one checkpoint of two updates."""
-    root = tmp_path_factory.mktemp("world") / "w"
+    root = tmp_path_factory.mktemp("world") / "made"
     tiny.t5(root / "t5", d_model=16, layers=1)
     tiny.causal(root / "gpt2")
     tiny.lora(root / "lora", root / "t5")
@@ -377,7 +419,7 @@ def world(tmp_path_factory):
     with tiny.inside(root):
         assert run(DATA) == 0
         assert run(PPO, "--ppo.updates 1") == 0
-    return root
+    return root.rename(root.with_name("moved"))  # where training ran, nothing is to be found
 
 
 def run(stage, flags=""):
@@ -407,6 +449,7 @@ def test_wrong_input_is_told_in_one_line_and_changes_nothing(world, tmp_path, mo
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "Traceback" not in error, error
     assert error[:-1].isprintable()
+    assert "remove the folder" not in error and "delete" not in error
     for words in says:
         assert words in error, error
     assert tree(place) == before

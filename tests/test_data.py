@@ -14,14 +14,14 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import config
 from detox import artifacts, data
 from detox.errors import UserError
 from detox.parallel import Elsewhere
-from tests import threads
+from tests import threads, tiny
 
 WORDS = [
     "Summarize",
@@ -234,12 +234,12 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
     folder(commit)
     asked = {}
 
-    def download(name, *, repo_type, revision, allow_patterns):
+    def download(name, *, repo_type, revision, allow_patterns, **options):
         asked.update(name=name, repo_type=repo_type, revision=revision, patterns=allow_patterns)
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr("detox.models.hub_problem", lambda endpoint: None)
+    monkeypatch.setattr("detox.hub.problem", lambda endpoint: None)
     source = data.locate(config.Data(dataset="owner/talks", revision="v1"), 0)
     assert (source.name, source.revision) == ("owner/talks", "b" * 40)
     assert (asked["name"], asked["repo_type"], asked["revision"]) == ("owner/talks", "dataset", "v1")
@@ -247,6 +247,109 @@ def test_a_hub_dataset_comes_as_plain_files_at_a_known_commit(tmp_path, monkeypa
     wanted = ["train.csv", "dialogsum.dev.jsonl", "data/test-00000-of-00001.parquet"]
     unwanted = ["README.md", "talks.py", "train.zip", "train.pkl", "images/cat.png"]
     assert list(filter_repo_objects(wanted + unwanted, allow_patterns=asked["patterns"])) == wanted
+
+
+# ------------------------------------------------------------------------------------------ what people have
+
+TEXTS = [(f'Ann: hello {n}, you\nBob: late; | "fool" {n}', f"they; chat, {n}") for n in range(60)]
+
+
+def write_table(path: Path, delimiter: str, header: str, quoting: int = csv.QUOTE_MINIMAL, start: str = "") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.write(f"{start}{header}\n")
+        csv.writer(file, delimiter=delimiter, quoting=quoting).writerows(TEXTS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "delimiter", "header", "start"),
+    [
+        ("talks.csv", ",", "text,abstract", ""),
+        ("talks.csv", ";", "text;abstract", ""),
+        ("talks.csv", "\t", "text\tabstract", ""),
+        ("talks.tsv", "\t", "text\tabstract", ""),
+        ("talks.csv", "|", "text|abstract", ""),
+        ("talks.csv", ",", " text , abstract ", ""),
+        ("talks.csv", ";", "text; abstract", "\ufeff"),
+        ("talks.csv", ";", '"text";"abstract"', "sep=;\n"),
+        ("talks.csv", ",", "text,abstract", "\ufeffsep=,\n"),
+    ],
+)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_table_as_spreadsheets_write_it(tmp_path, tokenizer, file, delimiter, header, start, quoting):
+    """The columns by flags, no ids, no topics; every dialogue is in one split."""
+    path = write_table(tmp_path / file, delimiter, header, quoting, start)
+    columns = {"dialogue_column": "text", "summary_column": "abstract"}
+    dataset, counts = data.prepare(config.Data(dataset=str(path), **columns), tokenizer, 0)
+    found = [example for split in data.SPLITS for example in dataset[split].to_list()]
+    assert sorted((example["dialogue"], example["summaries"][0]) for example in found) == sorted(TEXTS)
+    assert {example["id"] for example in found} == {f"talks_{n + 1}" for n in range(60)}
+    assert counts["train/kept"] > 30 and counts["validation/kept"] and counts["test/kept"]
+
+
+def write_json_list(path: Path, content: list[dict]) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def write_parquet(path: Path, content: list[dict]) -> Path:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(content), path)
+    return path
+
+
+WRITERS = {"csv": write_csv, "jsonl": write_json_lines, "json": write_json_list, "parquet": write_parquet}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("ids", [None, "number", "name"])
+def test_columns_named_by_flags_in_every_reader(tmp_path, tokenizer, suffix, ids):
+    content = [
+        {"text": text, "abstract": abstract} | ({} if ids is None else {"key": n if ids == "number" else f"k{n}"})
+        for n, (text, abstract) in enumerate(TEXTS)
+    ]
+    path = tmp_path / f"talks.{suffix}"
+    if suffix == "csv":
+        write_csv(path, content, [*content[0]])
+    else:
+        WRITERS[suffix](path, content)
+    columns = {"dialogue_column": "text", "summary_column": "abstract"} | ({"id_column": "key"} if ids else {})
+    dataset, _ = data.prepare(config.Data(dataset=str(path), **columns), tokenizer, 0)
+    names = {None: "talks_1", "number": "0", "name": "k0"}
+    assert names[ids] in {identity for split in data.SPLITS for identity in dataset[split]["id"]}
+
+
+def test_an_id_column_that_was_named_must_be_there(tmp_path):
+    path = write_table(tmp_path / "talks.csv", ",", "dialogue,summary")
+    with pytest.raises(UserError, match="no column 'key' .*--data.id-column"):
+        next(data.locate(config.Data(dataset=str(path), id_column="key"), 0).rows("train"))
+
+
+LAYOUTS = {
+    "train alone": (["train.csv"], {"train", "validation", "test"}),
+    "another name": (["samsum.csv"], {"train", "validation", "test"}),
+    "shards of train": (["data/train-00000-of-00002.jsonl", "data/train-00001-of-00002.jsonl"], {"train"}),
+    "val": (["train.csv", "val.csv", "test.csv"], set()),
+    "valid": (["train.csv", "valid.jsonl", "test.csv"], set()),
+    "dev": (["talks.train.jsonl", "talks.dev.jsonl", "talks.test.jsonl"], set()),
+    "no validation": (["train.csv", "test.csv"], {"train", "validation"}),
+    "no test": (["train.csv", "val.csv"], {"train", "test"}),
+    "eval": (["training.csv", "validation.csv", "eval.csv"], set()),
+}
+
+
+@pytest.mark.parametrize(("names", "cut"), LAYOUTS.values(), ids=LAYOUTS)
+def test_splits_by_other_names_or_taken_out_of_train(tmp_path, tokenizer, names, cut):
+    for number, name in enumerate(names):
+        content = [row(f"{number}_{n}", f"Ann: {number} hello {n}") for n in range(80)]
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (write_csv if name.endswith("csv") else write_json_lines)(tmp_path / name, content)
+    dataset, counts = data.prepare(config.Data(dataset=str(tmp_path)), tokenizer, 0)
+    found = {split: set(dataset[split]["dialogue"]) for split in data.SPLITS}
+    assert sum(map(len, found.values())) == 80 * len(names) == len(set().union(*found.values()))
+    whole = {split for split in data.SPLITS if len(found[split]) == 80}
+    assert "train" in cut or whole == set(data.SPLITS)
+    for split in ("validation", "test"):
+        assert (split not in whole) == (split in cut or cut == {"train"}), split
 
 
 # ----------------------------------------------------------------------------------------- what is malformed
@@ -260,7 +363,6 @@ MALFORMED = {
         b"id,text,summary\n1,a,b\n",
         "train.csv:2: no column 'dialogue' (it has id, text, summary)",
     ),
-    "no id column": ("csv", b"dialogue,summary\na,b\n", "train.csv:2: no column 'id'"),
     "column twice": ("csv", b"id,dialogue,summary,summary\n", "train.csv:1: a column occurs twice"),
     "too few fields": (
         "csv",
@@ -384,7 +486,7 @@ def test_csv_and_json_lines_give_back_what_was_written(tmp_path_factory, texts):
     content = [row(str(n), dialogue, summary) for n, (dialogue, summary) in enumerate(texts)]
     found = []
     for path in (write_csv(where / "x.csv", content), write_json_lines(where / "x.jsonl", content)):
-        records = data._rows(data._reader(path)(path), config.Data())
+        records = data._rows(data._reader(path)(path), config.Data(), "x")
         found.append([(r.id, r.dialogue, r.summaries) for r in records])
     line_breaks = [text.replace("\r\n", "\n").replace("\r", "\n").strip() for text, _ in texts]
     summaries = [(summary.strip(),) if summary.strip() else () for _, summary in texts]
@@ -401,7 +503,7 @@ def test_csv_and_json_lines_give_back_what_was_written(tmp_path_factory, texts):
         (lambda tmp: "~nobody/talks", {}, "no such file or folder"),
         (lambda tmp: "../" * 3 + "x", {}, "no such file or folder"),
         (lambda tmp: "demo:corpus", {"revision": "main"}, "--data.revision=main"),
-        (lambda tmp: tmp, {}, "no file for the train split; it takes train.csv"),
+        (lambda tmp: tmp, {}, r"no file for the train split \(it has no data file\); it takes train.csv"),
     ],
 )
 def test_a_dataset_that_is_not_there_is_named(tmp_path, make, changes, message):
@@ -411,7 +513,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path, make, changes, message):
 
 def test_a_file_of_another_format_is_refused(tmp_path):
     (tmp_path / "talks.xlsx").write_bytes(b"PK")
-    with pytest.raises(UserError, match="format .xlsx; it must be .csv, .jsonl, .json, .parquet"):
+    with pytest.raises(UserError, match="format .xlsx; it must be .csv, .tsv, .jsonl, .json, .parquet"):
         data.locate(config.Data(dataset=str(tmp_path / "talks.xlsx")), 0)
 
 
@@ -461,7 +563,7 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
     assert dataset["train"]["id"][:] == ["a", "j"]
     assert dataset["validation"]["id"][:] == ["v", "x"]
     assert dataset["test"]["id"][:] == ["t", "test_0"]
-    assert {key: number for key, number in counts.items() if number} == {
+    assert {key: n for key, n in counts.items() if n and not key.endswith(data.LOST)} == {
         "train/read": 11,
         "train/duplicate": 1,
         "train/no dialogue": 1,
@@ -486,6 +588,49 @@ def test_what_is_dropped_is_counted_by_reason(tmp_path, tokenizer):
         assert counts[f"{split}/read"] == counts[f"{split}/kept"] + sum(counts[f"{split}/{r}"] for r in data.DROPPED)
 
 
+def test_what_the_tokenizer_does_not_know_is_counted(tmp_path, tokenizer):
+    """Letter for letter, names of speakers left out; a run of unknown letters may well be one token."""
+    known = row("a", "Ann: hello you", "late fool")
+    settings = folder(tmp_path, test=[known, row("b", "Ann: 你好吗 you\nBob: ✓", "迟到 late")])
+    _, counts = data.prepare(settings, tokenizer, 0)
+    prompt = 5 + 1  # the instruction and the end
+    assert {what: counts[f"test/{what}"] for what in data.LOST} == {
+        "tokens": 2 * prompt + 3 + 5,
+        "unknown tokens": 2,
+        "characters": len("Ann: hello you") + len(" 你好吗 you\n ✓"),
+        "unknown characters": 4,
+        "summary characters": len("late fool") + len("迟到 late"),
+        "unknown summary characters": 2,
+    }
+    shares = data.unknown(counts, "test")
+    assert shares["tokens"] == 2 / 20 and shares["summary characters"] == 2 / 16
+    assert data.counts_table(counts).splitlines()[-1].split()[-1] == "10.00%"
+
+
+@pytest.mark.parametrize(
+    ("share", "outcome"), [(0.0, None), (0.01, None), (0.02, "warned"), (0.5, "warned"), (0.51, "refused")]
+)
+@pytest.mark.parametrize("what", ["characters", "summary characters"])
+@pytest.mark.parametrize("split", data.SPLITS)
+def test_what_is_unknown_is_warned_of_and_refused(split, what, share, outcome):
+    counts = {f"{part}/{which}": 1000 for part in data.SPLITS for which in data.LOST[::2]}
+    counts[f"{split}/unknown {what}"] = int(1000 * share)
+    if outcome == "refused":
+        with pytest.raises(UserError, match=rf"x\.csv: the tokenizer of t5 does not know .*51.0% of the {what}.*base"):
+            data.check_vocabulary(counts, "x.csv", "t5")
+    else:
+        said = data.check_vocabulary(counts, "x.csv", "t5")
+        assert (said is None) == (outcome is None) and (said is None or f"{share:.1%} of the {what}" in said)
+
+
+def test_a_tokenizer_that_knows_every_byte_knows_all(tmp_path):
+    """Of GPT-2's kind, whose end-of-text token is called its unknown one too."""
+    tiny.causal(tmp_path / "gpt2")
+    bytes_all = AutoTokenizer.from_pretrained(tmp_path / "gpt2", unk_token="</s>", eos_token="</s>")
+    _, counts = data.prepare(folder(tmp_path, test=[row("a", "你好 🙂", "迟到")]), bytes_all, 0)
+    assert data.unknown(counts, "test") == {"tokens": 0, "characters": 0, "summary characters": 0}
+
+
 def test_no_example_left_is_an_error_with_the_counts(tmp_path, tokenizer):
     train = [row("a", "Ann: hello", ""), row("b", "hello " * 40), row("c", "late " * 40)]
     settings = replaced(folder(tmp_path, train=train), max_query_tokens=30)
@@ -504,8 +649,8 @@ class Listening:
         inputs = {"text_target": text_target} if text_target else {"text": text}
         return self.tokenizer(**inputs, **options)
 
-    def get_vocab(self) -> dict[str, int]:
-        return self.tokenizer.get_vocab()
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
 
 
 @pytest.mark.parametrize("truncate", [False, True])
@@ -697,6 +842,32 @@ def test_a_damaged_prepared_dataset_is_refused(prepared, name):
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=r"data_preparation\.py --overwrite"):
         data.load_prepared(prepared)
+
+
+def test_text_prepared_before_the_fingerprint_had_two_parts(prepared, tokenizer):
+    fingerprint = data.tokenizer_fingerprint(tokenizer)
+    assert data._same_tokenizer(fingerprint.partition(":")[0], fingerprint)
+    assert not data._same_tokenizer(fingerprint.partition(":")[0] + ":0", fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("normalizer", normalizers.Lowercase()),
+        ("normalizer", normalizers.Replace("x", "y")),
+        ("normalizer", normalizers.NFKC()),
+        ("pre_tokenizer", pre_tokenizers.Whitespace()),
+        ("pre_tokenizer", pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(True)])),
+        ("decoder", decoders.Metaspace()),
+    ],
+)
+def test_the_fingerprint_knows_how_text_becomes_tokens(tokenizer, part, value):
+    other = word_tokenizer()
+    setattr(other.backend_tokenizer, part, value)
+    assert data.tokenizer_fingerprint(other) != data.tokenizer_fingerprint(tokenizer)
+    same = word_tokenizer()
+    same(["hello you", "fool"], padding=True, truncation=True, max_length=4)
+    assert data.tokenizer_fingerprint(same) == data.tokenizer_fingerprint(tokenizer)
 
 
 def test_the_fingerprint_tells_tokenizers_apart(tmp_path, tokenizer):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from detox import devices, models
+from detox import adapters, devices, models
 from detox.engine import (
     HuggingFaceEngine,
     Sampling,
@@ -44,7 +44,7 @@ def engine_for(folders, kind, name, adapter=True):
     folder, lora = folders[kind]
     model = models.load_summarizer(str(folder))
     if adapter:
-        model = models.load_adapter(model, str(lora))
+        model = adapters.load_adapter(model, str(lora))
     return make_engine(name, model)
 
 

@@ -447,7 +447,7 @@ def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "checkpoints/r0/ppo/step-0001") == 2
     refused(capsys, "--checkpoint", "once")
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001/adapter") == 2
-    refused(capsys, "--checkpoint", "name the checkpoint's folder")
+    refused(capsys, "--checkpoint", "part of a checkpoint; name checkpoints/r0/ppo/step-0001")
     weights = place / "r0/ppo/step-0002/adapter/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert run() == 2

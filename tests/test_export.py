@@ -24,8 +24,9 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import artifacts, ask, cases, cli, data, engine, evaluation, export, models
+from detox import adapters, artifacts, ask, cases, cli, data, engine, evaluation, export, models
 from detox.errors import UserError
+from detox.hub import problem
 from tests import tiny
 from tests.faults.world import tree
 from tests.test_evaluate_ppo import MODELS, SIZES, TRAIN, refused
@@ -116,7 +117,7 @@ def test_plain_transformers_says_what_base_and_adapter_say(worlds, monkeypatch, 
     model, report = AutoModelForSeq2SeqLM.from_pretrained("out/model", output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained("out/model")
     assert not any(report.values()) and {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    adapted = models.load_adapter(models.load_summarizer("t5"), str(case.checkpoint / "adapter"))
+    adapted = adapters.load_adapter(models.load_summarizer("t5"), str(case.checkpoint / "adapter"))
     pair = engine.HuggingFaceEngine(adapted)
     split = data.load_prepared(case.run / "prepared")["test"]
     said = set()
@@ -238,7 +239,7 @@ def test_the_cards_own_example_runs(worlds, tmp_path):
     assert done.returncode == 0, done.stderr
     dialogue = re.search(r'dialogue = "(.*)"', code)[1].replace("\\n", "\n")
     ids = AutoTokenizer.from_pretrained(tmp_path / "model")('Sum "up":\n\n' + dialogue + "\nSo: ")["input_ids"]
-    adapted = models.load_adapter(
+    adapted = adapters.load_adapter(
         models.load_summarizer(str(worlds("t5") / "t5")), str(worlds("t5") / STEP / "adapter")
     )
     pair = engine.HuggingFaceEngine(adapted)
@@ -321,9 +322,9 @@ def hub(place, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        models.hub_problem.cache_clear()
+        problem.cache_clear()
         yield running
-    models.hub_problem.cache_clear()
+    problem.cache_clear()
 
 
 def test_a_push_is_one_commit_to_a_private_repository(hub, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,8 +19,10 @@ import tiny
 import torch
 from huggingface_hub import constants
 
-from detox import models
+import config
+from detox import adapters, data, environment, models
 from detox.errors import UserError
+from detox.hub import PROBE_SECONDS, fetch, problem
 
 ROOT = Path(__file__).resolve().parent.parent
 Point = Callable[[str], None]
@@ -38,10 +42,10 @@ def point(tmp_path, monkeypatch) -> Iterator[Point]:
     def use(url: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        models.hub_problem.cache_clear()
+        problem.cache_clear()
 
     yield use
-    models.hub_problem.cache_clear()
+    problem.cache_clear()
 
 
 @pytest.fixture
@@ -60,8 +64,7 @@ def closed() -> str:
 
 
 def fetch_dataset() -> Path:
-    with models.hub_errors(tiny.DIALOGSUM):
-        return Path(huggingface_hub.snapshot_download(tiny.DIALOGSUM, repo_type="dataset", allow_patterns=["*.csv"]))
+    return fetch(tiny.DIALOGSUM, None, ["*.csv"], "dataset")
 
 
 LOADERS: dict[str, tuple[str, Callable[[], object]]] = {
@@ -84,7 +87,7 @@ def test_the_real_names(hub, root):
     assert model.config._name_or_path == tokenizer.name_or_path == tiny.FLAN_T5, "not a path of the cache"
     commit = models.resolved_revision(model)
     assert len(commit) == 40 and models.resolved_revision(tokenizer) == commit
-    adapted = models.load_adapter(model, tiny.ADAPTER)
+    adapted = adapters.load_adapter(model, tiny.ADAPTER)
     assert len(models.resolved_revision(adapted)) == 40 and models.resolved_revision(adapted) != commit
     for name, label in (
         (tiny.REWARD, "nothate"),
@@ -144,6 +147,25 @@ def test_dataset_by_this_project_and_by_the_library(hub, tmp_path):
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 48, "validation": 12, "test": 36}
 
 
+@pytest.mark.parametrize("file", ["train.csv", "data/train-00000-of-00001.jsonl", "samsum.jsonl", "data/all.csv"])
+def test_a_dataset_with_one_split(hub, root, file):
+    """Split like a single file; files of other kinds are not fetched."""
+    place = root / "datasets" / "someone" / f"talks-{Path(file).stem}"
+    (place / file).parent.mkdir(parents=True)
+    rows = [{"dialogue": f"A: {n}\nB: so", "summary": f"they say {n}"} for n in range(60)]
+    if file.endswith(".csv"):
+        text = "dialogue,summary\n" + "".join(f'"{row["dialogue"]}",{row["summary"]}\n' for row in rows)
+    else:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+    (place / file).write_text(text)
+    (place / "talks.py").write_text("raise SystemExit")
+    name = f"someone/{place.name}"
+    source = data.locate(config.Data(dataset=name), 0)
+    counts = {split: len([*source.rows(split)]) for split in data.SPLITS}
+    assert sum(counts.values()) == 60 and min(counts.values()) > 0
+    assert hub.fetched(name) == {file} and len(source.revision) == 40
+
+
 def test_a_pinned_revision(hub):
     commit = models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5))
     assert models.resolved_revision(models.load_summarizer(tiny.FLAN_T5, commit)) == commit
@@ -190,7 +212,7 @@ def test_a_hub_that_never_answers(point):
         for name, load in LOADERS.values():
             with pytest.raises(UserError, match=f"{name}: .*--preset demo.* local path"):
                 load()
-        assert time.monotonic() - start < models.PROBE_SECONDS + 3, "it is asked once for all"
+        assert time.monotonic() - start < PROBE_SECONDS + 3, "it is asked once for all"
 
 
 def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
@@ -252,12 +274,126 @@ def test_wrong_names(hub, name, says):
     assert str(error.value).startswith(f"{name}: ") and says in str(error.value)
 
 
-def test_a_repository_without_safetensors(hub, root):
+def test_a_repository_without_safetensors(hub, root, capsys):
+    """A pickle of tensors alone is fetched and read; where there are safetensors, it is not even fetched."""
     folder = tiny.classifier(root / "models" / "someone" / "pickled")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"needs model.safetensors, .*spaces/safetensors/convert"):
-        models.load_classifier("someone/pickled", None, "hate")
-    assert "pytorch_model.bin" not in hub.fetched("someone/pickled")
+    safe = tiny.classifier(root / "models" / "someone" / "safe")
+    tiny.pickled(folder)
+    shutil.copy(folder / "pytorch_model.bin", safe)
+    ours, same = (models.load_classifier(f"someone/{name}", None, "hate").model for name in ("pickled", "safe"))
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in ours.state_dict().items())
+    assert "pytorch_model.bin" not in hub.fetched("someone/safe")
+    assert capsys.readouterr().err.count("someone/pickled/pytorch_model.bin is a pickle") == 1
+
+
+def test_the_supervised_checkpoint_as_the_hub_has_it(hub, root):
+    """A pickle and twelve settings, as PEFT 0.3 wrote them."""
+    base = root / "models" / tiny.FLAN_T5
+    tiny.pickled_lora(root / "models" / "someone" / "peft-dialogue-summary-checkpoint", base, name=tiny.FLAN_T5)
+    adapted = adapters.load_adapter(models.load_summarizer(tiny.FLAN_T5), "someone/peft-dialogue-summary-checkpoint")
+    assert hub.fetched("someone/peft-dialogue-summary-checkpoint") == {"adapter_config.json", "adapter_model.bin"}
+    assert len(models.resolved_revision(adapted)) == 40
+
+
+# -------------------------------------------------------------------------------- what the environment brings
+
+
+@pytest.fixture
+def fresh_client(monkeypatch) -> Iterator[None]:
+    """Let the client be made anew from the environment of the test, and again after it."""
+    for name in ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "HF_TOKEN", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    huggingface_hub.close_session()
+    yield
+    monkeypatch.undo()
+    huggingface_hub.close_session()
+
+
+ENVIRONMENTS = {
+    "kind of proxy": ({"ALL_PROXY": "socks://127.0.0.1:1080"}, ("ALL_PROXY=socks://127.0.0.1:1080", "socks5://")),
+    "proxy over ftp": ({"HTTPS_PROXY": "ftp://proxy:1"}, ("HTTPS_PROXY=ftp://proxy:1", "unset it")),
+    "port": ({"http_proxy": "http://proxy:port"}, ("http_proxy=http://proxy:port", "port", "unset it")),
+    "port with a letter": ({"HTTP_PROXY": "proxy:80a"}, ("HTTP_PROXY=proxy:80a", "unset it")),
+    "password in a proxy": ({"ALL_PROXY": "socks://me:secret@proxy:1"}, ("ALL_PROXY=socks://proxy:1",)),
+    "certificate": ({"SSL_CERT_FILE": "/no/such.pem"}, ("SSL_CERT_FILE=/no/such.pem: no such file",)),
+    "token": ({"HF_TOKEN": "hf_clé"}, ("the token in HF_TOKEN, which goes before a login", "not plain ASCII")),
+    "old token": ({"HUGGING_FACE_HUB_TOKEN": "hf_„mine“"}, ("HUGGING_FACE_HUB_TOKEN", "not plain ASCII")),
+}
+
+
+@pytest.mark.parametrize(("variables", "says"), ENVIRONMENTS.values(), ids=ENVIRONMENTS)
+def test_what_no_client_can_be_made_of_is_told_by_its_name(hub, root, monkeypatch, fresh_client, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        models.load_tokenizer(tiny.FLAN_T5)
+    message = str(error.value)
+    assert message.startswith(f"{tiny.FLAN_T5}: ") and all(part in message for part in says), message
+    assert "secret" not in message and hub.requests == []
+    models.load_summarizer(str(root / "models" / tiny.FLAN_T5))
+    models.load_classifier("demo:reward", None, "nothate")
+
+
+@pytest.mark.parametrize("variables", [case[0] for case in ENVIRONMENTS.values()], ids=ENVIRONMENTS)
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_is_cached_needs_no_client(hub, monkeypatch, fresh_client, variables, offline):
+    commit = models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5))
+    fetch_dataset()
+    problem.cache_clear()
+    huggingface_hub.close_session()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    assert models.resolved_revision(models.load_tokenizer(tiny.FLAN_T5)) == commit
+    assert (fetch_dataset() / "train.csv").exists()
+
+
+def test_a_proxy_that_does_not_answer_is_named(point, monkeypatch, fresh_client):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    point("http://hub.example")
+    with pytest.raises(UserError, match="cannot be reached .*HTTP_PROXY sets a proxy"):
+        models.load_tokenizer(tiny.FLAN_T5)
+
+
+def test_a_proxy_of_the_kind_socks5_is_taken(point, monkeypatch, fresh_client):
+    """Its own package is a requirement; here nothing listens behind it."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    point("http://hub.example")
+    with pytest.raises(UserError, match="cannot be reached .*ALL_PROXY sets a proxy") as error:
+        models.load_tokenizer(tiny.FLAN_T5)
+    assert "socksio" not in str(error.value)
+
+
+@each_loader
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "login"])
+def test_a_token_that_has_expired(hub, monkeypatch, tmp_path, fresh_client, name, load, variable):
+    hub.expired.add("hf_old")
+    if variable == "login":
+        (tmp_path / "token").write_text("hf_old\n")
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    else:
+        monkeypatch.setenv("HF_TOKEN", "hf_old")
+    with pytest.raises(UserError) as error:
+        load()
+    place = str(tmp_path / "token") if variable == "login" else "HF_TOKEN, which goes before a login"
+    assert str(error.value).startswith(f"{name}: ")
+    assert f"the token in {place}" in str(error.value) and "expired" in str(error.value), error.value
+
+
+@pytest.mark.parametrize("variable", environment._NUMBERS)
+def test_variables_that_are_no_numbers(tmp_path, closed, variable):
+    """They matter where the hub is needed, and there alone."""
+    variables = loopback_hub.Hub(tmp_path, url=closed).environment(tmp_path / "home") | {"PATH": "/usr/bin:/bin"}
+
+    def prepare(*flags):
+        command = [sys.executable, str(ROOT / "data_preparation.py"), *flags]
+        return subprocess.run(command, env=variables | {variable: "soon"}, cwd=tmp_path, capture_output=True, text=True)
+
+    hub_needed = prepare()
+    assert hub_needed.returncode == 2 and len(hub_needed.stderr.splitlines()) == 1, hub_needed.stderr
+    assert f"{variable}='soon' is no number; correct or unset it" in hub_needed.stderr
+    assert prepare("--preset", "demo", "--data.max-examples", "5").returncode == 0
 
 
 def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):

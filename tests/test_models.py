@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from detox import models
+from detox import adapters, bad_words, data, models
 from detox.errors import UserError
 
 
@@ -79,7 +81,7 @@ def test_adapter_is_what_peft_loads(made):
     from peft import PeftModel
 
     ids = torch.tensor([[5, 6, 7, 1]])
-    ours = models.load_adapter(models.load_summarizer(str(made["t5"])), str(made["lora"]))
+    ours = adapters.load_adapter(models.load_summarizer(str(made["t5"])), str(made["lora"]))
     theirs = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(made["t5"]).eval(), made["lora"]).eval()
     bare = models.load_summarizer(str(made["t5"]))
     with torch.no_grad():
@@ -104,7 +106,7 @@ def test_quiet_hides_only_what_it_should(made, capfd):
         warnings.simplefilter("always")
         models.quiet()
         PPOConfig()
-        models.load_adapter(models.load_summarizer(str(made["t5"])), str(made["lora"]))
+        adapters.load_adapter(models.load_summarizer(str(made["t5"])), str(made["lora"]))
         warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["something else is deprecated"]
     assert capfd.readouterr().err == ""
@@ -124,6 +126,76 @@ def test_sharded_weights(made, tmp_path):
     with pytest.raises(UserError) as error:
         models.load_summarizer(str(folder))
     one_line(error, "elsewhere.safetensors")
+
+
+SENTENCEPIECE = {"T5": "spiece.model", "DeBERTa": "spm.model", "XLM-RoBERTa": "sentencepiece.bpe.model"}
+
+
+@pytest.fixture
+def with_sentencepiece(request, tmp_path) -> Path:
+    """A model with a sentencepiece file for its only tokenizer."""
+    folder = tmp_path / "model"
+    kind = request.param
+    if kind == "T5":
+        tiny.t5(folder)
+    else:
+        prefix = {"DeBERTa": "DebertaV2", "XLM-RoBERTa": "XLMRoberta"}[kind]
+        settings = getattr(transformers, f"{prefix}Config")(
+            vocab_size=300,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            id2label={0: "nothate", 1: "hate"},
+        )
+        getattr(transformers, f"{prefix}ForSequenceClassification")(settings).save_pretrained(folder)
+    return tiny.sentencepiece(folder, SENTENCEPIECE[kind])
+
+
+@pytest.mark.parametrize("with_sentencepiece", SENTENCEPIECE, indirect=True)
+def test_a_tokenizer_that_comes_as_a_sentencepiece_model_alone(with_sentencepiece):
+    folder, text = with_sentencepiece, "the people talk"
+    if (folder / "spiece.model").exists():
+        tokenizer = models.load_tokenizer(str(folder))
+        assert models.load_summarizer(str(folder))
+    else:
+        tokenizer = models.load_classifier(str(folder), None, "hate").tokenizer
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text and len(ids) < len(text)
+    assert tokenizer.is_fast and data.tokenizer_fingerprint(tokenizer)
+
+
+@pytest.mark.parametrize("with_sentencepiece", SENTENCEPIECE, indirect=True)
+@pytest.mark.parametrize("package", ["sentencepiece", "google.protobuf"])
+def test_without_sentencepiece_the_line_names_it(with_sentencepiece, monkeypatch, package):
+    def load(name, **options):
+        raise ImportError("`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.")
+
+    monkeypatch.setattr(models.AutoTokenizer, "from_pretrained", load)
+    monkeypatch.setitem(sys.modules, package, None)
+    loader = models.load_tokenizer if (with_sentencepiece / "spiece.model").exists() else models.load_classifier
+    with pytest.raises(UserError, match="needs `pip install sentencepiece protobuf`") as error:
+        loader(str(with_sentencepiece))
+    assert "tiktoken" not in str(error.value)
+
+
+def test_byte_order_marks_that_editors_put_into_text_files(made, tmp_path):
+    for kind in ("t5", "classifier", "lora"):
+        folder = Path(shutil.copytree(made[kind], tmp_path / kind))
+        for file in (*folder.glob("*.json"), *folder.glob("*.txt")):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    base, text = models.load_summarizer(str(tmp_path / "t5")), "the people talk"
+    assert vars(base.config) | {"_name_or_path": ""} == vars(models.load_summarizer(str(made["t5"])).config) | {
+        "_name_or_path": ""
+    }
+    adapters.load_adapter(base, str(tmp_path / "lora"))
+    assert models.load_tokenizer(str(tmp_path / "t5"))(text) == models.load_tokenizer(str(made["t5"]))(text)
+    found, same = (
+        models.load_classifier(str(root["classifier"])) for root in ({"classifier": tmp_path / "classifier"}, made)
+    )
+    assert found.tokenizer(text) == same.tokenizer(text) and found.labels == same.labels
+    (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbffool\r\nclown\r\n")
+    assert bad_words.load(str(tmp_path / "words.txt")) == ["fool", "clown"]
 
 
 # --------------------------------------------------------------------------------------------------- refusals
@@ -166,7 +238,7 @@ def _json(file: str, **changes: object) -> Change:
 
 
 SUMMARIZERS: list[tuple[str, str, Change, tuple[str, ...]]] = [
-    ("a pickle", "t5", _pickled, ("only pytorch_model.bin", "can run code", "save_pretrained")),
+    ("a pickle", "t5", _pickled, ("pytorch_model.bin is refused", "could run code", "save_pretrained")),
     ("no weights", "t5", lambda f: (f / "model.safetensors").unlink(), ("has no weights",)),
     ("truncated weights", "t5", _truncated, ("cannot be loaded",)),
     ("a tensor is missing", "t5", _without_a_tensor, ("lack 1 tensors", "DenseReluDense", "random")),
@@ -256,7 +328,8 @@ def test_refused_tokenizers(made, tmp_path, base, change, says):
     [
         (("nothate", "hate"), "toxic", "has no label 'toxic'; choose from: nothate, hate"),
         (("nothate", "hate"), "Hate", "has no label 'Hate'"),
-        (("hate",), "hate", "one label only (hate)"),
+        (("hate",), "nothate", "has no label 'nothate'; choose from: hate"),
+        (("LABEL_0",), "hate", "has no label 'hate'; choose from: LABEL_0"),
         (("hate", "hate", "nothate"), "hate", "more than one label 'hate'"),
         (("good\x1b[31m\nbad", "hate"), "good", "good bad, hate"),
     ],
@@ -272,8 +345,7 @@ def test_refused_labels(tmp_path, labels, label, says):
     ("base", "change", "says"),
     [
         ("t5", lambda f: None, "T5ForConditionalGeneration is not a sequence classifier"),
-        ("classifier", _json("config.json", problem_type="regression"), "is a regression"),
-        ("classifier", _pickled, "only pytorch_model.bin"),
+        ("classifier", _pickled, "pytorch_model.bin is refused"),
         ("classifier", _without_tokenizer, "has no tokenizer"),
     ],
 )
@@ -311,10 +383,10 @@ ADAPTER = "adapter_config.json"
         (_json(ADAPTER, modules_to_save=["lm_head"]), "modules_to_save=['lm_head']"),
         (_json(ADAPTER, init_lora_weights="pissa"), "init_lora_weights=pissa"),
         (_json(ADAPTER, target_modules=["query"]), "cannot be loaded as a LoRA adapter"),
-        (_json(ADAPTER, target_modules=["q"]), "tensors without counterpart"),
+        (_json(ADAPTER, target_modules=["q"]), "holds, unasked, 12 tensors"),
         (_json(ADAPTER, r="many"), "cannot be loaded as a LoRA adapter"),
-        (_lora_pickled, "can run code"),
-        (_without_a_factor, "tensors without counterpart"),
+        (_lora_pickled, "adapter_model.bin is refused"),
+        (_without_a_factor, "lacks 1 tensors"),
         (_write("adapter_model.safetensors", "no"), "is damaged"),
     ],
 )
@@ -324,7 +396,7 @@ def test_refused_adapters(made, tmp_path, change, says):
     change(folder)
     base = models.load_summarizer(str(made["t5"]))
     with pytest.raises(UserError) as error:
-        models.load_adapter(base, str(folder))
+        adapters.load_adapter(base, str(folder))
     one_line(error, str(folder), says)
 
 
@@ -333,7 +405,7 @@ def test_refused_adapters(made, tmp_path, change, says):
     [
         (lambda root: tiny.t5(root / "wide", d_model=64), "has size 64 at decoder.block.0"),
         (lambda root: tiny.t5(root / "deep", layers=3), "which the base does not have"),
-        (lambda root: tiny.t5(root / "shallow", layers=1), "tensors without counterpart"),
+        (lambda root: tiny.t5(root / "shallow", layers=1), "lacks 12 tensors"),
         (lambda root: tiny.bart(root / "bart"), "which the base does not have"),
     ],
     ids=["wider", "deeper", "shallower", "other architecture"],
@@ -343,10 +415,9 @@ def test_adapter_for_another_base(made, tmp_path, make, says):
     targets = ("q_proj", "v_proj") if other.name == "bart" else ("q", "v")
     folder = tiny.lora(tmp_path / "lora", other, targets=targets, name="someone/other-base")
     with pytest.raises(UserError) as error:
-        models.load_adapter(models.load_summarizer(str(made["t5"])), str(folder))
+        adapters.load_adapter(models.load_summarizer(str(made["t5"])), str(folder))
     one_line(error, str(folder), says)
-    if "counterpart" not in says:
-        assert "someone/other-base" in str(error.value), "the base that it was trained on"
+    assert "trained on someone/other-base: take that" in str(error.value)
 
 
 def test_real_dora_bias_and_saved_modules(made, tmp_path):
@@ -354,7 +425,7 @@ def test_real_dora_bias_and_saved_modules(made, tmp_path):
     for index, options in enumerate(({"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only"})):
         folder = tiny.lora(tmp_path / str(index), made["t5"], **options)
         with pytest.raises(UserError, match="train a plain LoRA"):
-            models.load_adapter(base, str(folder))
+            adapters.load_adapter(base, str(folder))
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])

@@ -71,6 +71,58 @@ def test_the_best_reference_counts_metric_by_metric():
     assert 0 < found["rouge2"][0] < 1
 
 
+SUMMARIES = {
+    "Chinese": "两人约好明天三点在公园见面。他们要去看电影。",
+    "Japanese": "二人は明日三時に公園で会う約束をした。",
+    "Korean": "두 사람은 내일 세 시에 공원에서 만나기로 했다.",
+    "Russian": "Они договорились встретиться завтра в парке.",
+    "Greek": "Συμφώνησαν να συναντηθούν αύριο στο πάρκο.",
+    "Arabic": "اتفقا على اللقاء غدا في الحديقة.",
+    "Hebrew": "הם קבעו להיפגש מחר בפארק.",
+    "Hindi": "वे कल पार्क में मिलने के लिए सहमत हुए। वे फिल्म देखेंगे।",
+    "Thai": "พวกเขาตกลงที่จะพบกันพรุ่งนี้ในสวน",
+    "Georgian": "ისინი შეთანხმდნენ ხვალ შეხვედრაზე.",
+    "Vietnamese": "Họ đồng ý gặp nhau vào ngày mai ở công viên.",
+    "Polish": "Umówili się jutro w parku; łódź odpływa później.",
+    "French": "Ils se retrouvent demain à l'été.",
+    "English": "They agree to meet tomorrow.",
+}
+
+
+@pytest.mark.parametrize("language", SUMMARIES)
+def test_rouge_in_every_language(language):
+    """1 for the same text, 0 for text that shares nothing, less than 1 for half of it."""
+    text = SUMMARIES[language]
+    other = SUMMARIES["Georgian" if language != "Georgian" else "Thai"]
+    half = text[: len(text) // 2]
+    found = quality.rouge([text, other, half], [[text]] * 3)
+    for name in quality.ROUGE_TYPES:
+        same, none, part = found[name]
+        assert same == 1.0 and none == 0.0 and 0.2 < part < 1.0, name
+    assert quality.needs_unicode([text]) == (language not in ("Vietnamese", "Polish", "French", "English"))
+    assert quality.length(text) >= 4 and 0 < quality.distinct([text], 1) <= 1
+    assert quality.copied([text], [text + " " + other])[0] == 1.0
+
+
+def test_the_tokenizer_is_chosen_by_the_references():
+    russian = "Они встретятся."
+    assert not quality.needs_unicode(["They meet at the café of Mrs Müller, β or not."])
+    assert quality.needs_unicode(["Tom и Анна."]) and quality.needs_unicode(["OpenAI 发布了 GPT"])
+    assert not quality.needs_unicode(["🙂!"]) and not quality.needs_unicode([""])
+    assert quality.rouge(["They meet."], [[russian]])["rouge1"][0] == 0
+    both = quality.rouge(["Running flights", russian], [["running flights"], [russian]])["rouge2"]
+    assert both.tolist() == [1.0, 1.0]
+
+
+def test_full_width_and_composed_letters_are_the_same():
+    assert quality.rouge(["ＡＢＣ会议 й"], [["abc会议 \u0438\u0306"]])["rougeL"][0] == 1.0
+
+
+def test_rouge_lsum_splits_sentences_of_other_scripts():
+    assert quality.sentences("你好。再见！好吗？") == "你好。\n再见！\n好吗？"
+    assert quality.sentences("वे मिले। वे गए।") == "वे मिले।\nवे गए।"
+
+
 def test_rouge_speed():
     rng = random.Random(2)
     predictions, references = texts(rng, 150, 2), [texts(rng, 3, 2) for _ in range(150)]

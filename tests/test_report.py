@@ -280,6 +280,15 @@ def test_any_key_may_be_missing(results, monkeypatch):
     assert report.markdown(results, [{}, {"id": 1, "before": None}]) and report.html(bare, [{}, {"before": {}}])
 
 
+def test_other_alphabets_and_unknown_tokens_are_told_where_there_are_any(results):
+    more = results | {"rouge_unicode": 0.25, "unknown": {"tokens": 0.012, "characters": 0.034}}
+    for form in (report.markdown(more, []), report.html(more, [])):
+        assert "In 25.0% of the dialogues, whose references hold letters other than a to z" in form
+        assert "Unknown to the tokenizer" in form and "1.2% of the prompts" in form and "3.4% of the dialogues" in form
+    none = results | {"rouge_unicode": 0.0, "unknown": {"tokens": 0.0, "characters": 0.0}}
+    assert "letters other than" not in report.html(none, []) and "Unknown to" not in report.html(none, [])
+
+
 def test_examples_are_the_extremes_and_a_seeded_draw(results, examples):
     def names(text: str, title: str) -> list[str]:
         part = text.split(f"### {title}\n")[1]

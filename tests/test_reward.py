@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+import config
 from detox import models
+from detox.errors import UserError
 from detox.reward import RewardModel
 
 TEXTS = [
@@ -88,3 +90,35 @@ def test_broken_logits_are_handed_on(folder):
     with torch.no_grad():
         classifier.model.classifier.out_proj.bias[0] = float("nan")
     assert RewardModel(classifier).score(["no"]).isnan().all()
+
+
+@pytest.mark.parametrize("names", [["LABEL_0"], ["reward"], ["helpful"]])
+@pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
+def test_a_reward_model_of_one_logit(tmp_path, names, problem_type):
+    """Made for RLHF: its label may be left out or named, and its raw logit is the reward."""
+    folder = tiny.classifier(tmp_path / "one", names, problem_type=problem_type)
+    left_out = models.load_classifier(str(folder), None, config.Reward.label)
+    named = models.load_classifier(str(folder), None, names[0])
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        wanted = model(**tokenizer(["a fool", "good day"], padding=True, return_tensors="pt")).logits[:, 0]
+    for classifier in (left_out, named):
+        assert classifier.label == names[0]
+        assert torch.allclose(RewardModel(classifier).score(["a fool", "good day"]), wanted, atol=1e-5)
+        if problem_type == "regression":
+            with pytest.raises(UserError, match="is a regression"):
+                RewardModel(classifier, "probability")
+        else:
+            found = RewardModel(classifier, "probability").score(["a fool", "good day"])
+            assert torch.allclose(found, wanted.sigmoid(), atol=1e-6)
+            pipe = pipeline("text-classification", model=model, tokenizer=tokenizer)
+            assert pipe("a fool")[0]["score"] == pytest.approx(float(found[0]), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["toxic", "hate", "NEGATIVE", "is_offensive"])
+def test_one_label_that_speaks_of_ill_must_be_named(tmp_path, name):
+    folder = tiny.classifier(tmp_path / "one", [name])
+    with pytest.raises(UserError, match=f"choose from: {name}"):
+        models.load_classifier(str(folder), None, config.Reward.label)
+    assert models.load_classifier(str(folder), None, name).label_id == 0

@@ -40,7 +40,7 @@ def forbidden(tree: ast.AST) -> list[str]:
             found.append("trust_remote_code")
         if options.get("allow_pickle", "False") != "False":
             found.append("allow_pickle")
-        if options.get("use_safetensors", "True") != "True":
+        if options.get("use_safetensors", "True") != "True" and options.get("weights_only") != "True":
             found.append("use_safetensors")
     return found
 
@@ -112,6 +112,7 @@ INDIRECT = {
     "pyarrow": "datasets",
     "httpx": "huggingface-hub",
     "nltk": "rouge-score",
+    "regex": "transformers",
     "packaging": "transformers",
     "pyyaml": "huggingface-hub",
 }

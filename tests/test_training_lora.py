@@ -13,7 +13,7 @@ from transformers import Seq2SeqTrainer
 
 import config
 import training_lora
-from detox import artifacts, cli, data, models
+from detox import adapters, artifacts, cli, data, models
 from tests import tiny
 
 
@@ -78,7 +78,7 @@ def test_the_adapter_is_an_ordinary_peft_folder_that_fits_the_base(base, place, 
         if isinstance(module, torch.nn.Linear) and name.startswith(("encoder.", "decoder."))
     }
     assert {key.removeprefix("base_model.model.").rpartition(".lora_")[0] for key in weights(place)} == linear
-    adapted = models.load_adapter(model, str(place / "checkpoints/flan-t5/lora"))
+    adapted = adapters.load_adapter(model, str(place / "checkpoints/flan-t5/lora"))
     manifest = artifacts.read_manifest(place / "checkpoints/flan-t5/lora", "training_lora")
     counts = manifest["counts"]
     assert counts["validation_loss"] < counts["validation_loss_before"] - 0.01

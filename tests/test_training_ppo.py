@@ -20,8 +20,9 @@ from transformers import AutoModelForSeq2SeqLM
 import config
 import data_preparation
 import training_ppo
-from detox import checkpoint, cli, models, policy, rollouts
+from detox import adapters, artifacts, checkpoint, cli, models, policy, rollouts, trackers
 from tests import tiny
+from tests.faults.world import tree
 
 ROOT = Path(__file__).parent.parent
 FLAGS = (
@@ -61,10 +62,12 @@ def whole(world, tmp_path_factory):
 
 def train(*more):
     flags = list(FLAGS)
+    switches = [flag for flag in more if flag == "--overwrite"]
+    more = [flag for flag in more if flag != "--overwrite"]
     for name, value in zip(more[::2], more[1::2]):
         flags = flags[: flags.index(name)] + flags[flags.index(name) + 2 :] if name in flags else flags
         flags += [name, value]
-    return cli.run(config.PPOTraining, training_ppo.main, ["--run", "r", *flags])
+    return cli.run(config.PPOTraining, training_ppo.main, ["--run", "r", *flags, *switches])
 
 
 def metrics(folder):
@@ -140,7 +143,7 @@ def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
         found = plain(input_ids=ids, decoder_input_ids=decoder).logits
         with trained.pretrained_model.disable_adapter():
             reference = trained.pretrained_model(input_ids=ids, decoder_input_ids=decoder).logits
-        supervised = models.load_adapter(models.load_summarizer(str(world / "t5")), str(world / "lora"))
+        supervised = adapters.load_adapter(models.load_summarizer(str(world / "t5")), str(world / "lora"))
         its = supervised(input_ids=ids, decoder_input_ids=decoder).logits
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(reference, its, atol=2e-5, rtol=1e-4)
@@ -325,3 +328,94 @@ def test_a_tracker_that_is_not_installed_is_told(place, capsys, monkeypatch):
     assert train("--report-to", "wandb") == 2
     assert "--report-to=wandb: needs `pip install wandb`" in capsys.readouterr().err
     assert not (place / "checkpoints/r/ppo").exists()
+
+
+class Unwilling:
+    """A tracker that fails in one of its calls."""
+
+    def __init__(self, fails):
+        self.fails = fails
+
+    def __call__(self, *arguments, **options):
+        return self
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            if name == self.fails:
+                raise RuntimeError("No API key configured.\nUse `wandb login`")
+
+        return call
+
+
+@pytest.mark.parametrize("fails", ["start", "store_init_configuration"])
+def test_a_tracker_that_cannot_start_costs_nothing_of_the_run_before(whole, place, monkeypatch, capsys, fails):
+    shutil.copytree(whole, place / "checkpoints/r/ppo")
+    before = tree(place)
+    monkeypatch.setattr(trackers, "check", lambda settings: None)
+    monkeypatch.setattr(trackers, "WandBTracker", Unwilling(fails))
+    assert train("--report-to", "wandb", "--overwrite") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--report-to=wandb: can't start" in error and "wandb login" in error and "leave it out" in error
+    assert tree(place) == before
+
+
+def test_a_file_where_the_events_of_a_tracker_belong(place, monkeypatch, capsys):
+    assert train("--ppo.updates", "1") == 0
+    (place / "checkpoints/r/ppo/tensorboard").write_text("mine")
+    before = tree(place)
+    assert train("--report-to", "tensorboard") == 2
+    assert "--report-to=tensorboard: can't start" in capsys.readouterr().err
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("fails", ["log", "finish"])
+def test_a_tracker_that_fails_later_stops_no_run(place, monkeypatch, capsys, fails):
+    monkeypatch.setattr(trackers, "check", lambda settings: None)
+    monkeypatch.setattr(trackers, "WandBTracker", Unwilling(fails))
+    assert train("--report-to", "wandb", "--ppo.updates", "2") == 0
+    assert "warning: the tracker fails (RuntimeError: No API key" in capsys.readouterr().err
+    assert len(metrics(place / "checkpoints/r/ppo")) == 2
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_a_checkpoint(whole, place, monkeypatch):
+    shutil.copytree(whole, place / "checkpoints/r/ppo")
+    (place / "checkpoints/r/ppo/notes.txt").write_text("mine")
+    before = tree(place)
+    monkeypatch.setattr(rollouts, "roll_out", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("--overwrite")
+    assert tree(place) == before
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert train("--ppo.updates", "1", "--overwrite") == 0
+    names = sorted(path.name for path in (place / "checkpoints/r/ppo").iterdir())
+    assert names == ["metrics.jsonl", "notes.txt", "step-0001", "training.png"]
+    assert sorted(path.name for path in (place / "checkpoints/r").iterdir()) == ["ppo", "prepared"]
+
+
+def test_a_run_from_pickles_records_them(place, capsys):
+    """The supervised checkpoint of the public recipe: an adapter as a pickle, with twelve settings."""
+    shutil.rmtree("lora")
+    tiny.pickled_lora(Path("lora"), Path("t5"))
+    tiny.pickled(Path("reward"))
+    assert train("--ppo.updates", "1") == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) <= 2 and all("is a pickle" in note for note in notes), "each is told once a process"
+    manifest = json.loads((place / "checkpoints/r/ppo/step-0001/manifest.json").read_text())
+    assert (
+        manifest["notes"]["pickles"]
+        | {
+            f"{name}.bin": artifacts.sha256(place / f"{name}.bin")
+            for name in ("lora/adapter_model", "reward/pytorch_model")
+        }
+        == manifest["notes"]["pickles"]
+    )
+    torch.save({"a": torch.zeros(1)}, "reward/pytorch_model.bin")
+    assert train("--ppo.updates", "2") == 2
+    assert "reward has other weights" in capsys.readouterr().err
+
+
+def test_a_reward_model_of_one_logit_trains(place, capsys):
+    tiny.classifier(Path("one"), ["LABEL_0"], problem_type="regression")
+    assert train("--ppo.updates", "1", "--reward.model", "one") == 0
+    assert "logit of 'LABEL_0' by one" in capsys.readouterr().out

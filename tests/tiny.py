@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
@@ -20,6 +23,9 @@ from transformers import (
     BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
+    BertLMHeadModel,
+    BertModel,
+    EncoderDecoderModel,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
@@ -169,6 +175,52 @@ def bart(folder: Path, *, seed: int = 0, d_model: int = 32, layers: int = 2) -> 
     return folder
 
 
+def other(folder: Path, kind: str, *, seed: int = 0, **changes: object) -> Path:
+    """Write an encoder-decoder of another kind than T5 or BART, with a byte-level tokenizer.
+
+    Args:
+        kind: Pegasus, MBart, LED, BlenderbotSmall, LongT5, SwitchTransformers, T5Gemma, ProphetNet or bert2bert.
+        changes: of its settings; None takes one out of its config.json.
+    """
+    size = _roberta_tokenizer(folder, max_length=120)
+    ids = dict(vocab_size=size, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    torch.manual_seed(seed)
+    if kind == "bert2bert":
+        part = dict(vocab_size=size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        decoder = BertConfig(**part, is_decoder=True, add_cross_attention=True)
+        model = EncoderDecoderModel(encoder=BertModel(BertConfig(**part)), decoder=BertLMHeadModel(decoder))
+        model.config.pad_token_id, model.config.eos_token_id, model.config.decoder_start_token_id = 1, 2, 0
+    else:
+        bart = dict(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, init_std=0.3)
+        bart |= dict(decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, decoder_start_token_id=2)
+        t5 = dict(d_model=16, d_kv=8, d_ff=16, num_layers=2, num_heads=2, decoder_start_token_id=1)
+        gemma = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8)
+        gemma |= dict(num_key_value_heads=1, **ids)
+        prophet = dict(hidden_size=16, num_encoder_layers=1, num_decoder_layers=1, num_encoder_attention_heads=2)
+        prophet |= dict(
+            num_decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=130
+        )
+        positions = dict(
+            max_encoder_position_embeddings=128, max_decoder_position_embeddings=128, attention_window=[16]
+        )
+        experts = dict(num_decoder_layers=2, num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, num_experts=2)
+        settings = {
+            "LED": bart | positions,
+            "LongT5": t5,
+            "SwitchTransformers": t5 | experts,
+            "T5Gemma": dict(encoder=dict(gemma), decoder=gemma | {"cross_attention_hidden_size": 16}),
+            "ProphetNet": prophet | {"decoder_start_token_id": 0},
+        }.get(kind, bart | {"max_position_embeddings": 130})
+        settings = getattr(transformers, f"{kind}Config")(
+            **ids | settings | {k: v for k, v in changes.items() if v is not None}
+        )
+        model = getattr(transformers, f"{kind}ForConditionalGeneration")(settings)
+    model.save_pretrained(folder)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8")) | changes
+    _write(folder / "config.json", {key: value for key, value in content.items() if value is not None})
+    return folder
+
+
 def causal(folder: Path, *, seed: int = 0) -> Path:
     """Write a decoder-only model with its tokenizer."""
     size = _roberta_tokenizer(folder, max_length=64)
@@ -309,6 +361,36 @@ def lora(
     return folder
 
 
+def pickled(folder: Path, stem: str = "model", shards: int = 1) -> Path:
+    """Put the weights of a folder into pickles, as `torch.save` wrote them before safetensors; return the folder."""
+    weights = folder / f"{stem}.safetensors"
+    tensors = load_file(weights)
+    weights.unlink()
+    name = "adapter_model" if stem == "adapter_model" else "pytorch_model"
+    if shards == 1:
+        torch.save(OrderedDict(tensors), folder / f"{name}.bin")
+        return folder
+    files = [f"{name}-{number + 1:05d}-of-{shards:05d}.bin" for number in range(shards)]
+    places = {key: files[number % shards] for number, key in enumerate(sorted(tensors))}
+    for file in files:
+        torch.save({key: tensor for key, tensor in tensors.items() if places[key] == file}, folder / file)
+    _write(folder / f"{name}.bin.index.json", {"metadata": {}, "weight_map": places})
+    return folder
+
+
+def pickled_lora(folder: Path, base: Path, **options: object) -> Path:
+    """Write a LoRA as PEFT 0.3 did: a pickle and the twelve settings that it knew."""
+    lora(folder, base, **options)
+    kept = (
+        "base_model_name_or_path bias fan_in_fan_out inference_mode init_lora_weights lora_alpha lora_dropout "
+        "modules_to_save peft_type r target_modules task_type"
+    ).split()
+    description = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    _write(folder / "adapter_config.json", {key: description[key] for key in kept})
+    (folder / "README.md").unlink(missing_ok=True)
+    return pickled(folder, "adapter_model")
+
+
 def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int = 12, seed: int = 0) -> Path:
     """Write a dataset in the layout of `knkarthick/dialogsum`: CSV, three rows a dialogue in test."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -413,6 +495,27 @@ def _roberta_tokenizer(folder: Path, max_length: int) -> int:
     }
     _write(folder / "tokenizer_config.json", special | settings)
     return len(tokens)
+
+
+def sentencepiece(folder: Path, name: str = "spiece.model") -> Path:
+    """Put a sentencepiece model in the place of a folder's tokenizer, as T5's and DeBERTa's repositories hold one."""
+    import sentencepiece
+
+    for file in ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"):
+        (folder / file).unlink(missing_ok=True)
+    made = io.BytesIO()
+    texts = [" ".join(WORDS[start : start + 9]) for start in range(len(WORDS))]
+    special = dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    if name == "spm.model":
+        special = dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]")
+        special |= dict(unk_piece="[UNK]", user_defined_symbols=["[MASK]"])
+    if name == "sentencepiece.bpe.model":
+        special = dict(pad_id=-1, bos_id=1, eos_id=2, unk_id=0)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=made, vocab_size=200, minloglevel=2, **special
+    )
+    (folder / name).write_bytes(made.getvalue())
+    return folder
 
 
 def _save_weights(folder: Path, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -303,7 +303,7 @@ def damaged_newest(the: World, tries: int) -> Row:
         path = draw.choice(sorted(path for path in (place / LAST).rglob("*") if path.is_file()))
         draw.choice([truncate, flip_a_bit, lose])(path)
         outcome = world.run(place, "training_ppo")
-        advice = f"remove the folder {LAST}, and training_ppo.py goes on from {_checkpoints(place)[-2]}"
+        advice = f"move the folder {LAST} away, and training_ppo.py goes on from {_checkpoints(place)[-2]}"
         shutil.rmtree(place / LAST)
         row.count(
             told(outcome),
