@@ -198,10 +198,10 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
 def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
     """Return a digest of what decides an evaluation; a folder or file is the same by any of its names."""
     decided = _deciding(json.loads(json.dumps(values)))
-    named = {
-        key: os.path.realpath(value) for key, value in decided.items() if key in _NAMED and paths.same(value, value)
-    }
-    what = json.dumps([decided | named, dict(hashes)], sort_keys=True)
+    for key in _NAMED:
+        if paths.same(decided.get(key), decided.get(key)):  # it exists
+            decided[key] = os.path.realpath(decided[key])
+    what = json.dumps([decided, dict(hashes)], sort_keys=True)
     return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
 
 
