@@ -160,9 +160,9 @@ def train(
     bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=silent)
     tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
     with Interrupt() as interrupt, bar, tracking as tracker:
-        stopped_by = None
-        if resumed is None:
-            stopped_by = rollouts.warm_up(trainer, parts.prompts, parts.reward, settings, bar, interrupt)
+        stopped_by = (
+            rollouts.warm_up(trainer, parts.prompts, parts.reward, settings, bar, interrupt) if not resumed else None
+        )
         while trainer.updates_done < updates and stopped_by is None:
             started = time.perf_counter()
             rollout, prompts, summaries = rollouts.roll_out(trainer, parts.prompts, settings)
@@ -178,7 +178,6 @@ def train(
             metrics["objective/scored_summaries"] = rollouts.scored(settings.ppo, trainer.updates_done)
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
             stopped_by = whole.signal
-
             reason = collapse.find(whole.summaries, settings.ppo.dialogues, metrics, settings.ppo.max_ref_kl)
             if reason is not None:
                 metrics["collapse"] = reason

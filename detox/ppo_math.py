@@ -293,18 +293,25 @@ def batch_baseline(rewards: Tensor, response_mask: Tensor, gamma: float) -> tupl
 
 @torch.no_grad()
 def group_baseline(
-    rewards: Tensor, response_mask: Tensor, samples: int, kind: Literal["rloo", "grpo", "dr-grpo"]
+    scores: Tensor,
+    penalties: Tensor,
+    response_mask: Tensor,
+    samples: int,
+    kind: Literal["rloo", "grpo", "dr-grpo"],
 ) -> tuple[Tensor, Tensor]:
-    """Return each response's return compared with those of the other samples of its prompt, and the returns.
+    """Return advantages by each score compared with those of the other samples of its prompt, and the returns.
 
-    A response is one action: all its tokens have one advantage, of its undiscounted return.
+    The score is that of the whole response, so that all its tokens share what it is above its group. The KL penalty
+    from each token on is compared with the penalty of the batch's other responses, as in `batch_baseline`: where all
+    samples of a prompt have gone astray alike, their own group would not tell.
 
     Args:
-        rewards: [B, T]; the samples of a prompt are neighbours.
+        scores: [B], shaped; the samples of a prompt are neighbours.
+        penalties: [B, T], the rewards without the scores.
         response_mask: [B, T] bool, True = counts.
         samples: of each prompt, 2 or more.
-        kind: what is taken off: the mean of the prompt's other samples (`rloo`), or of all (`dr-grpo`, `grpo`); with
-            `grpo` the difference is divided by the standard deviation of the prompt's samples.
+        kind: what is taken off a score: the mean of the prompt's other samples (`rloo`), or of all (`dr-grpo`,
+            `grpo`); with `grpo` the difference is divided by the standard deviation of the prompt's samples.
 
     Returns:
         Advantages [B, T], not whitened, and sums of rewards [B, T] from each token on, both 0 in padding.
@@ -312,13 +319,13 @@ def group_baseline(
     Raises:
         ValueError: fewer than 2 samples, a batch that `samples` does not divide, or another kind.
 
-    Source: Ahmadian et al. 2024, arXiv 2402.14740 (RLOO); Shao et al. 2024, arXiv 2402.03300, section 4.1.2 (GRPO; it
-        has the KL in the loss, which is part of the rewards here); Liu et al. 2025, arXiv 2503.20783 (Dr. GRPO).
+    Source: Ahmadian et al. 2024, arXiv 2402.14740 (RLOO; it has the penalty in what is compared within the group);
+        Shao et al. 2024, arXiv 2402.03300, section 4.1.2 (GRPO; it has the KL in the loss); Liu et al. 2025, arXiv
+        2503.20783 (Dr. GRPO).
     """
-    if samples < 2 or len(rewards) % samples:
-        raise ValueError(f"group_baseline: {len(rewards)} responses are no groups of samples={samples}, 2 or more")
-    returns = discounted_returns(rewards, response_mask, 1.0)
-    groups = _first(returns, response_mask).view(-1, samples)
+    if samples < 2 or len(scores) % samples:
+        raise ValueError(f"group_baseline: {len(scores)} responses are no groups of samples={samples}, 2 or more")
+    groups = _at_least_float32(scores).view(-1, samples)
     if kind == "rloo":
         compared = groups - leave_one_out_mean(groups)
     elif kind in ("grpo", "dr-grpo"):
@@ -326,7 +333,9 @@ def group_baseline(
         compared = compared / (groups.std(1, keepdim=True) + 1e-4) if kind == "grpo" else compared
     else:
         raise ValueError(f"group_baseline: kind={kind!r} is none of 'rloo', 'grpo', 'dr-grpo'")
-    return _counted(compared.view(-1, 1).expand(rewards.shape), response_mask), returns
+    kept_near, penalty_returns = batch_baseline(penalties, response_mask, 1.0)
+    advantages = _counted(kept_near + compared.view(-1, 1), response_mask)
+    return advantages, _counted(penalty_returns + scores[:, None], response_mask)
 
 
 def discounted_returns(rewards: Tensor, response_mask: Tensor, gamma: float) -> Tensor:

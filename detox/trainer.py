@@ -394,7 +394,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         self.score_moments.update(scores)
         shaped = self._shaped(scores, finished)
         rewards = ppo_math.token_rewards(shaped, kl, mask, self.kl_ctl.value)
-        advantages, returns = self._advantages(rewards, old_values, mask)
+        advantages, returns = self._advantages(rewards, shaped, kl, old_values, mask)
         if self.config.whiten_advantages:
             advantages = self._whitened(advantages, mask)
         return Experience(
@@ -413,8 +413,18 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             returns=returns,
         )
 
-    def _advantages(self, rewards: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return advantages and returns [B, T] by the estimator that the settings name."""
+    def _advantages(
+        self, rewards: Tensor, scores: Tensor, kl: Tensor, values: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return advantages and returns [B, T] by the estimator that the settings name.
+
+        Args:
+            rewards: [B, T], of the scores and the penalty.
+            scores: [B], shaped.
+            kl: [B, T], of the penalty.
+            values: [B, T], of the value head.
+            mask: [B, T] bool, True = a token of the response.
+        """
         config = self.config
         if self.critic is not None and config.value_trust:
             return ppo_math.trusted_gae(rewards, values, mask, config.gamma, config.lam, self.critic.trust)
@@ -422,7 +432,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
             return ppo_math.gae(rewards, values, mask, config.gamma, config.lam)
         if config.advantages == "batch":
             return ppo_math.batch_baseline(rewards, mask, config.gamma)
-        return ppo_math.group_baseline(rewards, mask, config.samples_per_dialogue, config.advantages)
+        penalties = ppo_math.token_rewards(torch.zeros_like(scores), kl, mask, self.kl_ctl.value)
+        return ppo_math.group_baseline(scores, penalties, mask, config.samples_per_dialogue, config.advantages)
 
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Return advantages [B, T] of mean 0 and variance 1, or less where they vary less than usual.

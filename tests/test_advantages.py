@@ -39,34 +39,44 @@ def test_batch_baseline(batch, gamma):
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "dr-grpo"])
 def test_group_baselines(batch, kind):
-    rewards, mask = batch
-    advantages, returns = ppo_math.group_baseline(rewards, mask, 3, kind)
-    totals = [sum(float(x) for x in row[:length]) for row, length in zip(rewards, LENGTHS)]
-    for b, length in enumerate(LENGTHS):
-        group = totals[b // 3 * 3 : b // 3 * 3 + 3]
-        others = [total for i, total in enumerate(group) if i != b % 3]
-        expected = {
-            "rloo": totals[b] - statistics.mean(others),
-            "dr-grpo": totals[b] - statistics.mean(group),
-            "grpo": (totals[b] - statistics.mean(group)) / (statistics.stdev(group) + 1e-4),
+    penalties, mask = batch
+    scores = torch.randn(6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    advantages, returns = ppo_math.group_baseline(scores, penalties, mask, 3, kind)
+    costs = [returns_of(row, length, 1.0) for row, length in zip(penalties, LENGTHS)]
+    for b, own in enumerate(costs):
+        group = [float(score) for score in scores[b // 3 * 3 : b // 3 * 3 + 3]]
+        others = [score for i, score in enumerate(group) if i != b % 3]
+        compared = {
+            "rloo": group[b % 3] - statistics.mean(others),
+            "dr-grpo": group[b % 3] - statistics.mean(group),
+            "grpo": (group[b % 3] - statistics.mean(group)) / (statistics.stdev(group) + 1e-4),
         }[kind]
-        for t in range(length):
-            assert float(advantages[b, t]) == pytest.approx(expected, abs=1e-12), "one advantage a response"
-        assert float(returns[b, 0]) == pytest.approx(totals[b], abs=1e-12)
-    assert float(advantages[~mask].abs().sum()) == 0
+        usual = statistics.mean(cost[0] for i, cost in enumerate(costs) if i != b)
+        for t, cost in enumerate(own):
+            assert float(advantages[b, t]) == pytest.approx(compared + cost - usual, abs=1e-12)
+            assert float(returns[b, t]) == pytest.approx(cost + float(scores[b]), abs=1e-12)
+    assert float(advantages[~mask].abs().sum()) == float(returns[~mask].abs().sum()) == 0
+
+
+def test_a_dialogue_whose_samples_all_go_astray_is_told():
+    """Every sample of the second dialogue is far from the reference: each of its tokens has a negative advantage."""
+    penalties = torch.tensor([[-0.01] * 3] * 2 + [[-5.0] * 3] * 2)
+    for kind in ("rloo", "grpo", "dr-grpo"):
+        advantages, _ = ppo_math.group_baseline(torch.ones(4), penalties, torch.ones(4, 3, dtype=torch.bool), 2, kind)
+        assert bool((advantages[2:, 0] < -5).all()) and bool((advantages[:2] > 0).all())
 
 
 def test_groups_that_are_none_are_refused(batch):
-    rewards, mask = batch
+    penalties, mask = batch
     for samples, kind in ((4, "rloo"), (1, "grpo"), (3, "mean")):
         with pytest.raises(ValueError, match=f"samples={samples}|'mean'"):
-            ppo_math.group_baseline(rewards, mask, samples, kind)
+            ppo_math.group_baseline(torch.zeros(6), penalties, mask, samples, kind)
 
 
-def test_a_group_of_equal_returns_teaches_nothing():
-    rewards, mask = torch.ones(4, 2), torch.ones(4, 2, dtype=torch.bool)
+def test_a_group_of_equal_scores_teaches_nothing():
+    mask = torch.ones(4, 2, dtype=torch.bool)
     for kind in ("rloo", "grpo", "dr-grpo"):
-        assert float(ppo_math.group_baseline(rewards, mask, 2, kind)[0].abs().max()) == 0
+        assert float(ppo_math.group_baseline(torch.ones(4), torch.zeros(4, 2), mask, 2, kind)[0].abs().max()) == 0
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
