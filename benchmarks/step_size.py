@@ -24,7 +24,7 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
     """Return, for each update, KL and wanted KL (nats a token), learning rate and steps back."""
     import torch
 
-    from detox.engine import choose_dtype
+    from detox.devices import choose_dtype
     from detox.policy import make_policy
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 

@@ -16,7 +16,7 @@ import config
 import data_preparation as stage_1
 import evaluate_ppo
 import training_ppo
-from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling, stages, unseen, worlds
+from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling, stages, step_size, unseen, worlds
 from detox import cli, policy
 from detox.demo import corpus
 
@@ -363,3 +363,14 @@ def test_simulated_evaluations_fill_their_tables(monkeypatch, capsys):
     assert len(rows) == 5 + 3 * 2 * 3 + 10 + 3 * 2 + 10 + 2
     assert evaluations.rate([True] * 95 + [False] * 5) == "0.95 ± 0.02" and evaluations.rate([True] * 19) == "too few"
     assert evaluations.rate([True, False] * 2000) == "0.500"
+
+
+def test_step_size_reports_what_every_update_moved(tmp_path, capsys):
+    output = tmp_path / "steps.json"
+    step_size.main(
+        "--shapes tiny --rates 1e-6 1.0 --updates 3 --new-tokens 6 --dtype float32 --output".split() + [str(output)]
+    )
+    runs = json.loads(output.read_text())
+    assert [run["rate"] for run in runs] == [1e-6, 1.0] and all(len(run["updates"]) == 3 for run in runs)
+    assert all(0 < entry["kl"] < 2 * entry["wanted"] for run in runs for entry in run["updates"])
+    assert capsys.readouterr().out.count("| tiny |") == 2
