@@ -49,7 +49,7 @@ def main(settings: config.PPOTraining) -> int:
         inputs, settings = processes.on_main(lambda: find_inputs(settings, run))
         weights = processes.on_main(lambda: find_weights(settings))
         folder = run / "ppo"
-        resumed = processes.on_main(lambda: find_checkpoint(settings, folder))
+        resumed = processes.on_main(lambda: checkpoint.find(folder, settings.overwrite))
         if resumed is not None:
             manifest = processes.on_main(lambda: checkpoint.check(resumed, settings, inputs, weights))
             if manifest["counts"]["updates"] >= settings.ppo.updates:
@@ -58,15 +58,6 @@ def main(settings: config.PPOTraining) -> int:
         parts = build(checkpoint.as_begun(settings, resumed, processes.sharded), inputs, processes)
         with processes.within(lambda: checkpoint.successor(folder, settings.overwrite)):  # now that all else is there
             return train(settings, parts, folder, resumed, inputs, weights)
-
-
-def find_checkpoint(settings: config.PPOTraining, folder: Path) -> Path | None:
-    """Return the checkpoint to go on from, if there is one, once the leavings of dead processes are gone."""
-    from detox import artifacts, checkpoint
-
-    checkpoint.settle(folder)
-    artifacts.sweep(folder)
-    return None if settings.overwrite else checkpoint.last(folder)
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:

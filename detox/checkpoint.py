@@ -79,9 +79,16 @@ def successor(folder: Path, overwrite: bool) -> AbstractContextManager[None]:
     return artifacts.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
 
 
+def find(folder: Path, overwrite: bool) -> Path | None:
+    """Return the checkpoint to go on from, if there is one, once the leavings of dead processes are gone."""
+    settle(folder)
+    return None if overwrite else last(folder)
+
+
 def settle(folder: Path) -> None:
-    """Finish what a `successor` could not, because its process died."""
+    """Finish what a `successor` could not, because its process died, and remove what dead processes left."""
     artifacts.settle(folder, _is_own, is_whole=last)
+    artifacts.sweep(folder)
 
 
 def _is_own(name: str) -> bool:

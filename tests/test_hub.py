@@ -95,6 +95,7 @@ def test_the_real_names(hub, root):
     ):
         classifier = models.load_classifier(name, None, label)
         assert classifier.labels[classifier.label_id] == label and classifier.max_length == 512
+        assert not {"pytorch_model.bin", "tokenizer.json", "tokenizer_config.json"} & hub.fetched(name)
         assert len(models.resolved_revision(classifier)) == 40
     assert hub.fetched(tiny.FLAN_T5) >= {
         "config.json",
@@ -144,7 +145,7 @@ def test_dataset_by_this_project_and_by_the_library(hub, tmp_path):
         "validation.csv",
     ]
     loaded = datasets.load_dataset("csv", data_dir=str(fetch_dataset()), cache_dir=str(tmp_path / "datasets"))
-    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 48, "validation": 12, "test": 36}
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 50, "validation": 12, "test": 37}
 
 
 @pytest.mark.parametrize("file", ["train.csv", "data/train-00000-of-00001.jsonl", "samsum.jsonl", "data/all.csv"])
@@ -286,13 +287,18 @@ def test_a_repository_without_safetensors(hub, root, capsys):
     assert capsys.readouterr().err.count("someone/pickled/pytorch_model.bin is a pickle") == 1
 
 
-def test_the_supervised_checkpoint_as_the_hub_has_it(hub, root):
+def test_the_supervised_checkpoint_as_the_hub_has_it(hub, root, capsys):
     """A pickle and twelve settings, as PEFT 0.3 wrote them."""
-    base = root / "models" / tiny.FLAN_T5
-    tiny.pickled_lora(root / "models" / "someone" / "peft-dialogue-summary-checkpoint", base, name=tiny.FLAN_T5)
-    adapted = adapters.load_adapter(models.load_summarizer(tiny.FLAN_T5), "someone/peft-dialogue-summary-checkpoint")
-    assert hub.fetched("someone/peft-dialogue-summary-checkpoint") == {"adapter_config.json", "adapter_model.bin"}
-    assert len(models.resolved_revision(adapted)) == 40
+    assert len(json.loads((root / "models" / tiny.ADAPTER / "adapter_config.json").read_text())) == 12
+    adapters.load_adapter(models.load_summarizer(tiny.FLAN_T5), tiny.ADAPTER)
+    assert hub.fetched(tiny.ADAPTER) == {"adapter_config.json", "adapter_model.bin"}
+
+
+def test_the_quirks_of_the_real_dialogues(hub):
+    tokenizer = models.load_tokenizer(tiny.FLAN_T5)
+    dataset, counts = data.prepare(config.Data(), tokenizer, 0)
+    assert (counts["train/duplicate"], counts["train/too long"], counts["test/beyond 3 references"]) == (1, 1, 1)
+    assert len(dataset["train"]) == 48 and {len(group) for group in dataset["test"]["summaries"]} == {3}
 
 
 # -------------------------------------------------------------------------------- what the environment brings

@@ -40,7 +40,7 @@ def rename(source, target, **options):
 
 
 def load(name, *rest, **options):
-    if name is None:
+    if name is None and sys._getframe(1).f_globals["__name__"] != "detox.allocator":  # which asks for Linux itself
         raise TypeError("LoadLibrary() argument 1 must be str, not None")
     return library(name, *rest, **options)
 
@@ -48,6 +48,7 @@ def load(name, *rest, **options):
 import multiprocessing.context, shutil, subprocess  # what uses the rest where it is there
 import accelerate, datasets, evaluate, huggingface_hub, matplotlib.pyplot, peft, torch, trl
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, Seq2SeqTrainer
+shutil._use_fd_functions = False
 builtins.__import__, os.open, os.rename, ctypes.CDLL = import_, open_, rename, load
 for module, names in (
     (os, "fork register_at_fork getuid geteuid getpgid killpg sched_getaffinity statvfs"),

@@ -415,17 +415,58 @@ def dialogsum(folder: Path, *, train: int = 48, validation: int = 12, test: int 
     return folder
 
 
+TASKS = {
+    "summarization": {
+        "early_stopping": True,
+        "length_penalty": 2.0,
+        "max_length": 200,
+        "min_length": 30,
+        "no_repeat_ngram_size": 3,
+        "num_beams": 4,
+        "prefix": "summarize: ",
+    },
+    "translation_en_to_de": {
+        "early_stopping": True,
+        "max_length": 300,
+        "num_beams": 4,
+        "prefix": "translate English to German: ",
+    },
+}
+"""What T5's config.json holds besides: habits of generation, which are not those of this job."""
+
+
 def hub(root: Path) -> Path:
-    """Write what the default preset takes from the hub, under its real names, and an adapter.
+    """Write what the default preset takes from the hub, under its real names and in its real layouts, and an adapter.
 
     Layout: `models/<owner>/<name>/…` and `datasets/<owner>/<name>/…`.
     """
     base = t5(root / "models" / FLAN_T5)
-    lora(root / "models" / ADAPTER, base, name=FLAN_T5)
-    classifier(root / "models" / REWARD, ("nothate", "hate"), positions=514)
-    bert_classifier(root / "models" / JUDGE, seed=1)
-    dialogsum(root / "datasets" / DIALOGSUM)
+    settings = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    _write(base / "config.json", settings | {"task_specific_params": TASKS})
+    pickled_lora(root / "models" / ADAPTER, base, name=FLAN_T5)
+    reward = classifier(root / "models" / REWARD, ("nothate", "hate"), positions=514)
+    judge = bert_classifier(root / "models" / JUDGE, seed=1)
+    for folder in (reward, judge):  # vocabulary alone, and the weights a second time, as a pickle
+        for file in ("special_tokens_map.json", "tokenizer_config.json"):
+            (folder / file).unlink()
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    with_quirks(dialogsum(root / "datasets" / DIALOGSUM))
     return root
+
+
+def with_quirks(folder: Path) -> Path:
+    """Give a DialogSum what the real one has: a dialogue that occurs twice, a fourth summary, a prompt too long."""
+    for split, source, changes in (
+        ("train", 0, {"id": "train_again"}),
+        ("train", 1, {"id": "train_long", "dialogue": "#Person1#: " + "the people talk " * 300}),
+        ("test", 0, {"id": "test_0_4", "summary": "The fourth of them."}),
+    ):
+        file = folder / f"{split}.csv"
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = list(csv.DictReader(opened))
+        with file.open("a", newline="", encoding="utf-8") as opened:
+            csv.DictWriter(opened, [*rows[0]]).writerow(rows[source] | changes)
+    return folder
 
 
 # ------------------------------------------------------------------------------------------------- tokenizers
