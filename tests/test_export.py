@@ -359,7 +359,7 @@ def test_a_hub_that_refuses(hub, capsys, monkeypatch):
         refused(capsys, f"--push-to-hub={name}", *words)
 
     monkeypatch.setenv("HF_TOKEN", "hf_stolen")
-    told("does not take the token", "hf auth login")
+    told("does not take the token", "the token in HF_TOKEN, which goes before a login")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "no-such-file")
     told("no token", "hf auth login")

@@ -86,7 +86,7 @@ def test_training_from_end_to_end(tmp_path, monkeypatch, kind):
     base = ["--run", "r", "--model.base", "m"]
     limits = ["--data.max-query-tokens", "200"]
     assert cli.run(config.Preparation, data_preparation.main, [*base, "--data.dataset", "dialogues", *limits]) == 0
-    ppo = "--rollout.max-new-tokens 6 --reward.model reward --ppo.updates 1 --ppo.batch-size 2 --ppo.minibatch-size 2"
+    ppo = "--rollout.max-new-tokens 6 --reward.model reward --ppo.updates 1 --ppo.batch-size 4 --ppo.minibatch-size 4"
     device = ["--device", "cpu"]
     lora = ["--lora.max-steps", "1", *device]
     assert cli.run(config.LoraTraining, training_lora.main, [*base, *lora]) == 0
