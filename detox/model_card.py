@@ -90,9 +90,15 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
             report.markdown_sections(contents.figures(found)),
             report.markdown_sections([_data(prepared), _training(case.training), _limits(case, found, data)]),
             _DETAILS.format(settings=json.dumps(made_with, indent=2)),
-            report.markdown_sections(contents.endings(found)).rstrip("\n") + "\n",
+            report.markdown_sections(contents.endings(_without_commands(found))).rstrip("\n") + "\n",
         )
     )
+
+
+def _without_commands(found: Results) -> Results:
+    """Return results without what was typed, which names folders that nobody else has."""
+    training = {key: value for key, value in found.get("training", {}).items() if key != "command"}
+    return {key: value for key, value in found.items() if key != "command"} | {"training": training}
 
 
 def _front_matter(case: Case, found: Results, data: Mapping[str, Any]) -> str:
