@@ -100,7 +100,7 @@ def test_rouge_in_every_language(language):
         same, none, part = found[name]
         assert same == 1.0 and none == 0.0 and 0.2 < part < 1.0, name
     assert quality.needs_unicode([text]) == (language not in ("Vietnamese", "Polish", "French", "English"))
-    assert quality.length(text) >= 4 and 0 < quality.distinct([text], 1) <= 1
+    assert quality.length(text) >= 4 and 0 < quality.distinct([[text]], 1).value <= 1
     assert quality.copied([text], [text + " " + other])[0] == 1.0
 
 
