@@ -216,7 +216,7 @@ def test_the_card(worlds):
         "supervised LoRA lora",
         "logit of 'nothate' by reward",
         "| seed | 0 |",
-        "| updates | 2 of 4 dialogues, 1 passes over each |",
+        "| updates | 2 of 4 summaries, 1 passes over each |",
         '"learning_rate": 0.03',
         json.dumps('Sum "up":\n\n{dialogue}\nSo: '),
         found["verdict_rule"][:40],
