@@ -90,7 +90,7 @@ def test_every_stage_runs_and_replaces_what_it_wrote(finished):
     run = place / "checkpoints" / "demo"
     assert (run / "evaluation" / "step-0001" / "report.html").exists()
     assert [path.name for path in sorted((run / "ppo").glob("step-*"))] == ["step-0001"]
-    assert "Toxicity" in done.stdout
+    assert "Mean toxicity" in done.stdout
 
 
 def test_no_lock_or_draft_is_left(finished):
