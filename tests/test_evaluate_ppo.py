@@ -32,7 +32,8 @@ SIZES = (
 ).split()
 TRAIN = (
     "--model.base t5 --model.adapter lora --reward.model reward --rollout.max-new-tokens 6 --dtype float32 "
-    "--ppo.batch-size 4 --ppo.minibatch-size 4 --ppo.ppo-epochs 1 --ppo.advantages batch "
+    "--ppo.batch-size 4 --ppo.minibatch-size 4 --ppo.ppo-epochs 1 --ppo.advantages gae "
+    "--ppo.no-value-trust --ppo.value-refit 0 --ppo.whiten-memory 0 "
     "--ppo.schedule linear --ppo.learning-rate 3e-2 --ppo.lora-r 2 --device cpu --save.every 1 --ppo.updates 2"
 ).split()
 WRITTEN = [
