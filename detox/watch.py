@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,11 +31,12 @@ def warnings(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _step(lines: Sequence[Mapping[str, Any]]) -> str | None:
-    last = lines[-1]
-    moved, wanted = last.get("ppo/policy/step_kl"), last.get("ppo/policy/step_kl_target")
-    if last["ppo/policy/clip_fraction"] > CLIPPED:
-        much = f"{last['ppo/policy/clip_fraction']:.0%} of the tokens were clipped"
-    elif moved is not None and wanted is not None and moved > MOVED * wanted:
+    clipped, moved, wanted = (
+        _number(lines[-1], f"ppo/policy/{name}") for name in ("clip_fraction", "step_kl", "step_kl_target")
+    )
+    if clipped > CLIPPED:
+        much = f"{clipped:.0%} of the tokens were clipped"
+    elif moved > MOVED * wanted:
         much = f"the policy moved by {moved:.3g} nats a token in an update, not {wanted:.3g}"
     else:
         return None
@@ -43,7 +45,7 @@ def _step(lines: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _entropy(lines: Sequence[Mapping[str, Any]]) -> str | None:
     """Compare means over updates, since the dialogues of one are few."""
-    values = [line["ppo/policy/entropy"] for line in lines]
+    values = [value for line in lines if not math.isnan(value := _number(line, "ppo/policy/entropy"))]
     if len(values) < 2 * IN_A_ROW:
         return None
     first, last = (sum(part) / IN_A_ROW for part in (values[:IN_A_ROW], values[-IN_A_ROW:]))
@@ -61,12 +63,18 @@ def _entropy(lines: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _critic(lines: Sequence[Mapping[str, Any]]) -> str | None:
-    explained = [line["ppo/val/explained_variance"] for line in lines[-IN_A_ROW:]]
-    if len(explained) < IN_A_ROW or not all(share is not None and share < 0 for share in explained):
+    explained = [_number(line, "ppo/val/explained_variance") for line in lines[-IN_A_ROW:]]
+    if len(explained) < IN_A_ROW or not all(share < 0 for share in explained):
         return None
-    weight = lines[-1]["ppo/val/trust"]
+    weight = _number(lines[-1], "ppo/val/trust")
     heard = f"it still has a weight of {weight:.0%} in the advantages" if weight else "it takes no part for now"
     return (
         f"the value head has predicted worse than the mean for {IN_A_ROW} updates ({explained[-1]:.0%} of the variance "
         f"explained), {heard}; --ppo.advantages batch needs no value head"
     )
+
+
+def _number(line: Mapping[str, Any], key: str) -> float:
+    """Return a number of a line; not a number, which is neither more nor less than any, where there is none."""
+    value = line.get(key)
+    return float(value) if isinstance(value, (int, float)) else math.nan
