@@ -249,7 +249,7 @@ class PPO:
     the run; `constant` leaves it."""
     step_kl: float = 0.02
     """KL (nats a token) of the policy before an update from the policy after it that the schedule `kl` aims at; over
-    the second half of the run it falls to 0."""
+    the second half of the run it falls towards 0."""
     adam_eps: float = 1e-5
     """Adam's epsilon."""
     max_grad_norm: float = 1.0
@@ -265,15 +265,16 @@ class PPO:
     kl_horizon: int = 10_000
     """Examples over which adaptive control acts."""
     advantages: Estimator = "rloo"
-    """What a summary's return is compared with. Of the samples of its dialogue: `rloo`, the mean return of the others;
-    `dr-grpo`, that of all; `grpo`, that of all, in units of their standard deviation. Or `batch`, the mean return of
-    the rollout's other summaries; or `gae`, what the value head predicts (generalized advantage estimation)."""
+    """What a summary is compared with. Its score, with the samples of its dialogue: `rloo`, the mean of the others;
+    `dr-grpo`, that of all; `grpo`, that of all, in units of their standard deviation; and its KL penalty with the
+    rollout's others. Or its return: `batch`, with the mean of the rollout's other summaries; `gae`, with what the
+    value head predicts (generalized advantage estimation)."""
     gamma: float = 1.0
     """Discount a token."""
     lam: float = 0.95
     """Lambda of generalized advantage estimation."""
     whiten_advantages: bool = True
-    """Bring the advantages of a rollout to mean 0 and variance 1."""
+    """Bring the advantages of a rollout to mean 0 and variance 1, or less (`whiten_memory`)."""
     whiten_memory: float = 0.9
     """How much of the variance that whitening takes for usual comes from earlier rollouts; advantages that vary less
     than that are not blown up. 0 whitens each rollout by itself."""
@@ -306,8 +307,8 @@ class PPO:
     early_stop_kl: Optional[float] = None
     """End an update's passes once the policy has moved this far from the rollout (nats a token)."""
     max_ref_kl: Optional[float] = 50.0
-    """KL a summary from the reference, in nats, past which the policy counts as collapsed; so does a rollout whose
-    summaries are all empty or all the same."""
+    """KL a summary from the reference, in nats (`objective/ref_kl_k1`), past which the policy counts as collapsed; so
+    does a rollout whose summaries are all empty or all the same."""
     on_collapse: Literal["stop", "warn"] = "stop"
     """`stop` ends a collapsed run with its last checkpoint whole; `warn` says so and goes on."""
     lora_r: int = 16

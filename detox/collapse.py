@@ -35,7 +35,7 @@ def refusal(update: int, reason: str) -> UserError:
     """Return the error that ends a collapsed run."""
     return UserError(
         f"--ppo.on-collapse=stop: the policy collapsed in update {update}: {reason}; the last checkpoint is whole: "
-        "raise --ppo.kl-coef or lower --ppo.learning-rate and start anew, or pass --ppo.on-collapse warn"
+        "raise --ppo.kl-coef or lower --ppo.step-kl and start anew, or pass --ppo.on-collapse warn"
     )
 
 
@@ -49,5 +49,5 @@ def stop_if_skipped(in_a_row: int, metrics: Mapping[str, Any]) -> None:
     if in_a_row >= MAX_SKIPPED:
         raise UserError(
             f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; "
-            "the last checkpoint is whole: look at the reward model, or lower --ppo.learning-rate, and start anew"
+            "the last checkpoint is whole: look at the reward model, or lower --ppo.step-kl, and start anew"
         )

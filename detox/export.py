@@ -161,14 +161,14 @@ def _equal(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
 def _check_folder(folder: Path, overwrite: bool) -> None:
     if not os.path.lexists(folder):
         return
-    if not overwrite:
-        raise UserError(f"--export={folder}: exists; pass --overwrite to replace it, or choose another folder")
     try:
         stage = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))["stage"]
     except (OSError, ValueError, KeyError, TypeError):
         stage = None
     if stage != STAGE:
-        raise UserError(f"--export={folder}: is no earlier export, so it stays; move it away, or choose another folder")
+        raise UserError(f"--export={folder}: exists and is no earlier export, so it stays; choose another folder")
+    if not overwrite:
+        raise UserError(f"--export={folder}: exists; pass --overwrite to replace it, or choose another folder")
 
 
 # -------------------------------------------------------------------------------------------------------- hub

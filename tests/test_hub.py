@@ -1,4 +1,4 @@
-"""The hub: the mission's real names, through a stand-in on the loopback; absent, gated, in trouble."""
+"""The hub: the default preset's real names, through a stand-in on the loopback; absent, gated, in trouble."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The default preset, with the mission's own model and dataset names, against a stand-in for the hub."""
+"""The default preset, with its own model and dataset names, against a stand-in for the hub."""
 
 from __future__ import annotations
 
