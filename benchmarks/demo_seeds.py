@@ -32,6 +32,10 @@ SETTINGS = {
     "gae, warm-up": ("--ppo.advantages", "gae", "--ppo.value-warmup", "128", "--ppo.updates", "12"),
     "gae, untrusted": ("--ppo.advantages", "gae", "--ppo.no-value-trust", "--ppo.value-refit", "0"),
     "before": (*stages.BEFORE, "--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "512"),
+    "before, probability": (
+        *stages.BEFORE,
+        *("--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "512", "--reward.signal", "probability"),
+    ),
     "before, 320": (
         *stages.BEFORE,
         "--ppo.learning-rate",
