@@ -65,7 +65,7 @@ def summary(entry: Mapping[str, Any], updates: int) -> str:
     parts = [
         place,
         f"score {entry['objective/score_mean']:+.3f}",
-        f"KL {entry['objective/ref_kl_k1']:.3f}",
+        f"KL {entry['objective/ref_kl']:.3f}",
         f"moved {entry.get('ppo/policy/step_kl', entry['ppo/policy/approx_kl']):.4f}",
         f"rate {entry['ppo/learning_rate']:.1e}",
         f"clipped {entry['ppo/policy/clip_fraction']:.1%}",

@@ -316,7 +316,9 @@ CASES = {
     "other terms": Case(PPO, "--reward.extra length=1", ("--reward.extra was [], now ['length=1']", "another --run")),
     # the result goes on
     "export exists": Case(EVAL, "--export t5", ("--export=t5", "exists", "choose another")),
-    "export over something else": Case(EVAL, "--export t5 --overwrite", ("--export=t5", "no earlier", "move it away")),
+    "export over something else": Case(
+        EVAL, "--export t5 --overwrite", ("--export=t5", "no earlier", "choose another folder")
+    ),
     "export to nowhere": Case(EVAL, "--export=", ("--export=''", "leave it out")),
     "export and several": Case(
         EVAL, f"--export out --checkpoint {STEP} {STEP}", ("--export=out", "takes one --checkpoint")

@@ -290,7 +290,7 @@ def test_an_earlier_export_alone_is_replaced(place, capsys):
     Path("mine").mkdir()
     for folder in ("mine", "checkpoints/r/prepared", "t5", "t5/config.json"):
         assert run("--export", folder, "--overwrite") == 2
-        refused(capsys, f"--export={folder}", "no earlier export", "move it away")
+        refused(capsys, f"--export={folder}", "no earlier export", "choose another folder")
     assert tree(Path("out")) == before and not list(Path("mine").iterdir())
     assert run("--export", "out/model", "--overwrite") == 0
     manifest = artifacts.read_manifest(Path("out/model"), export.STAGE)
