@@ -22,6 +22,9 @@ from detox.demo import corpus  # noqa: E402
 
 WANTED_SCORE = 1.9
 
+BY_HAND = (*stages.BEFORE, "--ppo.learning-rate", "1.5e-3")
+BEFORE = (*BY_HAND, "--ppo.value-warmup", "512")
+
 SETTINGS = {
     "default": (),
     "rloo, 2": ("--ppo.samples-per-dialogue", "2"),
@@ -31,20 +34,9 @@ SETTINGS = {
     "gae": ("--ppo.advantages", "gae"),
     "gae, warm-up": ("--ppo.advantages", "gae", "--ppo.value-warmup", "128", "--ppo.updates", "12"),
     "gae, untrusted": ("--ppo.advantages", "gae", "--ppo.no-value-trust", "--ppo.value-refit", "0"),
-    "before": (*stages.BEFORE, "--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "512"),
-    "before, probability": (
-        *stages.BEFORE,
-        *("--ppo.learning-rate", "1.5e-3", "--ppo.value-warmup", "512", "--reward.signal", "probability"),
-    ),
-    "before, 320": (
-        *stages.BEFORE,
-        "--ppo.learning-rate",
-        "1.5e-3",
-        "--ppo.value-warmup",
-        "128",
-        "--ppo.updates",
-        "12",
-    ),
+    "before": BEFORE,
+    "before, probability": (*BEFORE, "--reward.signal", "probability"),
+    "before, 320": (*BY_HAND, "--ppo.value-warmup", "128", "--ppo.updates", "12"),
     "default, 832": ("--ppo.updates", "52"),
     "whitened alone": ("--ppo.whiten-memory", "0"),
     "by hand": ("--ppo.schedule", "linear", "--ppo.learning-rate", "1.5e-3"),

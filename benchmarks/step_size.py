@@ -24,6 +24,7 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
     """Return, for each update, KL and wanted KL (nats a token), learning rate and steps back."""
     import torch
 
+    from detox import ppo_math
     from detox.devices import choose_dtype
     from detox.policy import make_policy
     from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
@@ -46,10 +47,11 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
         before = logprobs(trainer, rollout)
         metrics = trainer.update(rollout, scores)
         after = logprobs(trainer, rollout)
-        log_ratio = (after - before)[before != 0].double()
+        counts = before != 0
+        kl = ppo_math.kl_penalty(before[counts].double(), after[counts].double(), "k3")
         updates.append(
             {
-                "kl": float((torch.expm1(log_ratio) - log_ratio).mean()),
+                "kl": float(kl.mean()),
                 "wanted": metrics.get("ppo/policy/step_kl_target"),
                 "rate": metrics["ppo/learning_rate"],
                 "clipped": metrics["ppo/policy/clip_fraction"],

@@ -654,8 +654,8 @@ class Seq2SeqPPOTrainer(PPOTrainer):
         with torch.no_grad():
             now, _ = self._forced(self.engine, rollout, self._encoded_now(rollout))
             mine = experience.mask[experience.mine, : now.shape[1]]
-            log_ratio = now - experience.old_logprobs[experience.mine, : now.shape[1]]
-            sums = torch.stack([((torch.expm1(log_ratio) - log_ratio) * mine).sum(), mine.sum()])
+            old = experience.old_logprobs[experience.mine, : now.shape[1]]
+            sums = torch.stack([(ppo_math.kl_penalty(old, now, "k3") * mine).sum(), mine.sum()])
         total, count = self.processes.gather(sums[None]).sum(0).tolist()
         return total / count
 

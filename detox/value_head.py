@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +84,15 @@ class Critic:
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `tensors` returned."""
-        numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("lessons.")})
-        names = ("features", "returns", "lengths")
-        self.lessons.extend(Lesson(*(tensors[f"lessons.{i}.{name}"] for name in names)) for i in numbers)
-        self.record.extend(tensors[f"record.{i}"] for i in range(sum(name.startswith("record.") for name in tensors)))
+
+        def count(kind: str) -> int:
+            return len({name.split(".")[1] for name in tensors if name.startswith(f"{kind}.")})
+
+        names = [field.name for field in fields(Lesson)]
+        self.lessons.extend(
+            Lesson(*(tensors[f"lessons.{i}.{name}"] for name in names)) for i in range(count("lessons"))
+        )
+        self.record.extend(tensors[f"record.{i}"] for i in range(count("record")))
 
 
 @torch.no_grad()
