@@ -27,7 +27,7 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, devices, models, parallel, weights
+    from detox import data, devices, models, notes, parallel
 
     processes = parallel.start("cpu")
     if processes.count > 1:
@@ -59,7 +59,7 @@ def main(settings: config.LoraTraining) -> None:
         trainer = make_trainer(settings, model, tokenizer, dataset, device, scratch)
         before, after = fit(trainer)
         save(model, draft.path)
-        draft.notes.update(weights.notes())
+        draft.notes.update(notes.for_manifest())
         draft.counts.update(
             train=len(dataset["train"]),
             validation=len(dataset["validation"]),

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import config
-from detox import artifacts, devices, paths
-from detox import weights as weights_files
+from detox import artifacts, devices, notes, paths
 from detox.errors import UserError, printable
 from detox.policy import LoraFactors, save_adapter, trainable
 from detox.trainer import Seq2SeqPPOTrainer
@@ -118,7 +117,7 @@ def save(
     device = str(trainer.engine.device)
     with artifacts.publish(folder, stage=STAGE, settings=settings, device=device, inputs=inputs) as draft:
         draft.counts["updates"] = trainer.updates_done
-        draft.notes.update({"working_folder": os.getcwd()}, **weights_files.notes())
+        draft.notes.update({"working_folder": os.getcwd()}, **notes.for_manifest())
         save_adapter(trainer.policy, supervised, settings.model.base, settings.model.revision, draft.path / "adapter")
         parameters = {key: value.detach().cpu().contiguous() for key, value in trainable(trainer.policy).items()}
         head = {key: value for key, value in parameters.items() if key.startswith("v_head.")}

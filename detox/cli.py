@@ -24,7 +24,7 @@ from tyro import _errors as tyro_errors
 
 import config
 from config import S
-from detox import environment, flags, paths
+from detox import environment, flags, notes, paths
 from detox.artifacts import storage_error
 from detox.errors import UserError, printable
 
@@ -56,6 +56,7 @@ def run(
     """
     _speak_utf8()
     environment.take_out_what_is_no_number()
+    notes.forget()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_raises():

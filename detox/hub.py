@@ -231,16 +231,6 @@ class Source:
         return "name a folder or repository that is complete"
 
 
-_TOLD: set[str] = set()
-
-
-def tell(line: str) -> None:
-    """Say once, in one process of those that a launcher has started, what was done with a user's files."""
-    if line not in _TOLD and os.environ.get("RANK", "0") == "0":
-        print(f"note: {printable(line)}", file=sys.stderr)
-    _TOLD.add(line)
-
-
 def locate(name: str, revision: str | None, patterns: Sequence[str], otherwise: Sequence[str] = ()) -> Source:
     """Find a model: `demo:<name>`, a folder, or a hub repository, of which the files `patterns` are fetched.
 

@@ -31,7 +31,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import config
-from detox import hub, weights
+from detox import hub, notes, weights
 from detox.errors import UserError, printable
 from detox.hub import Source
 
@@ -296,7 +296,9 @@ def _load(auto: Any, source: Source, settings: PreTrainedConfig, what: str, dtyp
     """
     found = weights.find(source, "model.safetensors", "pytorch_model.bin")
     if source.has("adapter_config.json"):
-        hub.tell(f"{source.name} holds an adapter beside a whole model; the model is loaded alone, as config.json says")
+        notes.tell(
+            f"{source.name} holds an adapter beside a whole model; the model is loaded alone, as config.json says"
+        )
     try:
         with _without_marks(source) as folder:
             model, report = auto.from_pretrained(

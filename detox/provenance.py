@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 import config
-from detox import artifacts, cases, checkpoint, cli, data, flags, weights
+from detox import artifacts, cases, checkpoint, cli, data, flags, notes
 from detox.cases import Case
 from detox.engine import Engine
 
@@ -41,7 +41,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         "engine": engine.describe(),
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
         "unknown": data.unknown(prepared["counts"], settings.split),
-        **weights.notes(),
+        **notes.for_manifest(),
         "command": command("evaluate_ppo.py", settings, deciding=True, checkpoint=str(case.checkpoint)),
     }
 

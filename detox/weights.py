@@ -12,16 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detox import artifacts
+from detox import artifacts, notes
 from detox.errors import UserError, printable
-from detox.hub import Source, tell
+from detox.hub import Source
 
 SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 _OTHER = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl", ".gguf", ".safetensors")
-
-unpickled: dict[str, str] = {}
-"""Pickles that this process has read: model/file -> sha256."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,6 @@ def read(source: Source, found: Weights) -> dict[str, Tensor]:
     return tensors
 
 
-def notes() -> dict[str, Any]:
-    """Return what a manifest has to tell of the pickles that this process has read."""
-    return {"pickles": dict(unpickled)} if unpickled else {}
-
-
 def _load_pickle(file: Path, place: str) -> Any:
     with warnings.catch_warnings():  # torch has something to say on every pickle that it did not write
         warnings.simplefilter("ignore")
@@ -114,8 +106,8 @@ def _check_pickles(source: Source, files: tuple[Path, ...]) -> None:
                 f"{source.name}: {file.name} is refused: it holds {printable(odd, 80)}, and of a pickle only tensors "
                 "are read; save the model with save_pretrained()"
             )
-        unpickled[f"{source.name}/{file.name}"] = artifacts.sha256(file)
-        tell(
+        notes.pickles[f"{source.name}/{file.name}"] = artifacts.sha256(file)
+        notes.tell(
             f"{source.name}/{file.name} is a pickle; torch's restricted unpickler read it, tensors alone, and no code "
             "of it was run"
         )

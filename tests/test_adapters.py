@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import config
-from detox import adapters, engine, evaluation_task, export, hub, models, policy, weights
+from detox import adapters, engine, evaluation_task, export, hub, models, notes, policy
 from detox.errors import UserError
 
 IDS = torch.tensor([[5, 6, 7, 1]])
@@ -83,7 +83,7 @@ def test_a_pickled_adapter_is_the_adapter(made, tmp_path, capsys, legacy):
     by_us(made["t5"], folder)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"{folder}/adapter_model.bin is a pickle" in said and "no code of it" in said
-    assert f"{folder}/adapter_model.bin" in weights.unpickled
+    assert f"{folder}/adapter_model.bin" in notes.pickles
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import config
-from detox import cli, flags
+from detox import cli, flags, notes
 from detox.errors import UserError
 
 ROOT = Path(cli.__file__).resolve().parent.parent
@@ -153,6 +153,18 @@ def test_an_expected_error_is_one_line(main, code, line, capsys):
     assert cli.run(config.PPOTraining, main, []) == code
     assert capsys.readouterr().err == f"{line}\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stage_tells_of_its_own_files_alone():
+    """Stages that follow each other in one process write what each would write alone."""
+    found = []
+
+    def stage(settings):
+        found.append(notes.for_manifest())
+        notes.pickles["model/pytorch_model.bin"] = "0" * 64
+
+    assert [cli.run(config.Preparation, stage, []) for _ in range(2)] == [0, 0]
+    assert found == [{}, {}]
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError, FileNotFoundError, BrokenPipeError])
