@@ -55,7 +55,7 @@ faults: $(DEV_STAMP)
 dev: $(DEV_STAMP)
 
 docs: $(STAMP)
-	$(BIN)/python -m detox.settings_reference
+	$(BIN)/python -m docs.settings_reference
 
 lock:
 	uv pip compile requirements.txt requirements-dev.txt --universal --python-version 3.10 -q \

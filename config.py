@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Optional, TypeVar, get_args
 
-from detox.errors import UserError
+from detox.stage.errors import UserError
 
 PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary: "
 Preset = Literal["flan-t5", "demo"]

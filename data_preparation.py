@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import config
-from detox import artifacts, cli
-from detox.errors import UserError
+from detox.stage import artifacts, cli
+from detox.stage.errors import UserError
 
 
 def main(settings: config.Preparation) -> None:
-    from detox import data, models, parallel
+    from detox.data import preparation
+    from detox.model import loading
+    from detox.stage import parallel
 
     processes = parallel.start("cpu")
     if processes.count > 1 and settings.data.workers > 1:
@@ -25,8 +27,8 @@ def main(settings: config.Preparation) -> None:
             "already; leave it out"
         )
     if not processes.is_main:
-        tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
-        return data.assist(settings.data, tokenizer, processes)
+        tokenizer = loading.load_tokenizer(settings.model.base, settings.model.revision)
+        return preparation.assist(settings.data, tokenizer, processes)
     run = Path(settings.checkpoints) / settings.run_name
     with (
         artifacts.lock(run),
@@ -34,18 +36,18 @@ def main(settings: config.Preparation) -> None:
             run / "prepared", stage="data_preparation", settings=settings, overwrite=settings.overwrite
         ) as draft,
     ):
-        source = data.locate(settings.data, settings.seed)
+        source = preparation.locate(settings.data, settings.seed)
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
-        tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
+        tokenizer = loading.load_tokenizer(settings.model.base, settings.model.revision)
         base, limits = settings.model, settings.data
-        models.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
-        models.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
+        loading.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
+        loading.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
         print(f"tokenizer  {base.base}")
-        dataset, counts = data.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
-        warning = data.check_vocabulary(counts, source.name, base.base)
-        data.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
+        dataset, counts = preparation.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
+        warning = preparation.check_vocabulary(counts, source.name, base.base)
+        preparation.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
         draft.counts.update(counts)
-    print(f"\n{data.counts_table(counts)}\n")
+    print(f"\n{preparation.counts_table(counts)}\n")
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"wrote {run / 'prepared'}")

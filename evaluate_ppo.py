@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config
-from detox import cli
+from detox.stage import cli
 
 if TYPE_CHECKING:
-    from detox.cases import Case
-    from detox.evaluation import Line, Results
-    from detox.parallel import Processes
+    from detox.evaluation.cases import Case
+    from detox.evaluation.summaries import Line, Results
+    from detox.stage.parallel import Processes
 
 
 def main(settings: config.EvaluationStage) -> None:
-    from detox import ask, devices, export, parallel
-    from detox.cases import find, is_finished, locked
+    from detox.evaluation.cases import find, is_finished, locked
+    from detox.model import devices
+    from detox.report import ask, export
+    from detox.stage import parallel
 
     processes = parallel.start(settings.device)
     if settings.select is not None:
@@ -59,36 +61,37 @@ def evaluate(
         known: the reference's part by key, as this process has read or made it.
         processes: share the work; the main one writes.
     """
-    from detox import evaluation, evaluation_task, reference, results
-    from detox.cases import inputs, publish
-    from detox.provenance import provenance
+    from detox.evaluation import reference, results, summaries
+    from detox.evaluation import task as evaluation_task
+    from detox.evaluation.cases import inputs, publish
+    from detox.evaluation.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
     with processes.within(lambda: publish(settings, case.target, inputs(case), str(task.device))) as folder:
         k = settings.evaluation.samples
-        draws = {"samples": evaluation.Draw(stop=k), "greedy": evaluation.Draw(greedy=True)}
+        draws = {"samples": summaries.Draw(stop=k), "greedy": summaries.Draw(greedy=True)}
         engine = evaluation_task.load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
         after = task.summarize(engine, draws, case.name)
         del engine
         engine = evaluation_task.load_engine(settings, case, case.training.model.adapter, task.device)
         groups, title = list(after.values()), f"{case.name} as the reference sees it"
-        evaluation.teacher_force(engine, task.queries, groups, settings.evaluation, title=title, processes=processes)
+        summaries.teacher_force(engine, task.queries, groups, settings.evaluation, title=title, processes=processes)
         task.score(groups)
         before = reference.run(case, task, engine, known)
         if processes.is_main:
-            lines = evaluation.examples(task.split, before["records"], after, before["dialogue_toxicity"])
+            lines = summaries.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
 
 
 def write(folder: Path, found: Results, lines: list[Line]) -> None:
     """Write results, examples and the report in its forms."""
-    from detox import plots, report
+    from detox.report import pages, plots
 
     texts = {
         "results.json": json.dumps(found, indent=2) + "\n",
         "examples.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
-        "report.md": report.markdown(found, lines),
-        "report.html": report.html(found, lines),
+        "report.md": pages.markdown(found, lines),
+        "report.html": pages.html(found, lines),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -100,8 +103,9 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
-    from detox import comparison, export, report
-    from detox.cases import publish
+    from detox.evaluation import comparison
+    from detox.evaluation.cases import publish
+    from detox.report import export, pages
 
     found, lines = comparison.compare(settings, cases)
     place = cases[-1].target
@@ -113,7 +117,7 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
             with publish(settings, place, {case.name: case.target for case in cases}, "cpu") as folder:
                 write(folder, found, lines)
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
-    print(report.table(found))
+    print(pages.table(found))
     if settings.power is not None:
         print(comparison.power_sentence(found, lines, settings.power))
     print(f"report: {place / 'report.html'}")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
-from detox import artifacts, cli
-from detox.errors import UserError
+from detox.stage import artifacts, cli
+from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,9 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox import data, devices, models, notes, parallel
+    from detox.data import preparation
+    from detox.model import devices, loading
+    from detox.stage import notes, parallel
 
     processes = parallel.start("cpu")
     if processes.count > 1:
@@ -35,7 +37,7 @@ def main(settings: config.LoraTraining) -> None:
             f"training_lora.py runs as one process, and a launcher has started {processes.count}; start it as "
             f"{cli.command('training_lora.py', settings)}"
         )
-    models.quiet()
+    loading.quiet()
     devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     run = Path(settings.checkpoints) / settings.run_name
@@ -50,8 +52,8 @@ def main(settings: config.LoraTraining) -> None:
         ) as draft,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        tokenizer = models.load_tokenizer(settings.model.base, settings.model.revision)
-        dataset = data.load_prepared(run / "prepared", data.tokenizer_fingerprint(tokenizer))
+        tokenizer = loading.load_tokenizer(settings.model.base, settings.model.revision)
+        dataset = preparation.load_prepared(run / "prepared", preparation.tokenizer_fingerprint(tokenizer))
         draft.inputs["prepared"] = run / "prepared"
         model = add_lora(settings)
         print(f"LoRA on    {settings.model.base}, {model.num_parameters(only_trainable=True):,} parameters")
@@ -79,9 +81,9 @@ def add_lora(settings: config.LoraTraining) -> PeftModel:
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import set_seed
 
-    from detox import models, policy, supported
+    from detox.model import loading, policy, supported
 
-    base = models.load_summarizer(settings.model.base, settings.model.revision)
+    base = loading.load_summarizer(settings.model.base, settings.model.revision)
     supported.check(base)
     lora = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM,
@@ -191,7 +193,7 @@ def progress_callback() -> TrainerCallback:
 
 def fit(trainer: Seq2SeqTrainer) -> tuple[float, float]:
     """Train; return the validation loss (nats a token) before and after."""
-    from detox import devices
+    from detox.model import devices
 
     with devices.lack_of_memory_told(f"lower --lora.batch-size={trainer.args.per_device_train_batch_size}"):
         before = trainer.evaluate()["eval_loss"]

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import config
-from detox import cli
+from detox.stage import cli
 
 if TYPE_CHECKING:
-    from detox.parallel import Processes
-    from detox.policy import LoraFactors
-    from detox.prompts import PromptStream
-    from detox.reward_terms import WeightedReward
-    from detox.trainer import Seq2SeqPPOTrainer
+    from detox.model.policy import LoraFactors
+    from detox.ppo.prompts import PromptStream
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
+    from detox.scoring.reward_terms import WeightedReward
+    from detox.stage.parallel import Processes
 
 
 class Parts(NamedTuple):
@@ -35,12 +35,13 @@ class Parts(NamedTuple):
 
 
 def main(settings: config.PPOTraining) -> int:
-    from detox import artifacts, checkpoint, parallel, trackers
+    from detox.ppo import checkpoint, trackers
+    from detox.stage import artifacts, parallel
 
     run = Path(settings.checkpoints) / settings.run_name
     processes = parallel.start(settings.device)
     if settings.plan:
-        from detox import plan
+        from detox.plan import plan
 
         print(plan.report(settings, run))
         return 0
@@ -62,7 +63,7 @@ def main(settings: config.PPOTraining) -> int:
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
-    from detox import artifacts, paths
+    from detox.stage import artifacts, paths
 
     inputs = {"prepared": run / "prepared"}
     artifacts.read_manifest(inputs["prepared"], "data_preparation")
@@ -77,7 +78,8 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
     """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
-    from detox import hub, reward_terms
+    from detox.model import hub
+    from detox.scoring import reward_terms
 
     names = {
         settings.model.base: settings.model.revision,
@@ -91,19 +93,20 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
-    from detox import data, devices, models, policy, sharding
-    from detox.prompts import PromptStream
-    from detox.reward import RewardModel
-    from detox.reward_terms import WeightedReward
-    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.data import preparation
+    from detox.model import devices, loading, policy, sharding
+    from detox.ppo.prompts import PromptStream
+    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.scoring.reward import RewardModel
+    from detox.scoring.reward_terms import WeightedReward
 
-    models.quiet()
+    loading.quiet()
     devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     base, revision = settings.model.base, settings.model.revision
-    tokenizer = models.load_tokenizer(base, revision)
-    models.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
-    prepared = data.load_prepared(inputs["prepared"], data.tokenizer_fingerprint(tokenizer))
+    tokenizer = loading.load_tokenizer(base, revision)
+    loading.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
+    prepared = preparation.load_prepared(inputs["prepared"], preparation.tokenizer_fingerprint(tokenizer))
     dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
@@ -114,7 +117,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
         settings.ppo, seed=settings.seed, engine=settings.engine, cpu=on_cpu, processes=count
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer, processes=processes)
-    classifier = models.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
+    classifier = loading.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
     scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
@@ -136,9 +139,10 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox import checkpoint, collapse, devices, rollouts, trackers
-    from detox.interrupt import Interrupt
-    from detox.metrics import MetricsLog, objective, summary
+    from detox.model import devices
+    from detox.ppo import checkpoint, collapse, rollouts, trackers
+    from detox.ppo.metrics import MetricsLog, objective, summary
+    from detox.stage.interrupt import Interrupt
 
     trainer, processes, updates = parts.trainer, parts.trainer.processes, settings.ppo.updates
     progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None, "metrics": []}
@@ -207,8 +211,8 @@ def save(
 
     The checkpoint comes last: a run that ends in between goes on from the one before, and draws the curves again.
     """
-    from detox import checkpoint
-    from detox.plots import training_png
+    from detox.ppo import checkpoint
+    from detox.report.plots import training_png
 
     training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(
@@ -225,7 +229,7 @@ def save(
 
 def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:
     """Say what was written and what to type next; return the exit code."""
-    from detox import checkpoint
+    from detox.ppo import checkpoint
 
     if stopped_by is None:
         print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")

@@ -2,9 +2,9 @@
 
     python benchmarks/evaluations.py
 
-prints the tables of docs/evaluation.md. Each evaluation is what `detox.statistics`, `detox.power` and `detox.alarms`
-make of simulated toxicity: nothing of them is written a second time here. --evaluations sets how many a line takes;
-the Monte Carlo error of a share p is sqrt(p (1 - p) / number), 0.005 at 0.95 and 2,000.
+prints the tables of docs/evaluation.md. `detox.evaluation` makes each evaluation of simulated toxicity: nothing of it
+is written a second time here. --evaluations sets how many a line takes; the Monte Carlo error of a share p is
+sqrt(p (1 - p) / number), 0.005 at 0.95 and 2,000.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from detox import alarms, intervals, power, statistics  # noqa: E402
+from detox.evaluation import alarms, intervals, power, statistics  # noqa: E402
 
 Array = np.ndarray
 Draw = Callable[[int, float], Array]

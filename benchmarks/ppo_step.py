@@ -90,9 +90,9 @@ def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[i
 
 
 def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: config.PPO) -> dict[str, float]:
-    """Return the floating-point work (10^9) that each phase cannot do without; `detox.work` says what counts."""
-    from detox import work
-    from detox.sizes import ClassifierSizes, Sizes
+    """Return the floating-point work (10^9) that each phase cannot do without; `detox.plan.work` says what counts."""
+    from detox.plan import work
+    from detox.plan.sizes import ClassifierSizes, Sizes
 
     sizes, classifier = Sizes.of(t5_config(shape), ppo), ClassifierSizes.of(classifier_config(shape))
     made = work.useful_gflop(sizes, classifier, lengths, new_tokens, ppo)
@@ -104,7 +104,7 @@ def measured_peak(device: str) -> dict[str, float]:
     """Return the best rate (10^9 a second) of a large square matrix product in each dtype."""
     import torch
 
-    from detox.scaling import measured_gflops
+    from detox.plan.scaling import measured_gflops
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return {name: measured_gflops(torch.device(device), dtype, repeats=40) for name, dtype in dtypes.items()}
@@ -117,7 +117,7 @@ def now(device: str) -> float:
     """Return seconds, once the device has finished what it was given."""
     import torch
 
-    from detox import devices
+    from detox.model import devices
 
     devices.wait_for(torch.device(device))
     return time.perf_counter()
@@ -298,9 +298,9 @@ def stock_trl(task: Task, one_by_one: bool) -> Callable[[Sequence[Any], int, Tim
 
 def this_project(task: Task) -> Callable[[Sequence[Any], int, Timer, Any], None]:
     """Return what runs one iteration of `Seq2SeqPPOTrainer`."""
-    from detox.engine import Sampling
-    from detox.policy import make_policy
-    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.model.engine import Sampling
+    from detox.model.policy import make_policy
+    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     ppo = replace(task.ppo, learning_rate=1e-5)
     policy = make_policy(make_t5(task.shape), ppo, dtype=task.dtype).to(task.device)
@@ -328,7 +328,7 @@ def make_task(variant: str, arguments: argparse.Namespace) -> Task:
     """Return what a variant trains, and how."""
     import torch
 
-    from detox import devices
+    from detox.model import devices
 
     device = devices.take("auto").type
     ours = variant.startswith("ours")
@@ -354,14 +354,14 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one variant (or the machine's peak) in this process."""
     import torch
 
-    from detox import devices, models
+    from detox.model import devices, loading
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
     if variant == "peak":
         return {"variant": variant, "gflops": measured_peak(devices.choose("auto").type)}
 
-    models.quiet()
+    loading.quiet()
     task = make_task(variant, arguments)
     before = peak_mb()
     iterate = this_project(task) if variant.startswith(("same", "ours")) else stock_trl(task, "tutorial" in variant)
@@ -452,7 +452,7 @@ def machine() -> dict[str, Any]:
     import transformers
     import trl
 
-    from detox import devices
+    from detox.model import devices
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
@@ -567,7 +567,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(run_child(arguments.child, arguments)))
         return
     if arguments.variants is None:
-        from detox import devices
+        from detox.model import devices
 
         arguments.variants = [*DEFAULT_VARIANTS, *(GPU_VARIANTS if devices.choose("auto").type != "cpu" else ())]
     found = measure(arguments)

@@ -45,8 +45,8 @@ def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
     """Return a trainer of a model of random weights."""
     import torch
 
-    from detox import policy
-    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.model import policy
+    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     ppo = replace(config.PPO(), learning_rate=rate)
     model = ppo_step.make_t5(ppo_step.SHAPES[shape])
@@ -60,8 +60,8 @@ def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
 
 def deviations(trainer: Any, rollout: Any, experience: Any) -> list[float]:
     """Return mean and largest |ratio - 1| as the trainer checks them, and the worst of minibatches of others."""
-    from detox.engine import by_length
-    from detox.trainer import deal
+    from detox.model.engine import by_length
+    from detox.ppo.trainer import deal
 
     together = by_length(rollout.lengths, trainer.microbatch_size)[0]
     others = [deal(len(experience.lengths), trainer.minibatch_size, [seed])[0] for seed in range(MINIBATCHES)]
@@ -77,7 +77,7 @@ def planted(mistake: str, trainer: Any, rollout: Any, experience: Any) -> Iterat
     """Yield the experience with a mistake made, and leave the trainer as it was."""
     import torch
 
-    from detox.engine import make_engine
+    from detox.model.engine import make_engine
 
     engine, before = trainer.engine, [parameter.detach().clone() for parameter in trainer.parameters]
     if mistake == MISTAKES[0]:  # the packed engine has no dropout to forget
@@ -117,7 +117,7 @@ def run_child(arguments: argparse.Namespace) -> dict[str, list[float]]:
         device, simulator = "cuda", devices.install("cuda")
     import torch
 
-    from detox import devices as ours
+    from detox.model import devices as ours
 
     ours.take(device)
     if simulator is not None:

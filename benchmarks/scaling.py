@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
 from benchmarks import ppo_step
-from detox.parallel import Processes, Result
+from detox.stage.parallel import Processes, Result
 
 PHASES = ("rollout", "score", "update", "waiting", "exchange")
 LINK_BYTES = 2**25
@@ -111,12 +111,13 @@ def run_child(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one run as one of its processes; the main one returns what all have found."""
     import torch
 
-    import detox.trainer  # noqa: F401 (so that the plan counts its libraries)
-    from detox import models, parallel
+    import detox.ppo.trainer  # noqa: F401 (so that the plan counts its libraries)
+    from detox.model import loading
+    from detox.stage import parallel
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
-    models.quiet()
+    loading.quiet()
     joined = parallel.start("cpu")
     processes = TimedProcesses(joined.rank, joined.count, joined.device)
     settings = settings_of(run, arguments)
@@ -144,9 +145,9 @@ def run_child(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def training(task: ppo_step.Task, processes: TimedProcesses) -> Callable[[Sequence[Any], int], dict[str, Any]]:
     """Return what runs one iteration on this process's share of some prompts, and measures it."""
-    from detox.engine import Sampling
-    from detox.policy import make_policy
-    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.model.engine import Sampling
+    from detox.model.policy import make_policy
+    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     settings = Seq2SeqPPOConfig.from_settings(task.ppo, seed=0, engine=task.engine, cpu=True, processes=processes.count)
     policy = make_policy(ppo_step.make_t5(task.shape), task.ppo, dtype=task.dtype)
@@ -198,7 +199,7 @@ def link_rate(processes: Processes) -> float | None:
 
 def sizes_of(settings: config.PPOTraining, arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Return the sizes of summarizer and classifier, as the plan reads them."""
-    from detox.sizes import ClassifierSizes, Sizes
+    from detox.plan.sizes import ClassifierSizes, Sizes
 
     shape = ppo_step.SHAPES[arguments.shape]
     return Sizes.of(ppo_step.t5_config(shape), settings.ppo), ClassifierSizes.of(ppo_step.classifier_config(shape))
@@ -208,7 +209,7 @@ def planned_peak(settings: config.PPOTraining, arguments: argparse.Namespace, pr
     """Return the MB that each process is planned to take, if every prompt were as long as the longest."""
     import torch
 
-    from detox import memory
+    from detox.plan import memory
 
     summarizer, classifier = sizes_of(settings, arguments)
     longest = max(lengths_of(settings, arguments))
@@ -220,7 +221,7 @@ def planned_update(run: Run, arguments: argparse.Namespace, gflops: float, memor
     """Return the plan's estimate of one update, from the rates of a process and of what connects it to the others."""
     import torch
 
-    from detox import scaling
+    from detox.plan import scaling
 
     settings = settings_of(run, arguments)
     mean = round(statistics.fmean(lengths_of(settings, arguments)))
@@ -263,7 +264,7 @@ def summarize(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) ->
     """Return medians by run, against one process (ratios within a repeat), theory and plan."""
     import torch
 
-    from detox import scaling
+    from detox.plan import scaling
 
     runs = runs_of(arguments.processes)
     of = {run: [own for own in found if own["run"] == run.name] for run in runs}

@@ -24,10 +24,10 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
     """Return, for each update, KL and wanted KL (nats a token), learning rate and steps back."""
     import torch
 
-    from detox import ppo_math
-    from detox.devices import choose_dtype
-    from detox.policy import make_policy
-    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.model.devices import choose_dtype
+    from detox.model.policy import make_policy
+    from detox.ppo import arithmetic
+    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     torch.manual_seed(0)
     made, device = ppo_step.SHAPES[shape], torch.device("cpu")
@@ -48,7 +48,7 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
         metrics = trainer.update(rollout, scores)
         after = logprobs(trainer, rollout)
         counts = before != 0
-        kl = ppo_math.kl_penalty(before[counts].double(), after[counts].double(), "k3")
+        kl = arithmetic.kl_penalty(before[counts].double(), after[counts].double(), "k3")
         updates.append(
             {
                 "kl": float(kl.mean()),

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from benchmarks import stages, worlds  # noqa: E402
-from detox import artifacts, cli  # noqa: E402
+from detox.stage import artifacts, cli  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
 from benchmarks.stages import spread
-from detox import adapters, data, models
+from detox.data import preparation
+from detox.model import adapters, loading
 
 KINDS = {"bare base": "the supervised adapter is trained", "start": "it is merged, a fresh one is trained"}
 NEW_TOKENS = 48
@@ -33,7 +34,7 @@ def make_trainer(kind: str, seed: int, kl_coef: float) -> Any:
     from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
 
     set_seed(seed)  # of the fresh adapter and the value head; TRL seeds what comes after
-    adapted = adapters.load_adapter(models.load_summarizer("demo:base"), "demo:lora")
+    adapted = adapters.load_adapter(loading.load_summarizer("demo:base"), "demo:lora")
     if kind == "start":
         lora = adapted.peft_config["default"]
         fresh = LoraConfig(
@@ -53,24 +54,24 @@ def make_trainer(kind: str, seed: int, kl_coef: float) -> Any:
         accelerator_kwargs={"cpu": True},
     )
     policy = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(adapted)
-    return PPOTrainer(settings, policy, None, models.load_tokenizer("demo:base"))
+    return PPOTrainer(settings, policy, None, loading.load_tokenizer("demo:base"))
 
 
 def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one run; return the KL of each update and what the summaries are like before and after."""
     import torch
 
-    from detox import quality
-    from detox.engine import HuggingFaceEngine
-    from detox.prompts import PromptStream
-    from detox.reward import RewardModel, probabilities
+    from detox.evaluation import quality
+    from detox.model.engine import HuggingFaceEngine
+    from detox.ppo.prompts import PromptStream
+    from detox.scoring.reward import RewardModel, probabilities
 
     trainer = make_trainer(kind, seed, arguments.kl_coef)
     tokenizer = trainer.tokenizer
     settings = config.preset(config.Preparation, "demo").data
-    prepared, _ = data.prepare(settings, tokenizer, seed)
+    prepared, _ = preparation.prepare(settings, tokenizer, seed)
     held_out = prepared["validation"][: arguments.dialogues]
-    classifier = models.load_classifier("demo:reward", None, "nothate")
+    classifier = loading.load_classifier("demo:reward", None, "nothate")
     reward, hate = RewardModel(classifier), classifier.index("hate")
     engine = HuggingFaceEngine(trainer.model.pretrained_model)
 
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="write everything that was measured to this JSON file")
     arguments = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
-    models.quiet()
+    loading.quiet()
     runs = []
     for seed in arguments.seeds:
         for kind in KINDS:

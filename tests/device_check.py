@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     import torch
 
-    from detox import devices
+    from detox.model import devices
 
     device = str(devices.choose(arguments.device))
     if device == "cpu" and arguments.device == "auto":

@@ -10,7 +10,7 @@ import json
 import sys
 
 import config
-from detox import cli
+from detox.stage import cli
 
 SETTINGS = {
     "data_preparation": config.Preparation,

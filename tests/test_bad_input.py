@@ -18,7 +18,7 @@ import data_preparation
 import evaluate_ppo
 import training_lora
 import training_ppo
-from detox import cli
+from detox.stage import cli
 from tests import tiny
 from tests.faults.world import FLAGS, tree
 

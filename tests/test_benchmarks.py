@@ -17,8 +17,9 @@ import data_preparation as stage_1
 import evaluate_ppo
 import training_ppo
 from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling, stages, step_size, unseen, worlds
-from detox import cli, policy
 from detox.demo import corpus
+from detox.model import policy
+from detox.stage import cli
 
 
 def test_prompts_add_up_and_stay_within_limits():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config
-from detox.errors import UserError
+from detox.stage.errors import UserError
 
 STAGES = (config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage)
 
@@ -169,6 +169,6 @@ def test_any_number_is_accepted_or_refused_in_one_line(which, number):
 
 
 def test_settings_and_command_line_import_no_torch():
-    program = "import sys, config, detox.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    program = "import sys, config, detox.stage.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -9,7 +9,8 @@ import pytest
 
 import config
 import data_preparation
-from detox import cli, data
+from detox.data import preparation
+from detox.stage import cli
 from tests import tiny
 
 
@@ -41,10 +42,10 @@ def test_a_folder_becomes_a_prepared_dataset(base, place, tmp_path, capsys):
     assert set(contents(place)) == {
         f"checkpoints/trial/prepared/{name}"
         for name in ("manifest.json", "tokenizer.json", "source.json", "dataset_dict.json")
-        + tuple(f"{split}/{part}" for split in data.SPLITS for part in ("dataset_info.json", "state.json"))
-        + tuple(f"{split}/data-00000-of-00001.arrow" for split in data.SPLITS)
+        + tuple(f"{split}/{part}" for split in preparation.SPLITS for part in ("dataset_info.json", "state.json"))
+        + tuple(f"{split}/data-00000-of-00001.arrow" for split in preparation.SPLITS)
     }
-    prepared = data.load_prepared(place / "checkpoints/trial/prepared")
+    prepared = preparation.load_prepared(place / "checkpoints/trial/prepared")
     assert {split: len(part) for split, part in prepared.items()} == {"train": 5, "validation": 3, "test": 2}
     assert [len(references) for references in prepared["test"]["summaries"]] == [3, 3]
     manifest = json.loads((place / "checkpoints/trial/prepared/manifest.json").read_text())
@@ -56,7 +57,7 @@ def test_a_folder_becomes_a_prepared_dataset(base, place, tmp_path, capsys):
 
 
 def test_the_demo_preset_prepares_its_corpus(base, place, monkeypatch, capsys):
-    monkeypatch.setattr(data, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
+    monkeypatch.setattr(preparation, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
     assert prepare(base, "--preset", "demo") == 0
     assert capsys.readouterr().out.endswith(
         f"wrote checkpoints/demo/prepared\nnext: python training_ppo.py --preset demo --model.base {base}\n"
@@ -83,7 +84,7 @@ def test_what_stands_is_replaced_only_when_asked(base, place, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert contents(place) == before
     assert prepare(base, "--data.dataset", str(large), "--overwrite") == 0
-    assert len(data.load_prepared(place / "checkpoints/flan-t5/prepared")["train"]) == 9
+    assert len(preparation.load_prepared(place / "checkpoints/flan-t5/prepared")["train"]) == 9
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox import artifacts, cases, checkpoint, cli, comparison, evaluation, evaluation_task
+from detox.evaluation import cases, comparison, summaries, task
+from detox.ppo import checkpoint
+from detox.stage import artifacts, cli
 from tests import tiny
-from tests.test_evaluation import check_by_hand
+from tests.evaluation.test_summaries import check_by_hand
 
 HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"> & <b>bold</b>'
 MODELS = ["--toxicity.model", "reward", "--judge.model", "judge"]
@@ -86,7 +88,7 @@ def done(world, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def nothing_loaded():
     """Names are of another folder in every test."""
-    evaluation_task.load_scorers.cache_clear()
+    task.load_scorers.cache_clear()
 
 
 @pytest.fixture
@@ -120,19 +122,19 @@ def read_lines(folder):
     return [json.loads(line) for line in (folder / "examples.jsonl").read_text().splitlines()]
 
 
-def summaries(folder, side):
+def texts_of(folder, side):
     return [[record["summary"] for record in line[side]["samples"]] for line in read_lines(folder)]
 
 
 def watch(monkeypatch):
     """Return a list that takes the title of every generation."""
-    titles, summarize = [], evaluation.summarize
+    titles, summarize = [], summaries.summarize
 
     def noted(*arguments, **options):
         titles.append(options["title"])
         return summarize(*arguments, **options)
 
-    monkeypatch.setattr(evaluation, "summarize", noted)
+    monkeypatch.setattr(summaries, "summarize", noted)
     return titles
 
 
@@ -179,7 +181,7 @@ def test_the_same_bytes_every_time_whatever_the_batch(done, place):
             assert (mine / name).read_bytes() == (its / name).read_bytes(), name
     assert run("--evaluation.batch-size", "2", "--overwrite") == 0
     for side in ("before", "after"):
-        assert summaries(mine, side) == summaries(its, side)
+        assert texts_of(mine, side) == texts_of(its, side)
     found, wanted = read(mine), read(its)
     assert found["toxicity"]["mean"]["after"] == pytest.approx(wanted["toxicity"]["mean"]["after"], abs=1e-5)
     assert found["drift"]["kl_per_summary"] == pytest.approx(wanted["drift"]["kl_per_summary"], abs=1e-4)
@@ -294,9 +296,9 @@ def test_both_models_see_the_same_random_numbers(place):
     assert cli.run(config.PPOTraining, training_ppo.main, ["--run", "r0", "--overwrite", *argv]) == 0
     assert run() == 0
     folder = place / "r0/evaluation/step-0001"
-    assert summaries(folder, "after") == summaries(folder, "before")
+    assert texts_of(folder, "after") == texts_of(folder, "before")
     lines, found = read_lines(folder), read(folder)
-    assert any(len(set(row)) > 1 for row in summaries(folder, "before"))
+    assert any(len(set(row)) > 1 for row in texts_of(folder, "before"))
     assert [r for line in lines for r in line["before"]["noise"]] != [
         r for line in lines for r in line["before"]["samples"]
     ]
@@ -323,7 +325,7 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
     """The names are the same, the contents are not: the judge's marks are part of what is kept."""
     shutil.rmtree("judge")
     tiny.bert_classifier(Path("judge"), seed=7)
-    evaluation_task.load_scorers.cache_clear()  # as in a new process
+    task.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]
@@ -504,7 +506,7 @@ def test_lack_of_memory_is_one_line(place, capsys, monkeypatch):
     def full(*_, **__):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    monkeypatch.setattr(evaluation, "summarize", full)
+    monkeypatch.setattr(summaries, "summarize", full)
     assert run("--evaluation.batch-size", "7") == 2
     refused(capsys, "out of memory", "--evaluation.batch-size=7")
     assert not list(place.glob("r0/evaluation/step-*"))

@@ -15,10 +15,13 @@ from safetensors.torch import load_file, save_file
 import config
 import data_preparation
 import training_ppo
-from detox import artifacts, checkpoint, cli, data, models
-from detox.errors import UserError
-from detox.metrics import MetricsLog
-from detox.parallel import Processes
+from detox.data import preparation
+from detox.model import loading
+from detox.ppo import checkpoint
+from detox.ppo.metrics import MetricsLog
+from detox.stage import artifacts, cli
+from detox.stage.errors import UserError
+from detox.stage.parallel import Processes
 from tests import tiny
 from tests.faults.world import FLAGS
 
@@ -40,7 +43,11 @@ def in_one_line(error: UserError) -> None:
 
 def read_or_refuse(path: Path) -> None:
     try:
-        found = [row for split in data.SPLITS for row in data.locate(config.Data(dataset=str(path)), 0).rows(split)]
+        found = [
+            row
+            for split in preparation.SPLITS
+            for row in preparation.locate(config.Data(dataset=str(path)), 0).rows(split)
+        ]
     except UserError as error:
         in_one_line(error)
         assert path.name in str(error)
@@ -249,8 +256,8 @@ def test_any_settings_of_a_model(tmp_path_factory, name, content):
     before = path.read_bytes()
     try:
         path.write_bytes(content)
-        models.load_tokenizer(str(folder))
-        models.load_summarizer(str(folder))
+        loading.load_tokenizer(str(folder))
+        loading.load_summarizer(str(folder))
     except UserError as error:
         in_one_line(error)
     finally:

@@ -40,7 +40,8 @@ def rename(source, target, **options):
 
 
 def load(name, *rest, **options):
-    if name is None and sys._getframe(1).f_globals["__name__"] != "detox.allocator":  # which asks for Linux itself
+    # the allocator itself asks for Linux before it does
+    if name is None and sys._getframe(1).f_globals["__name__"] != "detox.model.allocator":
         raise TypeError("LoadLibrary() argument 1 must be str, not None")
     return library(name, *rest, **options)
 
@@ -59,7 +60,7 @@ for module, names in (
         delattr(module, name) if hasattr(module, name) else None
 
 import config, data_preparation, training_ppo, evaluate_ppo
-from detox import cli
+from detox.stage import cli
 
 for kind, stage, flags in (
     (config.Preparation, data_preparation, "--data.max-examples 12"),

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from detox import cli, flags
-from detox.errors import UserError
+from detox.stage import cli, flags
+from detox.stage.errors import UserError
 from tests import loopback_hub, tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -331,7 +331,7 @@ def test_python_code_runs_as_pasted(ran, code):
         ("python -m detox.nothing", "there is no module"),
         ("python benchmarks/ppo_step.py --shapes small", "refuses"),
         ('python benchmarks/demo_seeds.py --training "--ppo.kl 1"', "no such option"),
-        ("python -m detox.settings_reference --all", "takes no arguments"),
+        ("python -m docs.settings_reference --all", "takes no arguments"),
         ("make fly", "No rule to make target"),
         ("make run SPEED=2", "no variable SPEED"),
         ("accelerate launch --config_file configs/none.yaml training_ppo.py", "there is no configs/none.yaml"),
@@ -354,7 +354,7 @@ def test_a_stale_flag_is_found(code):
 
 def test_commands_are_found_where_they_stand():
     text = (
-        "Run `make run` or `training_ppo.py --plan`, not `detox/trainer.py`.\n\n"
+        "Run `make run` or `training_ppo.py --plan`, not `detox/ppo/trainer.py`.\n\n"
         "```\ngit clone <this repository> && cd it\nmake test     # all\ndata_preparation  -> prepared\n```\n"
         "```bash\nOMP_NUM_THREADS=1 python training_ppo.py \\\n  --seed 1\n```\n"
     )

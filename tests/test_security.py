@@ -15,7 +15,7 @@ SOURCES = sorted(
     path for pattern in ("*.py", "detox/**/*.py", "benchmarks/**/*.py", "tests/**/*.py") for path in ROOT.glob(pattern)
 )
 SHIPPED = [path for path in SOURCES if "tests" not in path.relative_to(ROOT).parts]
-RUNS_WHAT_ITS_USER_NAMES = {"detox/reward_terms.py": ["exec", "compile"]}  # --reward.extra file.py:function
+RUNS_WHAT_ITS_USER_NAMES = {"detox/scoring/reward_terms.py": ["exec", "compile"]}  # --reward.extra file.py:function
 LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 

@@ -7,7 +7,8 @@ from typing import Literal, Optional
 import pytest
 
 import config
-from detox import flags, settings_reference
+from detox.stage import flags
+from docs import settings_reference
 
 
 def test_the_committed_reference_is_current():

@@ -20,7 +20,9 @@ from transformers import AutoModelForSeq2SeqLM
 import config
 import data_preparation
 import training_ppo
-from detox import adapters, artifacts, checkpoint, cli, models, policy, rollouts, trackers
+from detox.model import adapters, loading, policy
+from detox.ppo import checkpoint, rollouts, trackers
+from detox.stage import artifacts, cli
 from tests import tiny
 from tests.faults.world import tree
 
@@ -143,7 +145,7 @@ def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
         found = plain(input_ids=ids, decoder_input_ids=decoder).logits
         with trained.pretrained_model.disable_adapter():
             reference = trained.pretrained_model(input_ids=ids, decoder_input_ids=decoder).logits
-        supervised = adapters.load_adapter(models.load_summarizer(str(world / "t5")), str(world / "lora"))
+        supervised = adapters.load_adapter(loading.load_summarizer(str(world / "t5")), str(world / "lora"))
         its = supervised(input_ids=ids, decoder_input_ids=decoder).logits
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(reference, its, atol=2e-5, rtol=1e-4)
@@ -194,7 +196,7 @@ def test_a_crash_anywhere_loses_nothing(place, whole, monkeypatch, moment):
     folder = place / "checkpoints/r/ppo"
     where, name = {
         "rollout": (rollouts, "roll_out"),
-        "update": (__import__("detox.trainer", fromlist=["x"]).Seq2SeqPPOTrainer, "_minibatch"),
+        "update": (__import__("detox.ppo.trainer", fromlist=["x"]).Seq2SeqPPOTrainer, "_minibatch"),
         "save": (checkpoint, "save_adapter"),
     }[moment]
     function, calls = getattr(where, name), []
@@ -276,7 +278,7 @@ def test_checkpoints_are_pruned_but_never_the_best_or_the_last(place):
 
 
 def test_a_reward_model_that_gives_nan_stops_with_the_last_checkpoint_whole(place, monkeypatch, capsys):
-    from detox.reward import RewardModel
+    from detox.scoring.reward import RewardModel
 
     score, calls = RewardModel.score, []
 
@@ -296,7 +298,7 @@ def test_a_reward_model_that_gives_nan_stops_with_the_last_checkpoint_whole(plac
 
 
 def test_two_processes_do_not_write_to_one_run(place, capsys):
-    from detox import artifacts
+    from detox.stage import artifacts
 
     (place / "checkpoints/r").mkdir(exist_ok=True)
     with artifacts.lock(place / "checkpoints/r"):

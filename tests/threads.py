@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detox.parallel import Elsewhere, Processes
+from detox.stage.parallel import Elsewhere, Processes
 
 
 class Threads(Processes):

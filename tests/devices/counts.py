@@ -25,8 +25,8 @@ def make_trainer() -> Any:
     import torch
 
     from benchmarks import ppo_step
-    from detox import policy
-    from detox.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.model import policy
+    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     ppo = replace(config.PPO(), batch_size=BATCH, minibatch_size=MINIBATCH, learning_rate=1e-5)
     shape = ppo_step.Shape(32, 64, 12, 2, 16, 160)
@@ -41,7 +41,7 @@ def main(lines: bool) -> None:
     import torch
 
     from benchmarks import ppo_step
-    from detox import devices as ours
+    from detox.model import devices as ours
 
     ours.take("cuda")
     trainer = make_trainer()

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 import config
-from detox import cli
+from detox.stage import cli
 from tests import devices
 
 SETTINGS: dict[str, Any] = {
@@ -27,7 +27,7 @@ def act_like(kind: str) -> None:
     """Take every branch on the CPU that is taken on a device of `kind`; what is left is its arithmetic."""
     from torch.nn import functional as F
 
-    from detox import devices as ours
+    from detox.model import devices as ours
     from tests.devices.python_side import attention_in_parts
 
     ours.BY_TYPE["cpu"] = ours.BY_TYPE[kind]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import config
 import data_preparation
-from detox import cli
+from detox.stage import cli
 from tests import tiny
 
 EXTRA = "--reward.extra length=0.05 overlap-reference=0.5"

@@ -51,7 +51,7 @@ def count_writes(tally: str) -> None:
 
 def draw_quickly() -> None:
     """Write the data of the curves in place of their picture: most kills of a tiny run would fall into its drawing."""
-    from detox import plots
+    from detox.report import plots
 
     def data(figure) -> bytes:
         return json.dumps([line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]).encode()
@@ -80,7 +80,7 @@ def _patch(owner: object, name: str, replace: Callable, calls: tuple[int, int]) 
 
 def rewards(value: float, first: int, last: int) -> None:
     """Let the reward model give `value` for the first summary of some rollouts."""
-    from detox.reward import RewardModel
+    from detox.scoring.reward import RewardModel
 
     def spoiled(function, *arguments):
         scores = function(*arguments)
@@ -92,18 +92,18 @@ def rewards(value: float, first: int, last: int) -> None:
 
 def losses(value: float, first: int, last: int) -> None:
     """Make some of the policy's losses `value`."""
-    from detox import ppo_math
+    from detox.ppo import arithmetic
 
     def spoiled(function, *arguments):
         loss, statistics = function(*arguments)
         return loss * value, statistics
 
-    _patch(ppo_math, "policy_loss", spoiled, (first, last))
+    _patch(arithmetic, "policy_loss", spoiled, (first, last))
 
 
 def gradients(value: float, first: int, last: int) -> None:
     """Put `value` into one gradient of some microbatches."""
-    from detox.trainer import Seq2SeqPPOTrainer
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
 
     def spoiled(function, trainer, *arguments):
         statistics = function(trainer, *arguments)
@@ -115,7 +115,7 @@ def gradients(value: float, first: int, last: int) -> None:
 
 def reward_raises(first: int) -> None:
     """Let the reward model raise."""
-    from detox.reward import RewardModel
+    from detox.scoring.reward import RewardModel
 
     def raises(*arguments):
         raise IndexError("index out of range\nin self")
@@ -125,7 +125,7 @@ def reward_raises(first: int) -> None:
 
 def summaries(text: str, first: int) -> None:
     """Let the policy say the same of every dialogue."""
-    from detox import rollouts
+    from detox.ppo import rollouts
 
     def same(function, *arguments):
         *rollout, found = function(*arguments)
@@ -138,7 +138,7 @@ def memory(where: str, most: int) -> None:
     """Let no more than `most` sequences fit into memory, in `rollout`, in `forward` or in `update`."""
     import torch
 
-    from detox.engine import Engine
+    from detox.model.engine import Engine
 
     name = {"rollout": "generate", "forward": "logprobs", "update": "logprobs"}[where]
     whole = getattr(Engine, name)

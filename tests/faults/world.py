@@ -155,7 +155,7 @@ def _child(
     import importlib
 
     import config
-    from detox import cli
+    from detox.stage import cli
     from tests.faults import sabotage as ways
 
     script = importlib.import_module(stage)
@@ -185,8 +185,8 @@ def artefacts(place: Path) -> list[tuple[Path, str]]:
 
 def damaged(place: Path) -> list[str]:
     """Return what is wrong with the artefacts of a run."""
-    from detox import artifacts
-    from detox.errors import UserError
+    from detox.stage import artifacts
+    from detox.stage.errors import UserError
 
     problems = []
     for folder, stage in artefacts(place):

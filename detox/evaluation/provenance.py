@@ -1,0 +1,93 @@
+"""Which models, settings and programs the figures are of; the commands that give them again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+from typing import Any
+
+import config
+from detox.data import preparation
+from detox.evaluation import cases
+from detox.evaluation.cases import Case
+from detox.model.engine import Engine
+from detox.ppo import checkpoint
+from detox.stage import artifacts, cli, flags, notes
+
+_PROGRAMS = ("torch", "transformers", "peft", "trl")
+_PASSING = {"--preset", "--run", "--checkpoints", "--overwrite", "--report-to"}
+"""Flags that `cli.command` names, or that change no figure."""
+
+
+def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
+    """Return what the figures are of.
+
+    Args:
+        settings: of the evaluation.
+        case: the checkpoint.
+        engine: what ran the models.
+    """
+    training = case.training
+    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False)
+    return {
+        "run": case.run.name,
+        "checkpoint": case.checkpoint.name,
+        "training_seed": training.seed,
+        "models": {
+            "base": training.model.base,
+            "adapter": training.model.adapter,
+            "reward": training.reward.model,
+            "toxicity": settings.toxicity.model,
+            "judge": settings.judge.model,
+        },
+        "training": _training(case),
+        "engine": engine.describe(),
+        "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
+        "unknown": preparation.unknown(prepared["counts"], settings.split),
+        **notes.for_manifest(),
+        "command": command("evaluate_ppo.py", settings, deciding=True, checkpoint=str(case.checkpoint)),
+    }
+
+
+def _training(case: Case) -> dict[str, Any]:
+    """Return how the checkpoint came about; `scored_summaries` counts those of the warm-up too."""
+    ppo, manifest = case.training.ppo, checkpoint.read_manifest(case.checkpoint)
+    found = {
+        "updates": manifest["counts"]["updates"],
+        "batch_size": ppo.batch_size,
+        "samples_per_dialogue": getattr(ppo, "samples_per_dialogue", None),
+        "scored_summaries": checkpoint.read_metrics(case.checkpoint).get("objective/scored_summaries"),
+        "advantages": getattr(ppo, "advantages", "gae"),
+        "learning_rate": ppo.learning_rate,
+        "kl_coef": ppo.kl_coef,
+        "trained": manifest["created_utc"],
+        "commit": manifest["git_rev"],
+        "command": command("training_ppo.py", case.training),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def command(script: str, settings: config.Stage, *, deciding: bool = False, checkpoint: str | None = None) -> str:
+    """Return what to type for the same again: each flag that is not its preset's.
+
+    Args:
+        script: the stage.
+        settings: its settings.
+        deciding: leave out what decides no figure of an evaluation.
+        checkpoint: the one that an evaluation is of.
+    """
+    preset = {flag.name: flag for flag in _flags(config.preset(type(settings), settings.preset))}
+    words = [] if checkpoint is None else ["--checkpoint", checkpoint]
+    for flag in _flags(settings):
+        if flag.default == preset[flag.name].default or flag.name in (*_PASSING, "--checkpoint"):
+            continue
+        if deciding and not cases.decides(flag.name):
+            continue
+        words += (
+            [flag.name, *shlex.split(flag.default)] if flag.kind else [flag.name if flag.default == "on" else flag.off]
+        )
+    return cli.command(script, settings, *words)
+
+
+def _flags(settings: config.Stage) -> list[flags.Flag]:
+    return [flag for group in flags.groups(settings) for flag in group.flags]

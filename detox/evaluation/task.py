@@ -1,0 +1,135 @@
+"""What an evaluation works on: dialogues, the models that summarize them, the classifiers that mark the summaries."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+import config
+from detox.data import preparation
+from detox.evaluation import bad_words, summaries
+from detox.evaluation.cases import Case, check_start
+from detox.evaluation.summaries import Draw, Records
+from detox.model import adapters, devices, loading
+from detox.model.engine import Engine, make_engine
+from detox.model.loading import Classifier
+from detox.scoring import toxicity
+from detox.scoring.reward import RewardModel
+from detox.stage.errors import UserError
+from detox.stage.parallel import Processes
+
+Scorer = Callable[[list[str]], list[float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both models have to do, and what marks it.
+
+    Attributes:
+        settings: of the stage.
+        split: the dialogues, columns of the prepared dataset.
+        queries: their prompts, [length] of ids each.
+        tokenizer: of both models.
+        banned: sequences of ids that a filter of bad words never lets through.
+        classifiers, scorers: by role: toxicity, judge, reward.
+        device: where models run.
+        processes: share the work.
+    """
+
+    settings: config.EvaluationStage
+    split: Mapping[str, list[Any]]
+    queries: list[Tensor]
+    tokenizer: PreTrainedTokenizerBase
+    banned: tuple[tuple[int, ...], ...]
+    classifiers: Mapping[str, Classifier]
+    scorers: Mapping[str, Scorer]
+    device: torch.device
+    processes: Processes
+
+    def summarize(self, engine: Engine, draws: Mapping[str, Draw], title: str) -> dict[str, Records]:
+        """Return a model's summaries of every dialogue, as `summaries.summarize` does."""
+        return summaries.summarize(
+            engine,
+            self.tokenizer,
+            self.queries,
+            draws,
+            self.settings.evaluation,
+            seed=self.settings.seed,
+            title=title,
+            processes=self.processes,
+        )
+
+    def score(self, groups: list[Records]) -> None:
+        """Add to the records what the classifiers and the references say of them."""
+        references, with_bert = self.split["summaries"], self.settings.evaluation.bert_score
+        summaries.score(groups, self.scorers, references, with_bert, self.processes)
+
+
+def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) -> Task:
+    """Load tokenizer, dialogues and classifiers: small things first, so that errors come early.
+
+    Raises:
+        UserError: one of them is missing or does not fit the others.
+    """
+    loading.quiet()
+    devices.set_threads(settings.threads)
+    device = devices.take(settings.device)
+    processes.on_main(lambda: check_start(case))
+    base = case.training.model
+    tokenizer = loading.load_tokenizer(base.base, base.revision)
+    loading.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
+    words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
+    split = preparation.load_prepared(case.run / "prepared", preparation.tokenizer_fingerprint(tokenizer))[
+        settings.split
+    ]
+    split = split[: min(len(split), settings.evaluation.examples or len(split))]
+    if not split["id"]:
+        raise UserError(f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some")
+    queries = [torch.tensor(ids) for ids in split["input_ids"]]
+    classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
+    banned = bad_words.banned_sequences(tokenizer, words)
+    return Task(settings, split, queries, tokenizer, banned, classifiers, scorers, device, processes)
+
+
+@functools.lru_cache(maxsize=1)
+def load_scorers(
+    measured: config.Toxicity, judge: config.Judge, reward: config.Reward, device: torch.device
+) -> tuple[dict[str, Classifier], dict[str, Scorer]]:
+    """Load toxicity measurement, judge and reward model; one that serves twice is loaded once."""
+    loaded: dict[tuple[str, str | None], Classifier] = {}
+    classifiers = {}
+    for role, wanted in (("toxicity", measured), ("judge", judge), ("reward", reward)):
+        source = wanted.model, wanted.revision
+        if source not in loaded:
+            loaded[source] = loading.load_classifier(*source, wanted.label)
+        classifiers[role] = loaded[source].with_label(wanted.label)
+    for role in ("toxicity", "judge"):
+        classifiers[role].check_probabilities()
+
+    def probability(role: str, label: str) -> Scorer:
+        measurement = toxicity.load_toxicity(classifiers[role], device)
+        return lambda texts: measurement.compute(predictions=texts, toxic_label=label)["toxicity"]
+
+    logit = RewardModel(classifiers["reward"], "logit", reward.batch_size, device)
+    return classifiers, {
+        "toxicity": probability("toxicity", measured.label),
+        "judge": probability("judge", judge.label),
+        "reward": lambda texts: logit.score(texts).tolist(),
+    }
+
+
+def load_engine(settings: config.EvaluationStage, case: Case, adapter: str, device: torch.device) -> Engine:
+    """Load the base that a case's training started from, with an adapter, or `none`."""
+    model = case.training.model
+    base = loading.load_summarizer(model.base, model.revision, devices.choose_dtype(settings.dtype, device))
+    revision = model.adapter_revision if adapter == model.adapter else None
+    adapted: nn.Module = (
+        base if adapter == "none" else adapters.fold_head(adapters.load_adapter(base, adapter, revision))
+    )
+    return make_engine(settings.engine, adapted.to(device))

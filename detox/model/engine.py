@@ -1,0 +1,523 @@
+"""What runs the summarizer: encode, log-probabilities of responses, generate; and the Hugging Face engine.
+
+The trainer and the evaluation see an `Engine` only. Sequences travel as lists of unpadded id tensors and as packed
+rows, so padding is each engine's own affair and never part of a mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache
+
+from detox.model.allocator import keep_freed_memory
+from detox.model.devices import traits
+from detox.model.layers import wide
+from detox.model.logprobs import linear_logprobs
+from detox.model.sharding import is_sharded
+from detox.stage.errors import UserError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoder outputs of B prompts, end to end.
+
+    Attributes:
+        hidden: [sum of lengths, d], in the encoder's dtype.
+        lengths: tokens of each prompt.
+        origin: what this was selected from, and [sum of lengths] int64, the row there of each token.
+        products: what an engine computed of `hidden`, by layer, for all that is selected from this.
+    """
+
+    hidden: Tensor
+    lengths: tuple[int, ...]
+    origin: tuple[Encoded, Tensor] | None = None
+    products: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self) -> tuple[Tensor, ...]:
+        """Return the encoder outputs of each prompt, [length, d]."""
+        return self.hidden.split(self.lengths)
+
+    def select(self, indices: Sequence[int]) -> Encoded:
+        """Return the prompts at `indices`, in that order."""
+        tokens = torch.arange(len(self.hidden), device=self.hidden.device).split(self.lengths)
+        rows = torch.cat([tokens[i] for i in indices])
+        lengths = tuple(self.lengths[i] for i in indices)
+        whole, places = (self, rows) if self.origin is None else (self.origin[0], self.origin[1][rows])
+        return Encoded(self.hidden[rows], lengths, (whole, places))
+
+    def forget(self) -> None:
+        """Let go of what an engine computed of these prompts."""
+        (self if self.origin is None else self.origin[0]).products.clear()
+
+
+@dataclass(frozen=True)
+class TokenOutputs:
+    """What the model says of B given responses of up to T tokens; 0 where `mask` is False.
+
+    Attributes:
+        logprobs: [B, T] float32, nats.
+        mask: [B, T] bool, True = a token of the response, its end-of-sequence token included.
+        entropy: [B, T] float32, nats, without a graph, or None.
+        hidden: [tokens, d], what the language-model head read, packed.
+    """
+
+    logprobs: Tensor
+    mask: Tensor
+    entropy: Tensor | None
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """B sampled (or greedy) responses of up to T tokens.
+
+    Attributes:
+        responses: id tensors without the decoder start token, with the end-of-sequence token where there is one.
+        logprobs: [B, T] float32, nats, of the tokens chosen, under the full distribution; 0 as padding.
+        finished: [B] bool, True = ended with an end-of-sequence token.
+        hidden: [tokens, d], the decoder's last hidden states that predicted the tokens, packed.
+    """
+
+    responses: list[Tensor]
+    logprobs: Tensor
+    finished: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a next token is chosen.
+
+    Attributes:
+        uniforms: [B, at least max_new_tokens] in [0, 1): token t of example b is the inverse of the cumulative
+            distribution at uniforms[b, t], whatever else is in the batch; None is greedy.
+        temperature, top_k, top_p: change the distribution; the defaults leave it whole.
+        banned: sequences of ids that are never completed.
+    """
+
+    uniforms: Tensor | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    banned: tuple[tuple[int, ...], ...] = ()
+
+
+def uniforms(seed: int, stream: int, keys: Sequence[int], count: int) -> Tensor:
+    """Return [len(keys), count] uniform numbers in [0, 1) that depend on (seed, stream, key) alone.
+
+    Each example has a stream of its own, so that batch order, batch size and the number of processes do not change
+    what it is given.
+    """
+    draws = [np.random.default_rng([seed, stream, key]).random(count, dtype=np.float32) for key in keys]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, count)
+
+
+def response_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Return [B, T] bool, True on the first `lengths[b]` of T = max(lengths) positions."""
+    return torch.arange(max(lengths), device=device)[None, :] < torch.tensor(lengths, device=device)[:, None]
+
+
+def by_length(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Return the indices of `lengths`, longest first, in groups of at most `size`: neighbours pad each other least."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+class Engine(ABC):
+    """A summarizer with LoRA adapters (or none) and, while training, a value head.
+
+    Attributes:
+        name: as `--engine` has it.
+        kind: name for people.
+        peft, base: the `PeftModel`, or None, and the `PreTrainedModel`.
+        traits: what is done otherwise on this device than on others.
+        eos_ids, eos: the ids that end a response, and the same [n] on the device.
+        sharded: weights lie with other processes too, so that all of them run every step together.
+
+    Args:
+        model: `PreTrainedModel`, or a `PeftModel` around one; the reference is the same model, adapters off.
+        value_head: maps hidden states [N, d] to values [N, 1].
+        value_reads_detached: the value head's gradient stops at the hidden state.
+    """
+
+    name: str
+    kind: str
+
+    def __init__(self, model: Any, value_head: nn.Module | None = None, value_reads_detached: bool = True):
+        self.peft: Any = model if hasattr(model, "disable_adapter") else None
+        self.base: Any = model if self.peft is None else self.peft.get_base_model()
+        self.value_head = value_head
+        self.value_reads_detached = value_reads_detached
+        self.base.eval()
+        config = self.base.config
+        eos = config.eos_token_id
+        self.eos_ids = tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
+        self.start_id: int = config.decoder_start_token_id
+        head = self.base.get_output_embeddings()
+        self.head_weight: Tensor = head.weight
+        bias = getattr(self.base, "final_logits_bias", None)
+        self.head_bias: Tensor | None = bias.view(-1) if bias is not None and bool(bias.any()) else None
+        # T5 1.0 multiplies by d ** -0.5 before its tied head; transformers before 5.21 told so by the tie itself.
+        by_tie = config.model_type in ("t5", "umt5", "longt5", "switch_transformers") and config.tie_word_embeddings
+        scaled = getattr(config, "scale_decoder_outputs", by_tie)
+        self.head_scale = config.d_model**-0.5 if scaled else 1.0
+        self.sharded = is_sharded(self.base)
+        self.traits = traits(self.device)
+        self.eos = torch.tensor(self.eos_ids, device=self.device)
+        encoder = self.base.get_encoder()
+        self.encoder_is_trained = any(parameter.requires_grad for parameter in encoder.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.head_weight.device
+
+    def describe(self) -> str:
+        """Return a phrase for people: what runs the model, in which precision."""
+        how = ", sharded" if self.sharded else ""
+        return f"{self.kind} engine, frozen weights in {str(self.head_weight.dtype).removeprefix('torch.')}{how}"
+
+    @abstractmethod
+    def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
+        """Run the encoder on prompts [length] of ids; with a graph where it is trained and grad mode is on."""
+
+    @abstractmethod
+    def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
+        """Return the decoder's last hidden states [tokens, d] that predict each response token (teacher forcing)."""
+
+    @abstractmethod
+    def start(self, encoded: Encoded) -> Any:
+        """Return the state of an incremental decoding, before its first step."""
+
+    @abstractmethod
+    def advance(self, state: Any, tokens: Tensor) -> Tensor:
+        """Feed `tokens` [b] to an incremental decoding and return the hidden states [b, d] that predict the next."""
+
+    @abstractmethod
+    def keep(self, state: Any, indices: Sequence[int]) -> None:
+        """Leave only the sequences at `indices` in the state of an incremental decoding, in that order."""
+
+    def head_input(self, hidden: Tensor) -> Tensor:
+        """Return what the language-model head multiplies with its weight."""
+        return hidden * self.head_scale if self.head_scale != 1.0 else hidden
+
+    def logprobs(
+        self,
+        encoded: Encoded,
+        responses: Sequence[Tensor],
+        *,
+        reference: bool = False,
+        entropy: bool = False,
+    ) -> TokenOutputs:
+        """Return log-probabilities, and entropy where asked for, of `responses` given their prompts.
+
+        Args:
+            encoded: the prompts, by the same model (`reference` or not) if its encoder is trained.
+            responses: [length >= 1] of ids each, without the decoder start token.
+            reference: adapters off.
+        """
+        hidden = self.decode(encoded, responses, reference=reference)
+        targets = torch.cat(list(responses)).to(self.device)
+        packed, packed_entropy = linear_logprobs(
+            self.head_input(hidden), self.head_weight, targets, bias=self.head_bias, entropy=entropy
+        )
+        mask = response_mask([len(response) for response in responses], self.device)
+        return TokenOutputs(
+            logprobs=unpack(packed, mask),
+            mask=mask,
+            entropy=unpack(packed_entropy, mask) if packed_entropy is not None else None,
+            hidden=hidden,
+        )
+
+    def value(self, hidden: Tensor) -> Tensor:
+        """Return the value head's reading [N] float32 of hidden states [N, d]."""
+        if self.value_head is None:
+            raise ValueError("this engine was made without a value head")
+        hidden = hidden.detach() if self.value_reads_detached else hidden
+        return self.value_head(hidden.float()).squeeze(-1)
+
+    @torch.no_grad()
+    def generate(
+        self, encoded: Encoded, max_new_tokens: int, sampling: Sampling = Sampling(), *, reference: bool = False
+    ) -> Generated:
+        """Generate a response to each prompt; finished sequences leave the batch.
+
+        Args:
+            encoded: B prompts.
+            max_new_tokens: longest response, its end-of-sequence token included.
+            sampling: how tokens are chosen.
+            reference: adapters off.
+        """
+        count = len(encoded)
+        tokens = torch.zeros(count, max_new_tokens, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(count, max_new_tokens, device=self.device)
+        hidden = torch.zeros(count, max_new_tokens, self.head_weight.shape[1], device=self.device)
+        lengths, finished = [max_new_tokens] * count, [False] * count
+        batch, rows, looked = list(range(count)), torch.arange(count, device=self.device), 0
+        current = torch.full((count,), self.start_id, device=self.device)
+        draws = sampling.uniforms.to(self.device) if sampling.uniforms is not None else None
+        # Cheaper than no_grad at so many small operations; but what FSDP gathers also serves a later backward pass.
+        cheaper = contextlib.nullcontext() if self.sharded else torch.inference_mode()
+        with self.adapters_off() if reference else self.adapters_merged(), cheaper:
+            state = self.start(encoded)
+            for step in range(max_new_tokens):
+                output = self.advance(state, current)
+                hidden[rows, step] = output.float()
+                draw = None if draws is None else draws[rows, step]
+                prefixes = tokens[rows, :step] if sampling.banned else None
+                current, chosen_logprobs = choose(self._logits(output), draw, sampling, prefixes)
+                tokens[rows, step], logprobs[rows, step] = current, chosen_logprobs
+                if (step + 1) % self.traits.look_every and step + 1 < max_new_tokens:
+                    continue
+                marks = torch.isin(tokens[rows, looked : step + 1], self.eos).tolist()
+                for i, marked in zip(batch, marks, strict=True):
+                    if True in marked and not finished[i]:
+                        lengths[i], finished[i] = looked + marked.index(True) + 1, True
+                looked = step + 1
+                going_on = [place for place, i in enumerate(batch) if not finished[i]]
+                if not going_on:
+                    self._keep_step(state, current, max_new_tokens - step - 1)
+                    break
+                if len(going_on) < self.traits.crowded * len(batch):
+                    batch = [batch[place] for place in going_on]
+                    rows = torch.tensor(batch, device=self.device)
+                    current = tokens[rows, step]
+                    self.keep(state, going_on)
+        return self._generated(tokens, logprobs, hidden, lengths, finished)
+
+    def _generated(
+        self, tokens: Tensor, logprobs: Tensor, hidden: Tensor, lengths: list[int], finished: list[bool]
+    ) -> Generated:
+        """Return what was generated, without what came after the end of a response."""
+        mask, longest = response_mask(lengths, self.device), max(lengths)
+        places = [row * hidden.shape[1] + place for row, length in enumerate(lengths) for place in range(length)]
+        return Generated(
+            [tokens[i, :length].clone() for i, length in enumerate(lengths)],
+            logprobs[:, :longest].masked_fill(~mask, 0.0),
+            torch.tensor(finished, device=self.device),
+            hidden.flatten(0, 1)[torch.tensor(places, device=self.device)],
+        )
+
+    def _keep_step(self, state: Any, tokens: Tensor, steps: int) -> None:
+        """Decode on for nothing where other processes may still need this one's part of the weights."""
+        for _ in range(steps if self.sharded else 0):
+            self.advance(state, tokens)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        hidden = self.head_input(hidden).to(self.head_weight.dtype)
+        if self.traits.tall_head:
+            product = (self.head_weight @ hidden.T).T
+            dtype = torch.promote_types(product.dtype, torch.float32)
+            logits = product.new_empty(product.shape, dtype=dtype).copy_(product)
+        else:
+            logits = wide(hidden @ self.head_weight.T)
+        return logits if self.head_bias is None else logits + self.head_bias
+
+    def adapters_off(self) -> contextlib.AbstractContextManager:
+        """Return a context in which the model is the reference."""
+        return self.peft.disable_adapter() if self.peft is not None else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def adapters_merged(self) -> Iterator[None]:
+        """Fold the adapters into copies of their layers' weights while the context lasts.
+
+        Only for float32 weights, since a small update would be lost in bfloat16's rounding, that are here in full. The
+        original tensors come back untouched, so nothing drifts however often this is done.
+        """
+        layers = self._lora_layers() if self.head_weight.dtype == torch.float32 and not self.sharded else []
+        originals = [layer.get_base_layer().weight.data for layer in layers]
+        try:
+            for layer, weight in zip(layers, originals):
+                delta = sum(layer.get_delta_weight(name) for name in layer.active_adapters if name in layer.lora_A)
+                layer.get_base_layer().weight.data = weight + delta
+            with self.adapters_off() if layers else contextlib.nullcontext():
+                yield
+        finally:
+            for layer, weight in zip(layers, originals):
+                layer.get_base_layer().weight.data = weight
+
+    def _lora_layers(self) -> list[Any]:
+        if self.peft is None:
+            return []
+        return [module for module in self.peft.modules() if hasattr(module, "get_delta_weight")]
+
+
+def unpack(packed: Tensor, mask: Tensor) -> Tensor:
+    """Return [B, T] with the packed numbers [tokens] where `mask` [B, T] is True, 0 elsewhere."""
+    return packed.new_zeros(mask.shape).masked_scatter(mask, packed)
+
+
+def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Choose the next token of each row.
+
+    Args:
+        logits: [b, V] float32.
+        draws: [b] uniform numbers, or None for the most likely token.
+        sampling: temperature, top-k, top-p and banned sequences.
+        prefixes: [b, t] the tokens so far; needed where sequences of several tokens are banned.
+
+    Returns:
+        The tokens [b] and their log-probabilities [b] under `logits` as they came.
+    """
+    full = logits
+    if sampling.banned:
+        logits = _ban(logits, prefixes, sampling.banned)
+    if draws is None:
+        tokens = logits.argmax(-1)
+    else:
+        if sampling.temperature != 1.0:
+            logits = logits / sampling.temperature
+        if sampling.top_k:
+            kth = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < kth, -torch.inf)
+        if sampling.top_p < 1.0:
+            ordered, order = logits.softmax(-1).sort(-1, descending=True)
+            beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
+            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+        # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
+        cumulative = _cumulative(logits.softmax(-1))
+        found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
+        tokens = found.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+    return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def _cumulative(probabilities: Tensor) -> Tensor:
+    """Return the sums of [b, V] probabilities from left to right, which rise at probabilities above 0 only.
+
+    A device that adds up in parts rounds the parts in other orders, so that its sums fall here and rise there where
+    the probability is 0; `searchsorted` could then draw such a token.
+    """
+    sums = probabilities.cumsum(-1)
+    if traits(probabilities.device).ordered_scan:
+        return sums
+    return sums.masked_fill_(probabilities == 0, 0.0).cummax(-1).values
+
+
+def _ban(logits: Tensor, prefixes: Tensor | None, banned: Sequence[Sequence[int]]) -> Tensor:
+    """Return a copy of `logits` in which no token completes a banned sequence."""
+    logits = logits.clone()
+    logits[:, [sequence[0] for sequence in banned if len(sequence) == 1]] = -torch.inf
+    beginnings = [(list(sequence[:-1]), sequence[-1]) for sequence in banned if len(sequence) > 1]
+    for row, prefix in enumerate(prefixes.tolist() if beginnings and prefixes is not None else ()):
+        for beginning, last in beginnings:
+            if prefix[-len(beginning) :] == beginning:
+                logits[row, last] = -torch.inf
+    return logits
+
+
+class HuggingFaceEngine(Engine):
+    """Any encoder-decoder of `transformers`, through its own modules, right-padded and length-sorted.
+
+    Args:
+        batch_size: prompts encoded at once.
+    """
+
+    name = "hf"
+    kind = "Hugging Face"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        value_head: nn.Module | None = None,
+        value_reads_detached: bool = True,
+        *,
+        batch_size: int = 16,
+    ):
+        super().__init__(model, value_head, value_reads_detached)
+        self.batch_size = batch_size
+        self.encoder, self.decoder = self.base.get_encoder(), self.base.get_decoder()
+        parameters = inspect.signature(self.decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+
+    def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
+        lengths = [len(query) for query in queries]
+        rows = [torch.empty(0)] * len(queries)
+        with self.adapters_off() if reference else contextlib.nullcontext():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
+                for group in by_length(lengths, self.batch_size):
+                    ids, mask = self._pad([queries[i].to(self.device) for i in group])
+                    hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+                    for row, i in enumerate(group):
+                        rows[i] = hidden[row, : lengths[i]]
+        return Encoded(torch.cat(rows), tuple(lengths))
+
+    def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
+        memory, memory_mask = self._pad(encoded.rows())
+        start = torch.tensor([self.start_id], device=self.device)
+        inputs, _ = self._pad([torch.cat([start, response[:-1].to(self.device)]) for response in responses])
+        with self.adapters_off() if reference else contextlib.nullcontext():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
+                hidden = self.decoder(
+                    input_ids=inputs,
+                    encoder_hidden_states=memory,
+                    encoder_attention_mask=memory_mask,
+                    use_cache=False,
+                ).last_hidden_state
+        return torch.cat([hidden[row, : len(response)] for row, response in enumerate(responses)])
+
+    def start(self, encoded: Encoded) -> dict[str, Any]:
+        memory, mask = self._pad(encoded.rows())
+        # Without a configuration, which counts the encoder's layers, the caches grow with the layers that are run.
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        return {"cache": cache, "memory": memory, "mask": mask}
+
+    def advance(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
+        return self.decoder(
+            input_ids=tokens[:, None],
+            encoder_hidden_states=state["memory"],
+            encoder_attention_mask=state["mask"],
+            use_cache=True,
+            **{self._cache_name: state["cache"]},
+        ).last_hidden_state[:, -1]
+
+    def keep(self, state: dict[str, Any], indices: Sequence[int]) -> None:
+        places = torch.tensor(indices, device=self.device)
+        state["cache"].batch_select_indices(places)
+        state["memory"], state["mask"] = state["memory"][places], state["mask"][places]
+
+    def _pad(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Right-pad rows [length, ...] with zeros; return [B, S, ...] and the mask [B, S], 1 = a real position."""
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+        beyond = -padded.shape[1] % self.traits.pad_multiple
+        if beyond:
+            padded = nn.functional.pad(padded, (0, 0) * (padded.dim() - 2) + (0, beyond))
+        mask = torch.arange(padded.shape[1], device=self.device)[None, :] < lengths[:, None]
+        return padded, mask.long()
+
+
+def make_engine(
+    name: str, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True
+) -> Engine:
+    """Return the engine called `name` around `model`.
+
+    Args:
+        name: `hf`, `packed`, or `auto`: packed for the T5 family, but not where every new shape costs a kernel;
+            there the Hugging Face engine's rounded lengths keep their number small.
+
+    Raises:
+        UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
+    """
+    keep_freed_memory()
+    compiles, sharded = traits(next(model.parameters()).device).compiles_shapes, is_sharded(model)
+    if name == "packed" and sharded:
+        raise UserError("--engine=packed: reads weights in place, and these are sharded; leave it to auto, or use hf")
+    if name == "packed" or (name == "auto" and not compiles and not sharded):
+        from detox.model.packed_t5 import PackedT5Engine
+
+        if PackedT5Engine.supports(model):
+            return PackedT5Engine(model, value_head, value_reads_detached)
+        if name == "packed":
+            raise UserError("--engine=packed: runs T5 models with plain or LoRA linear layers only; use --engine hf")
+    return HuggingFaceEngine(model, value_head, value_reads_detached)

@@ -1,0 +1,285 @@
+"""Where models and datasets are: embedded, in a folder, or on the hub, whether it is in reach or not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants, errors
+from huggingface_hub.utils import get_session, httpx
+
+from detox.stage import artifacts, environment
+from detox.stage.errors import UserError, printable
+
+DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
+PROBE_SECONDS = 4.0
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+class HubUnreachable(UserError):
+    """A model is not in the local cache, and the hub cannot be reached."""
+
+
+# ------------------------------------------------------------------------------------------------- in reach?
+
+
+@functools.lru_cache(maxsize=4)
+def problem(endpoint: str) -> str | None:
+    """Ask once whether the hub answers; return why not, or None.
+
+    The request runs in a thread, because a broken resolver blocks for longer than any timeout of the client.
+    """
+    found = _settings_problem()
+    if found:
+        return found
+    outcome = [f"no answer within {PROBE_SECONDS:g} s"]
+
+    def ask() -> None:
+        try:
+            status = get_session().head(endpoint, timeout=PROBE_SECONDS - 1).status_code
+            outcome[0] = f"it answers {status}" if status >= 500 else ""
+        except Exception as error:  # whatever settings and networks bring
+            outcome[0] = str(error) or type(error).__name__
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
+    if outcome[0] and proxy and not urllib.request.proxy_bypass(httpx.URL(endpoint).host):
+        return f"{outcome[0]}; {proxy} sets a proxy"
+    return outcome[0] or None
+
+
+def _settings_problem() -> str | None:
+    """Return what the environment holds that the client cannot work with."""
+    if environment.problems:
+        return f"{environment.problems[0]}; correct or unset it"
+    try:
+        token = huggingface_hub.get_token() or ""
+    except (OSError, ValueError) as error:
+        return f"the token in {constants.HF_TOKEN_PATH} cannot be read ({error}); log in again with `hf auth login`"
+    if not token.isascii():
+        return f"the token in {_token_place()} is not plain ASCII, so it is no token; copy it again"
+    try:
+        get_session()
+    except Exception as error:  # a proxy or a certificate of which no client can be made
+        return _blame(error)
+    return None
+
+
+def _blame(error: Exception) -> str:
+    """Return the line for a client that cannot be made, with the variable that it is due to."""
+    for name in _PROXIES:
+        value = os.environ.get(name)
+        try:
+            with httpx.Client(proxy=value or None, trust_env=False):
+                pass
+        except Exception as reason:
+            shown = re.sub(r"//[^/@]*@", "//", str(value))  # without user and password
+            why = "an unknown kind of proxy" if "Unknown scheme" in str(reason) else str(reason)
+            return f"{name}={shown}: {why}; write such as http://host:8080 or socks5://host:1080, or unset it"
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        path = os.environ.get(name)
+        if path and not os.path.exists(path):
+            return f"{name}={path}: no such file; correct or unset it"
+    return str(error) or type(error).__name__
+
+
+def _token_place() -> str:
+    """Return where the token comes from that the client sends."""
+    names = [name for name in _TOKENS if os.environ.get(name, "").strip()]
+    return f"{names[0]}, which goes before a login," if names else str(constants.HF_TOKEN_PATH)
+
+
+def access_advice() -> str:
+    """Return what to do where the hub lets one not in: log in, or see to the token that is sent."""
+    with contextlib.suppress(OSError, ValueError):
+        if huggingface_hub.get_token():
+            return f"the token in {_token_place()} may have expired or lack access: renew or unset it"
+    return "log in with `hf auth login`"
+
+
+@contextmanager
+def _errors(name: str, offline: bool, trouble: str | None) -> Iterator[None]:
+    """Turn what goes wrong in fetching into one `UserError` about the repository `name`."""
+    endpoint = constants.ENDPOINT
+    try:
+        yield
+    except (errors.HFValidationError, errors.HfUriError):
+        raise UserError(f"{name}: neither a folder nor a name on the hub (owner/name); check the spelling") from None
+    except errors.GatedRepoError:
+        raise UserError(f"{name}: gated; accept its terms at {endpoint}, then {access_advice()}") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"{name}: no such folder here, and no such repository at {endpoint}, or a private one; "
+            f"check the name, or {access_advice()}"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{name}: the repository has no such revision; name a commit, tag or branch of it") from None
+    except (
+        errors.LocalEntryNotFoundError,
+        errors.OfflineModeIsEnabled,
+        httpx.HTTPError,
+        ConnectionError,
+    ) as error:
+        answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+        status = None if answer is None else answer.status_code
+        if status in (401, 403):
+            raise UserError(f"{name}: {endpoint} refuses access ({status}); {access_advice()}") from None
+        if offline:
+            trouble = "HF_HUB_OFFLINE is set"
+        trouble = trouble or (f"it answers {status}" if status else str(error).partition("\n")[0])
+        raise HubUnreachable(
+            f"{name}: not in the local cache, and the hub at {endpoint} cannot be reached "
+            f"({printable(trouble, 240)}); use --preset demo, or name a local path instead"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{name}: cannot be stored in the cache {constants.HF_HUB_CACHE} ({error.strerror or error}); "
+            "make room or set HF_HOME to a folder that can be written"
+        ) from None
+
+
+def fetch(name: str, revision: str | None, patterns: Sequence[str], kind: str = "model") -> Path:
+    """Return the folder with files of a hub repository, which is named for the commit.
+
+    Bars of downloads show on a terminal alone. Where the hub does not answer, what is in the local cache is taken at
+    once; the library would retry for a minute.
+
+    Args:
+        name: owner/name.
+        revision: commit, tag or branch.
+        patterns: names of the files that are wanted, with `*`.
+        kind: `model` or `dataset`.
+
+    Raises:
+        HubUnreachable: and the repository is not in the cache.
+        UserError: no such repository or revision, gated, or the cache cannot be written.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    trouble = None if offline else problem(constants.ENDPOINT)
+    shown = sys.stderr.isatty() or constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # the variable decides, if set
+    constants.HF_HUB_OFFLINE = offline or trouble is not None
+    try:
+        with (
+            _errors(name, offline, trouble),
+            nullcontext() if shown else huggingface_hub.utils.disable_progress_bars(),
+        ):
+            return Path(
+                huggingface_hub.snapshot_download(
+                    name,
+                    repo_type=kind,
+                    revision=revision,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=["*/*"] if kind == "model" else None,
+                    local_files_only=constants.HF_HUB_OFFLINE,
+                )
+            )
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+
+
+# -------------------------------------------------------------------------------------------------- a model
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder on this disk, the name that the user gave, and the commit if it came from the hub."""
+
+    name: str
+    folder: Path
+    commit: str | None = None
+
+    def has(self, file: str) -> bool:
+        """Return whether the folder has a file of this name."""
+        return (self.folder / file).is_file()
+
+    def json(self, file: str) -> dict[str, Any]:
+        """Return the content of a JSON file of the folder."""
+        path = self.folder / file
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except FileNotFoundError:
+            raise UserError(f"{self.name}: has no {file}; {self._instead(file)}") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.name}: {file} cannot be read ({error}); fetch or save it again") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{self.name}: {file} is not a JSON object; fetch or save it again")
+        return content
+
+    def _instead(self, file: str) -> str:
+        """Return what may have been meant: an adapter, or a folder inside of this one."""
+        if file == "config.json" and self.has("adapter_config.json"):
+            return "it is an adapter: give the summarizer's as --model.adapter, merge others into their base first"
+        inside = sorted(path.parent for path in self.folder.glob(f"*/{file}"))
+        if inside and self.commit is None:
+            return f"name a folder inside of it, such as {Path(self.name) / inside[-1].name}"
+        return "name a folder or repository that is complete"
+
+
+def locate(name: str, revision: str | None, patterns: Sequence[str], otherwise: Sequence[str] = ()) -> Source:
+    """Find a model: `demo:<name>`, a folder, or a hub repository, of which the files `patterns` are fetched.
+
+    Only files at the top of a repository are fetched, so that no name in its listing leads elsewhere.
+
+    Args:
+        name: as the user gave it.
+        revision: commit, tag or branch of a hub name.
+        patterns: names of the files that are wanted, with `*`.
+        otherwise: names of those that are fetched where the repository has no safetensors.
+    """
+    if name.startswith("demo:"):
+        known = sorted(path.name for path in DEMO_MODELS.glob("*") if path.is_dir())
+        if name.removeprefix("demo:") not in known:
+            choices = ", ".join(f"demo:{choice}" for choice in known) or "none (run `make demo-models`)"
+            raise UserError(f"{name}: no such embedded model; there are {choices}")
+        return Source(name, DEMO_MODELS / name.removeprefix("demo:"))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise UserError(f"{name}: a local folder, which has no revision {revision}; leave the revision out")
+        return Source(name, path)
+    if path.exists():
+        raise UserError(f"{name}: a file; name the folder that holds the model")
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
+        raise UserError(f"{name}: no such folder; name an existing folder or a model on the hub (owner/name)")
+    folder = fetch(name, revision, patterns)
+    if otherwise and not any(folder.glob("*.safetensors")):
+        folder = fetch(name, folder.name, [*patterns, *otherwise])
+    return Source(name, folder, commit=folder.name)
+
+
+def identity(name: str, revision: str | None = None) -> str:
+    """Return what tells a model from others: the commit of a hub name, the hash of a folder's settings and weights.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    settings = ("config.json", "adapter_config.json")
+    source = locate(name, revision, settings)
+    if source.commit is not None:
+        return source.commit
+    digest = hashlib.sha256()
+    files = [source.folder / file for file in settings if source.has(file)]
+    files += sorted(source.folder.glob("*.safetensors"))
+    if not source.has("adapter_model.safetensors"):
+        files += source.folder.glob("adapter_model.bin")
+    if source.has("config.json") and not any(source.folder.glob("model*.safetensors")):
+        files += sorted(source.folder.glob("pytorch_model*.bin"))
+    for path in files:
+        digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
+    return digest.hexdigest()

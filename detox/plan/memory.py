@@ -1,0 +1,193 @@
+"""How much memory PPO will take, from settings and the sizes of the models alone: arithmetic, no weights.
+
+Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every
+summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
+
+- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.sharding`), a process holds its
+  part of every block, the one that it works on and the next in full, and all that is no block.
+- adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
+- optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
+  an update is taken back to where it fails.
+- reward model: w a parameter.
+- rollout: keys and values of prompts and summaries, hidden states, and the merged weights (in float32, if they
+  are not sharded).
+- update: what the backward pass of one microbatch needs. The packed engine keeps of every token in every
+  layer: the residual stream once a norm; query, key, value and output of attention (in float32 on a CPU);
+  the arguments of the activation; the input of each layer with an adapter; and of all prompts of a rollout,
+  keys and values before LoRA, where the encoder is frozen. Hugging Face's modules keep more:
+  `_kept_by_modules`.
+- logits: of one step of the rollout, or of one chunk of the fused head in the update, as the peak is in
+  either.
+- kernels and allocator, on a CPU: what torch and oneDNN load and compile once a model runs, and freed memory that
+  malloc keeps. It was measured, and is about the same for models of 16 and of 420 MB.
+
+The peak is what stays (weights, optimizer, libraries) and the larger of rollout and update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import config
+from detox.model.devices import choose_dtype, traits
+from detox.model.logprobs import CHUNK
+from detox.model.packed_t5 import KNOWN_BYTES
+from detox.plan.sizes import Sizes, reads_prompt, rows
+from detox.stage import artifacts
+
+GIB = 2**30
+KERNELS = {torch.float32: 58 * 2**20, torch.bfloat16: 84 * 2**20}
+"""On a CPU, bytes that kernels and allocator take; in bfloat16 oneDNN compiles more of them."""
+OUTPUTS = ("o", "out_proj", "wo", "fc2")
+"""Last parts of the names of layers that read what attention or the activation gave out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by part, and the sizes that they were counted for."""
+
+    parts: dict[str, int]
+    peak: int
+    microbatch: int
+    query_tokens: int
+    new_tokens: int
+    engine: str
+    dtype: torch.dtype
+
+
+def plan(
+    settings: config.PPOTraining,
+    sizes: Sizes,
+    reward_parameters: int,
+    device: torch.device,
+    query_tokens: int,
+    packed: bool,
+    shards: int = 1,
+) -> Plan:
+    """Return the memory that one process of training takes.
+
+    Args:
+        settings: of the stage; of several processes, those of one (`config.PPO.share`).
+        sizes: of the summarizer.
+        reward_parameters: of the classifier.
+        device: on a CPU the libraries count too.
+        query_tokens: of the longest prompt.
+        packed: for the packed engine, or that of Hugging Face.
+        shards: processes that the frozen blocks are spread over.
+    """
+    ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
+    w, on_cpu = dtype.itemsize, device.type == "cpu"
+    a = 4 if packed and on_cpu else w  # inside attention
+    rollout_tokens, update_tokens = ppo.batch_size * query_tokens, ppo.effective_microbatch * query_tokens
+    new_tokens = settings.rollout.max_new_tokens
+    answers = ppo.effective_microbatch * new_tokens
+    adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
+    # What a rollout leaves: the encoder's output and the hidden states that predicted each token.
+    left = rollout_tokens * sizes.d * w + ppo.batch_size * new_tokens * sizes.d * 4
+    generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, a)
+    if dtype == torch.float32 and shards == 1:
+        generate += sizes.lora_weights * 4
+    encode = _encoding(
+        sizes, min(rollout_tokens, max(traits(device).encode_rows, query_tokens)) if packed else rollout_tokens, w
+    )
+    kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, a)
+    known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)
+    kept += known if known <= KNOWN_BYTES and not sizes.encoder_is_trained else 0
+    if not packed:
+        kept = _kept_by_modules(sizes, answers, update_tokens, ppo.lora_r, w)
+    step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
+    chunk_logits = min(CHUNK, answers) * sizes.vocabulary * (12 if w == 4 else 14)
+    rollout, update = left + max(generate, encode), left + kept
+    phase = max(rollout + step_logits, update + chunk_logits)
+    in_rollout = phase == rollout + step_logits
+    backbone = sizes.weights
+    if shards > 1:
+        blocks = sizes.encoder_blocks + sizes.decoder_blocks
+        backbone += blocks // shards - blocks + 2 * sizes.largest_block
+    parts = {
+        "backbone": backbone * w,
+        "adapters": adapters * 8,
+        "value head": value_head * 8,
+        "optimizer": (adapters + value_head) * 20,
+        "reward model": reward_parameters * w,
+        "activations of the rollout": rollout,
+        "activations of the update": update,
+        "logits": step_logits if in_rollout else chunk_logits,
+    }
+    if on_cpu:
+        parts["kernels and allocator"] = KERNELS[dtype]
+        parts["interpreter and libraries"] = int(artifacts.peak_memory_mb() * 2**20)
+    peak = sum(parts.values()) - (update if in_rollout else rollout)
+    engine = "packed" if packed else "Hugging Face"
+    return Plan(parts, peak, ppo.effective_microbatch, query_tokens, new_tokens, engine, dtype)
+
+
+def _generating(sizes: Sizes, batch: int, query_tokens: int, new_tokens: int, w: int) -> int:
+    """Bytes of both caches, of which the growing one exists twice while it grows."""
+    growing = 2 * sizes.decoder_layers * batch * new_tokens * sizes.inner * w
+    return prompt_cache(sizes, batch, query_tokens, w) + 2 * growing
+
+
+def prompt_cache(sizes: Sizes, batch: int, query_tokens: int, w: int) -> int:
+    """Bytes of the keys and values of the prompts' encoder outputs."""
+    return 2 * sizes.decoder_layers * batch * query_tokens * sizes.inner * w
+
+
+def _encoding(sizes: Sizes, rows: int, w: int) -> int:
+    """Bytes that the widest layer takes without a graph: residual stream, normed input, and three buffers."""
+    return rows * (8 * sizes.d + w * sizes.d + 3 * w * max(sizes.d_ff, sizes.inner))
+
+
+def _kept_by_packed(sizes: Sizes, answers: int, tokens: int, r: int, w: int, a: int) -> int:
+    """Bytes that the packed engine keeps for a backward pass; `a` are those of a number inside attention."""
+    stream = 4 * sizes.d
+    row = 3 * stream + 6 * sizes.inner * a + sizes.activation * sizes.d_ff * w
+    kept = sizes.decoder_layers * (answers * row + tokens * 2 * sizes.inner * a) + tokens * sizes.d * w
+    if sizes.encoder_is_trained:
+        row = 2 * stream + 4 * sizes.inner * a + sizes.activation * sizes.d_ff * w
+        kept += sizes.encoder_layers * tokens * row
+    inputs = {_input(name, fan_in): (name, fan_in) for name, (fan_in, _) in sizes.adapted.items()}
+    for name, fan_in in inputs.values():
+        kept += 0 if reads_prompt(name) else rows(name, answers, tokens) * fan_in * w
+    kept += sum(rows(name, answers, tokens) * r * w for name in sizes.adapted)
+    # In the backward pass the gradients of one layer's widest tensors exist as well.
+    return kept + max(answers, tokens) * 2 * max(sizes.activation * sizes.d_ff * w, 2 * sizes.inner * a)
+
+
+def _kept_by_modules(sizes: Sizes, answers: int, tokens: int, r: int, w: int) -> int:
+    """Bytes that the modules of `transformers` keep for a backward pass, LoRA layers included.
+
+    To what the packed engine keeps they add a second buffer a norm, the steps of a gated activation (six
+    buffers where two would do), and with bfloat16 weights a float32 copy of the input of each LoRA layer.
+    """
+    row = 3 * 2 * 4 * sizes.d + 6 * sizes.inner * w + (6 if sizes.activation == 2 else 2) * sizes.d_ff * w
+    kept = sizes.decoder_layers * (answers * row + tokens * 2 * sizes.inner * w) + tokens * sizes.d * w
+    if sizes.encoder_is_trained:
+        row = 2 * 2 * 4 * sizes.d + 4 * sizes.inner * w + (6 if sizes.activation == 2 else 2) * sizes.d_ff * w
+        kept += sizes.encoder_layers * tokens * row
+    inputs = {_input(name, fan_in) if w == 4 else name: (name, fan_in) for name, (fan_in, _) in sizes.adapted.items()}
+    for name, fan_in in inputs.values():
+        kept += 0 if w == 4 and reads_prompt(name) else rows(name, answers, tokens) * fan_in * 4
+    kept += sum(rows(name, answers, tokens) * r * 4 for name in sizes.adapted)
+    return kept + max(answers, tokens) * 2 * max(sizes.activation * sizes.d_ff * w, 2 * sizes.inner * w)
+
+
+def _input(name: str, fan_in: int) -> tuple[str, int, bool, bool]:
+    """Return what tells one layer's input from another's: query, key and value read the same one."""
+    parent, leaf = name.rsplit(".", 1)
+    return parent, fan_in, leaf in OUTPUTS, reads_prompt(name)
+
+
+def largest_microbatch(settings: config.PPOTraining, *rest: Any) -> int | None:
+    """Return the largest microbatch that fits `--plan-budget-gb`, if there is one; arguments as of `plan`."""
+    if settings.plan_budget_gb is None:
+        return None
+    budget, minibatch = settings.plan_budget_gb * GIB, settings.ppo.minibatch_size
+    for size in (size for size in range(minibatch, 0, -1) if minibatch % size == 0):
+        smaller = replace(settings, ppo=replace(settings.ppo, microbatch_size=size))
+        if plan(smaller, *rest).peak <= budget:
+            return size
+    return None

@@ -1,0 +1,258 @@
+"""The score as a weighted sum: the classifier, and length, overlap and functions of the user's own."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import os
+import sys
+import sysconfig
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from datasets import Dataset
+from nltk.stem.porter import PorterStemmer
+from torch import Tensor
+
+import config
+from detox.evaluation import quality
+from detox.scoring.reward import RewardModel
+from detox.stage import artifacts
+from detox.stage.errors import UserError, printable
+
+Term = Callable[..., Sequence[float]]
+"""Called with `summaries` (texts), `dialogues` (texts) and `references` (a list of texts a summary), all by keyword
+and of one length; returns one finite number a summary, which depends on nothing but these arguments."""
+
+_FUNCTION_WORDS = frozenset(
+    "a about after again all also am an and another any are aren as at away back be because been before being both "
+    "but by can cannot could couldn did didn do does doesn doing don down during each either else ever every few for "
+    "from further get gets got had hadn has hasn have haven having he her here hers herself him himself his how i if "
+    "in into is isn it its itself just let ll may me might mine more most must my myself neither no nor not of off on "
+    "once only or other our ours ourselves out over own re same shall she should shouldn so some such than that the "
+    "their theirs them themselves then there these they this those through to too under until up upon us ve very was "
+    "wasn we were weren what when where which while who whom whose why will with without would wouldn yes you your "
+    "yours yourself yourselves".split()
+)
+_stem = functools.lru_cache(maxsize=100_000)(PorterStemmer().stem)
+
+
+def length(*, summaries: Sequence[str], dialogues: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """Return minus the relative deviation from the reference's length, for the nearest of the references.
+
+    In words between white space: 0 is as long as the reference, -1 is empty or twice as long, -2 three times.
+    """
+    counts = [[max(1, quality.length(reference)) for reference in group] for group in references]
+    return [
+        -min(abs(quality.length(summary) - count) / count for count in group)
+        for summary, group in zip(summaries, counts)
+    ]
+
+
+def overlap_dialogue(
+    *, summaries: Sequence[str], dialogues: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[float]:
+    """Return the share of each summary's content words that the dialogue has too; 0 where there are none.
+
+    From 0 to 1. Content words are those that are not English function words, compared by Porter's stems, each as
+    often as it occurs in the summary. A summary that invents falls, and so does one that is polite about nothing.
+    """
+    shares = []
+    for summary, dialogue in zip(summaries, dialogues):
+        known, stems = set(_content(dialogue)), _content(summary)
+        shares.append(sum(stem in known for stem in stems) / len(stems) if stems else 0.0)
+    return shares
+
+
+def overlap_reference(
+    *, summaries: Sequence[str], dialogues: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[float]:
+    """Return ROUGE-L F1, 0 to 1, of each summary against the best of its references."""
+    return quality.rouge(summaries, references)["rougeL"].tolist()
+
+
+BUILT_IN: Mapping[str, Term] = {
+    "length": length,
+    "overlap-dialogue": overlap_dialogue,
+    "overlap-reference": overlap_reference,
+}
+
+
+def _content(text: str) -> list[str]:
+    words = (word.replace("’", "'").partition("'")[0] for word in quality.words(text))
+    return [_stem(word) for word in words if word not in _FUNCTION_WORDS]
+
+
+class WeightedReward:
+    """The score of a summary: the classifier's signal and further terms, added with their weights.
+
+    Args:
+        settings: weights and names of the terms.
+        classifier: as the settings name it.
+        examples: what the rows of `score` count in; has the columns `dialogue` and `summaries`.
+
+    Raises:
+        UserError: a term cannot be loaded, or fails on the first examples with their own references as summaries.
+    """
+
+    def __init__(self, settings: config.Reward, classifier: RewardModel, examples: Dataset):
+        self.settings, self.classifier, self.examples = settings, classifier, examples
+        self.terms = {name: load(name) for name in settings.terms}
+        self.labels = labels(settings.terms)
+        some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run
+        measure(self.terms, [group[0] for group in some["summaries"]], some["dialogue"], some["summaries"])
+
+    def score(self, rows: Sequence[int], summaries: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scores of summaries and what they are the sums of.
+
+        Args:
+            rows: B rows of the examples, whose dialogues were summarized.
+            summaries: B texts without special tokens.
+
+        Returns:
+            The scores [B] float32 on the CPU; and `classifier` and each further term by its label, [B] before
+            weighting, or nothing where there are no further terms.
+
+        Raises:
+            UserError: the classifier or a further term fails.
+        """
+        signal = self._signal(summaries)
+        scores = self.settings.weight * signal
+        if not self.terms:
+            return scores, {}
+        texts = self.examples[list(rows)]
+        values = measure(self.terms, summaries, texts["dialogue"], texts["summaries"])
+        for name, weight in self.settings.terms.items():
+            scores = scores + weight * values[name]
+        return scores, {"classifier": signal, **{self.labels[name]: each for name, each in values.items()}}
+
+    def _signal(self, summaries: Sequence[str]) -> Tensor:
+        try:
+            return self.classifier.score(summaries)
+        except Exception as error:  # a model of others can fail in any way
+            reason = printable(f"{type(error).__name__}: {error}", 200)
+            raise UserError(
+                f"--reward.model={self.settings.model}: it failed on {len(summaries)} summaries ({reason}); the last "
+                f"checkpoint is whole: lower --reward.batch-size={self.settings.batch_size} if memory is short, or "
+                "name another model"
+            ) from error
+
+
+def measure(
+    terms: Mapping[str, Term],
+    summaries: Sequence[str],
+    dialogues: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> dict[str, Tensor]:
+    """Return what each term says of B summaries, [B] float32 on the CPU, by the terms' names.
+
+    Raises:
+        UserError: a term raises, or does not return one finite number a summary.
+    """
+    return {
+        name: torch.tensor(_numbers(name, term, summaries, dialogues, references), dtype=torch.float32)
+        for name, term in terms.items()
+    }
+
+
+def _numbers(
+    name: str,
+    term: Term,
+    summaries: Sequence[str],
+    dialogues: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> list[float]:
+    what = f"--reward.extra={name}"
+    try:
+        found = term(
+            summaries=list(summaries), dialogues=list(dialogues), references=[list(group) for group in references]
+        )
+        values = [float(value) for value in found]
+    except Exception as error:  # a function of others can fail in any way
+        reason = printable(f"{type(error).__name__}: {error}{_where(error)}", 300)
+        raise UserError(
+            f"{what}: it failed on {len(summaries)} summaries ({reason}); correct it, what was saved is whole"
+        ) from error
+    if len(values) != len(summaries):
+        raise UserError(f"{what}: it returned {len(values)} numbers for {len(summaries)} summaries; return one each")
+    for summary, value in zip(summaries, values):
+        if not math.isfinite(value):
+            raise UserError(f"{what}: it returned {value} for {printable(summary, 80)!r}; return finite numbers")
+    return values
+
+
+def labels(names: Iterable[str]) -> dict[str, str]:
+    """Return a short label of each term: its function's name, where no other term has it."""
+    short = {name: name.rpartition(":")[2] for name in names}
+    counts = Counter([*short.values(), "classifier"])
+    return {name: label if counts[label] == 1 else name for name, label in short.items()}
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line of the user's code that an error came from, or nothing where none of it ran."""
+    frames = traceback.extract_tb(error.__traceback__)
+    library = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<", __file__)
+    own = [frame for frame in frames if not frame.filename.startswith(library)]
+    return f", {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+# ------------------------------------------------------------------------------------- functions of the user
+
+
+def load(name: str) -> Term:
+    """Return the term called `name`: a built-in one, or the user's `module:function` or `file.py:function`.
+
+    A module is looked for where Python looks, and last in the working directory; a file may import its neighbours.
+
+    Raises:
+        UserError: no such term, or its module cannot be imported.
+    """
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    source, _, attribute = name.rpartition(":")
+    term = getattr(_import(source), attribute, None)
+    if not callable(term):
+        raise UserError(f"--reward.extra={name}: {source} has no function {attribute!r}; name one of its functions")
+    return term
+
+
+def identity(name: str) -> str:
+    """Return what tells the code of a user's term from other code: the hash of its file.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    load(name)
+    source = name.rpartition(":")[0]
+    path = getattr(_import(source), "__file__", None)
+    return artifacts.sha256(Path(path)) if path else source
+
+
+def _import(source: str) -> ModuleType:
+    is_file = source.endswith(".py")
+    path = Path(source).expanduser().resolve()
+    if is_file and not path.is_file():
+        raise UserError(f"--reward.extra={source}: no such file; name file.py:function or module:function")
+    folder = str(path.parent) if is_file else os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return _run_file(path) if is_file else importlib.import_module(source)
+    except (Exception, SystemExit) as error:  # a file of others can fail in any way
+        reason = printable(f"{type(error).__name__}: {error}{_where(error)}", 300)
+        raise UserError(f"--reward.extra={source}: cannot be imported ({reason}); correct it or the name") from error
+
+
+@functools.cache
+def _run_file(path: Path) -> ModuleType:
+    module = ModuleType(f"reward_terms_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look there
+    # The user named this file to be run. Compiled afresh, since a .pyc can be of older code than the file's hash.
+    exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102
+    return module
