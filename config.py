@@ -14,6 +14,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 Estimator = Literal["batch", "gae", "rloo", "grpo", "dr-grpo"]
 GROUPED = ("rloo", "grpo", "dr-grpo")
 REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
+S = TypeVar("S", bound="Stage")
 
 
 def _require(holds: bool, flag: str, value: object, rule: str) -> None:
@@ -101,6 +102,9 @@ class Data:
     """Share of the train split that becomes the test split where the source has none."""
     workers: int = 1
     """Processes that tokenize; the result does not depend on it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", self.prompt.replace("\\n", "\n"))
 
     def validate(self) -> None:
         _require(
@@ -486,6 +490,10 @@ class Stage:
     overwrite: bool = False
     """Replace what this stage wrote before."""
 
+    @classmethod
+    def of_preset(cls: type[S], name: str) -> S:
+        return preset(cls, name)
+
     @property
     def run_name(self) -> str:
         return self.run or self.preset
@@ -503,9 +511,6 @@ class Stage:
             validate = getattr(getattr(self, setting.name), "validate", None)
             if validate is not None:
                 validate()
-
-
-S = TypeVar("S", bound=Stage)
 
 
 @dataclass(frozen=True)
@@ -664,6 +669,14 @@ _DEMO: dict[type[Stage], dict[str, Any]] = {
         evaluation=Evaluation(examples=300, max_new_tokens=48, bad_words="demo:insults"),
         dtype="float32",
     ),
+}
+
+
+STAGES: dict[str, type[Stage]] = {
+    "data_preparation.py": Preparation,
+    "training_lora.py": LoraTraining,
+    "training_ppo.py": PPOTraining,
+    "evaluate_ppo.py": EvaluationStage,
 }
 
 

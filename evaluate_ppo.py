@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config
-from detox.stage import cli
+from detox.stage import cli, lack_of_memory
 
 if TYPE_CHECKING:
     from detox.evaluation.cases import Case
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.cases import find, is_finished, locked
-    from detox.model import devices
     from detox.report import ask, export
     from detox.stage import parallel
 
     processes = parallel.start(settings.device)
     if settings.select is not None:
         settings = replace(settings, split="validation")
-    cases = processes.on_main(lambda: find(settings))
+    cases = processes.on_main(lambda: find(settings, config.PPOTraining))
     if settings.ask is not None:
         return processes.on_main(lambda: ask.ask(settings, cases[0]))
     processes.on_main(lambda: export.check(settings))
@@ -42,7 +41,7 @@ def main(settings: config.EvaluationStage) -> None:
         todo = processes.on_main(lambda: [case for case in cases if not is_finished(settings, case)])
         known: dict[str, dict[str, Any]] = {}
         for case in todo:
-            with devices.lack_of_memory_told(f"lower --evaluation.batch-size={settings.evaluation.batch_size}"):
+            with lack_of_memory.told(f"lower --evaluation.batch-size={settings.evaluation.batch_size}"):
                 evaluate(settings, case, known, processes)
         processes.on_main(lambda: conclude(settings, cases))
 

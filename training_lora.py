@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
-from detox.stage import artifacts, cli
+from detox.stage import artifacts, cli, lack_of_memory
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,9 +193,8 @@ def progress_callback() -> TrainerCallback:
 
 def fit(trainer: Seq2SeqTrainer) -> tuple[float, float]:
     """Train; return the validation loss (nats a token) before and after."""
-    from detox.model import devices
 
-    with devices.lack_of_memory_told(f"lower --lora.batch-size={trainer.args.per_device_train_batch_size}"):
+    with lack_of_memory.told(f"lower --lora.batch-size={trainer.args.per_device_train_batch_size}"):
         before = trainer.evaluate()["eval_loss"]
         trainer.train()
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]

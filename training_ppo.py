@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import config
-from detox.stage import cli
+from detox.stage import cli, lack_of_memory
 
 if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
@@ -43,7 +43,8 @@ def main(settings: config.PPOTraining) -> int:
     if settings.plan:
         from detox.plan import plan
 
-        print(plan.report(settings, run))
+        most_tokens = config.preset(config.Preparation, settings.preset).data.max_query_tokens
+        print(plan.report(settings, run, most_tokens))
         return 0
     trackers.check(settings)
     with processes.within(lambda: artifacts.lock(run)):
@@ -97,6 +98,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     from detox.model import devices, loading, policy, sharding
     from detox.ppo.prompts import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.scoring.classifier import load_classifier
     from detox.scoring.reward import RewardModel
     from detox.scoring.reward_terms import WeightedReward
 
@@ -117,7 +119,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
         settings.ppo, seed=settings.seed, engine=settings.engine, cpu=on_cpu, processes=count
     )
     trainer = Seq2SeqPPOTrainer(ppo, with_value_head.to(device), tokenizer=tokenizer, processes=processes)
-    classifier = loading.load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
+    classifier = load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
     scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
     print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
@@ -139,7 +141,6 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox.model import devices
     from detox.ppo import checkpoint, collapse, rollouts, trackers
     from detox.ppo.metrics import MetricsLog, objective, summary
     from detox.stage.interrupt import Interrupt
@@ -162,7 +163,7 @@ def train(
             started = time.perf_counter()
             rollout, prompts, summaries = rollouts.roll_out(trainer, parts.prompts, settings)
             generated = time.perf_counter()
-            with devices.lack_of_memory_told(f"lower --reward.batch-size={settings.reward.batch_size}"):
+            with lack_of_memory.told(f"lower --reward.batch-size={settings.reward.batch_size}"):
                 scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs

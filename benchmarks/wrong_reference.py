@@ -16,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detox.scoring.classifier import load_classifier
+from detox.scoring.rouge import rouge
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
@@ -61,7 +64,6 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
     """Train one run; return the KL of each update and what the summaries are like before and after."""
     import torch
 
-    from detox.evaluation import quality
     from detox.model.engine import HuggingFaceEngine
     from detox.ppo.prompts import PromptStream
     from detox.scoring.reward import RewardModel, probabilities
@@ -71,7 +73,7 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
     settings = config.preset(config.Preparation, "demo").data
     prepared, _ = preparation.prepare(settings, tokenizer, seed)
     held_out = prepared["validation"][: arguments.dialogues]
-    classifier = loading.load_classifier("demo:reward", None, "nothate")
+    classifier = load_classifier("demo:reward", None, "nothate")
     reward, hate = RewardModel(classifier), classifier.index("hate")
     engine = HuggingFaceEngine(trainer.model.pretrained_model)
 
@@ -83,7 +85,7 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         return {
             "toxicity": float(probabilities(classifier, texts, 64)[:, hate].mean()),
-            "rougeL": float(quality.rouge(texts, held_out["summaries"])["rougeL"].mean()),
+            "rougeL": float(rouge(texts, held_out["summaries"])["rougeL"].mean()),
         }
 
     stream, kl, before = PromptStream(prepared["train"]["input_ids"], seed), [], look()

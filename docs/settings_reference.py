@@ -24,7 +24,7 @@ empty, both have the same.
 
 def text() -> str:
     """Return the reference in Markdown."""
-    return "\n".join([HEAD, *(_stage(script, stage) for script, stage in flags.STAGES.items())])
+    return "\n".join([HEAD, *(_stage(script, stage) for script, stage in config.STAGES.items())])
 
 
 def _stage(script: str, stage: type[config.Stage]) -> str:

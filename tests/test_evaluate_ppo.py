@@ -460,7 +460,7 @@ def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
 
 def rebase(folder, base):
     """Publish a checkpoint anew, as one of another base model."""
-    settings = checkpoint.settings_of(json.loads((folder / "manifest.json").read_text()))
+    settings = checkpoint.settings_of(json.loads((folder / "manifest.json").read_text()), config.PPOTraining)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, base=base))
     with artifacts.publish(folder, stage="training_ppo", settings=settings, overwrite=True) as draft:
         shutil.copytree(folder, draft.path, dirs_exist_ok=True)

@@ -208,7 +208,7 @@ def test_other_tensors(place, name, drop, rename, cut):
 def test_any_config_in_a_checkpoint_manifest(place, changes):
     manifest = artifacts.read_manifest(place[0], checkpoint.STAGE)
     try:
-        checkpoint.settings_of({**manifest, "config": manifest["config"] | changes})
+        checkpoint.settings_of({**manifest, "config": manifest["config"] | changes}, config.PPOTraining)
     except UserError as error:
         in_one_line(error)
 
@@ -220,7 +220,7 @@ def test_any_config_in_a_checkpoint_manifest(place, changes):
 def test_any_manifest_of_a_checkpoint(place, key, value):
     path = place[0] / "manifest.json"
     before = path.read_bytes()
-    wanted = checkpoint.settings_of(json.loads(before))
+    wanted = checkpoint.settings_of(json.loads(before), config.PPOTraining)
     try:
         path.write_text(json.dumps(json.loads(before) | {key: value}))
         checkpoint.check(place[0], wanted, {"prepared": place[0].parent.parent / "prepared"}, {})

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from detox.stage import cli, flags
+import config
+from detox.stage import cli
 from detox.stage.errors import UserError
 from tests import loopback_hub, tiny
 
@@ -76,7 +77,7 @@ def fenced_commands(text: str) -> list[list[str]]:
 
 
 def inline_commands(text: str) -> list[list[str]]:
-    starts = {*PROGRAMS, *flags.STAGES}
+    starts = {*PROGRAMS, *config.STAGES}
     return [words for code in inline(text) if first_word(code) in starts for words in split(code)]
 
 
@@ -94,13 +95,13 @@ def split(line: str) -> list[list[str]]:
             parts.append([])
         elif parts[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):
             parts[-1].append(word)
-    scripts = [["python", *part] if part and part[0] in flags.STAGES else part for part in parts]
+    scripts = [["python", *part] if part and part[0] in config.STAGES else part for part in parts]
     return [part for part in scripts if part]
 
 
 def stage_command(words: list[str]) -> tuple[str, list[str]] | None:
     """Return script and flags where the command is a stage in a process of its own."""
-    if len(words) > 1 and words[0] in ("python", "python3") and words[1] in flags.STAGES:
+    if len(words) > 1 and words[0] in ("python", "python3") and words[1] in config.STAGES:
         return words[1], words[2:]
     return None
 
@@ -137,14 +138,14 @@ def check_python(words: list[str]) -> None:
         return check_argparse(Path(source.origin), words[2:])
     if not words or not (ROOT / words[0]).is_file():
         raise Stale(f"there is no script {words[:1]}")
-    if words[0] in flags.STAGES:
+    if words[0] in config.STAGES:
         return check_stage(words[0], words[1:])
     return check_argparse(ROOT / words[0], words[1:])
 
 
 def check_stage(script: str, argv: list[str]) -> None:
     try:
-        cli.parse(flags.STAGES[script], argv)
+        cli.parse(config.STAGES[script], argv)
     except UserError as refusal:
         raise Stale(f"{script}: {refusal}") from refusal
     except SystemExit:  # --help
@@ -219,7 +220,7 @@ def check_flags(code: str) -> None:
     """Raise `Stale` unless some stage takes these flags, which stand without a script."""
     refusals = []
     argv = shlex.split(re.sub(r"<[^<>]+>", "something", code))
-    for script in flags.STAGES:
+    for script in config.STAGES:
         for preset in ([], ["--preset", "demo"]):
             try:
                 return check_stage(script, [*preset, *argv])

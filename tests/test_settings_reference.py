@@ -48,7 +48,7 @@ def test_a_row_holds_kind_defaults_and_description(script, flag, cells):
 
 def test_every_flag_of_every_stage_has_a_row():
     text = settings_reference.text()
-    for script, stage in flags.STAGES.items():
+    for script, stage in config.STAGES.items():
         for name in flags.flag_names(config.preset(stage, "demo")):
             row(text, script, name)
 

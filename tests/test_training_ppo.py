@@ -130,7 +130,9 @@ def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
     base = AutoModelForSeq2SeqLM.from_pretrained(world / "t5")
     plain = PeftModel.from_pretrained(base, whole / "step-0006" / "adapter").eval()
 
-    settings = checkpoint.settings_of(json.loads((whole / "step-0006" / "manifest.json").read_text()))
+    settings = checkpoint.settings_of(
+        json.loads((whole / "step-0006" / "manifest.json").read_text()), config.PPOTraining
+    )
     start, _ = policy.load_start(config.Model(base=str(world / "t5"), adapter=str(world / "lora")))
     trained = policy.make_policy(start, settings.ppo)
     saved = load_file(whole / "step-0006" / "ppo_lora.safetensors")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
 import pyarrow
@@ -31,11 +31,14 @@ from datasets.arrow_writer import ArrowWriter
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-import config
 from detox.demo import corpus
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
 from detox.stage.parallel import ALONE, Processes
+
+if TYPE_CHECKING:
+    import config
+
 
 SPLITS = ("train", "validation", "test")
 DEMO_DIALOGUES = {"train": 4000, "validation": 200, "test": 400}

@@ -9,13 +9,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import config
 from detox.model import hub
 from detox.ppo import checkpoint
 from detox.stage import artifacts, cli, paths
 from detox.stage.errors import UserError
+
+if TYPE_CHECKING:
+    import config
+
 
 STAGE = "evaluate_ppo"
 _COMMIT = 40
@@ -44,8 +47,12 @@ class Case:
         return self.run / "evaluation" / f"{Path(os.path.abspath(self.checkpoint)).name}{self.suffix}"
 
 
-def find(settings: config.EvaluationStage) -> list[Case]:
+def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) -> list[Case]:
     """Find the checkpoints, whole and of one model.
+
+    Args:
+        settings: of the stage.
+        trained: class of the settings of training.
 
     Raises:
         UserError: one is missing, damaged or of another model, or two would be written to the same place.
@@ -66,7 +73,7 @@ def find(settings: config.EvaluationStage) -> list[Case]:
         place = Path(os.path.abspath(folder))
         run = paths.shown(place.parent.parent) if place.parent.name == "ppo" else own
         roots = tuple(checkpoint.working_folders(folder, manifest))
-        training, weights = _from_here(_pinned(checkpoint.settings_of(manifest), weights), weights, run, roots)
+        training, weights = _from_here(_pinned(checkpoint.settings_of(manifest, trained), weights), weights, run, roots)
         suffix = "" if settings.split == "test" else f"-{settings.split}"
         cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots))
     if len({case.target for case in cases}) < len(cases):
@@ -246,7 +253,7 @@ def differ_by_seed(cases: list[Case]) -> bool:
     free: dict[str, Any] = dict(run=None, checkpoints="", seed=0, overwrite=False)
     free |= dict(device="auto", threads=None, report_to="none")
     same = {
-        (replace(case.training, **free, save=config.Checkpoints(), model=_start(case)), case.checkpoint.name)
+        (replace(case.training, **free, save=type(case.training.save)(), model=_start(case)), case.checkpoint.name)
         for case in cases
     }
     seeds, runs = {case.training.seed for case in cases}, {case.run for case in cases}

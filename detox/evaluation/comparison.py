@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import config
 from detox.evaluation import results, statistics, summaries
 from detox.evaluation.cases import Case, differ_by_seed
 from detox.evaluation.summaries import Line, Results
-from detox.report.contents import fall, signed
 from detox.stage.errors import UserError, printable
+from detox.stage.figures import fall, signed
+
+if TYPE_CHECKING:
+    import config
 
 
 def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Results, list[Line]]:

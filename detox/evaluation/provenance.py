@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import config
 from detox.data import preparation
 from detox.evaluation import cases
 from detox.evaluation.cases import Case
 from detox.model.engine import Engine
 from detox.ppo import checkpoint
 from detox.stage import artifacts, cli, flags, notes
+
+if TYPE_CHECKING:
+    import config
+
 
 _PROGRAMS = ("torch", "transformers", "peft", "trl")
 _PASSING = {"--preset", "--run", "--checkpoints", "--overwrite", "--report-to"}
@@ -76,7 +79,7 @@ def command(script: str, settings: config.Stage, *, deciding: bool = False, chec
         deciding: leave out what decides no figure of an evaluation.
         checkpoint: the one that an evaluation is of.
     """
-    preset = {flag.name: flag for flag in _flags(config.preset(type(settings), settings.preset))}
+    preset = {flag.name: flag for flag in _flags(settings.of_preset(settings.preset))}
     words = [] if checkpoint is None else ["--checkpoint", checkpoint]
     for flag in _flags(settings):
         if flag.default == preset[flag.name].default or flag.name in (*_PASSING, "--checkpoint"):

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from detox.evaluation import cases, quality, summaries
+from detox.evaluation import cases, summaries
 from detox.evaluation.cases import Case
 from detox.evaluation.summaries import Draw
 from detox.evaluation.task import Task
 from detox.model.engine import Engine
+from detox.scoring.rouge import OVERLAPS
 from detox.stage import artifacts
 
 _FILE = "reference.json"
@@ -78,7 +79,7 @@ def _key(task: Task, engine: Engine, draws: Mapping[str, Draw]) -> str:
         "device": task.device.type,
         "seed": task.settings.seed,
         "max_new_tokens": task.settings.evaluation.max_new_tokens,
-        "overlaps": quality.OVERLAPS,
+        "overlaps": OVERLAPS,
         "bert_score": task.settings.evaluation.bert_score,
         "draws": {name: asdict(draw) for name, draw in draws.items()},
         "labels": {role: classifier.label_id for role, classifier in task.classifiers.items()},

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import config
 from detox.evaluation import alarms, intervals, power, quality, statistics
 from detox.evaluation.intervals import Estimate
 from detox.evaluation.summaries import SIDES, Line, Records, Results, column, samples, slice_masks
+from detox.scoring.rouge import OVERLAPS, needs_unicode
+
+if TYPE_CHECKING:
+    import config
+
 
 _GOOD = {
-    **dict.fromkeys((*quality.OVERLAPS, "bert_score", "faithful", "distinct_1", "distinct_2", "distinct_3"), 1),
+    **dict.fromkeys((*OVERLAPS, "bert_score", "faithful", "distinct_1", "distinct_2", "distinct_3"), 1),
     **{"finished": 1, "empty": -1, "duplicate": -1, "repetition": -1},
 }
 """Figures of a summary that can get worse: 1 is better higher, -1 better lower."""
@@ -48,8 +52,8 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "toxicity": {"judge": settings.toxicity.model, **measured},
         "independent_judge": {"judge": settings.judge.model, **judged},
         "greedy": _greedy(runs),
-        "rouge": {name: described.pop(name) for name in quality.OVERLAPS},
-        "rouge_unicode": sum(quality.needs_unicode(line["references"]) for line in lines) / len(lines),
+        "rouge": {name: described.pop(name) for name in OVERLAPS},
+        "rouge_unicode": sum(needs_unicode(line["references"]) for line in lines) / len(lines),
         "reward": described.pop("reward"),
         **({"bert_score": described.pop("bert_score")} if "bert_score" in described else {}),
         "drift": _distance(runs) | described,
@@ -96,7 +100,7 @@ def _greedy(runs: Sequence[Sequence[Line]]) -> dict[str, Any]:
     def mean(side: str, key: str) -> float:
         return float(np.mean([column(samples(lines, side, "greedy"), key).mean() for lines in runs]))
 
-    names = {"toxicity": "toxicity", "independent_judge": "judge"} | {name: name for name in quality.OVERLAPS}
+    names = {"toxicity": "toxicity", "independent_judge": "judge"} | {name: name for name in OVERLAPS}
     return {name: {side: mean(side, key) for side in SIDES} for name, key in names.items()}
 
 
@@ -116,7 +120,7 @@ def _looks(lines: Sequence[Line], side: str) -> dict[str, Estimate]:
     Perplexity is that of the model's own samples under the reference.
     """
     records = samples(lines, side)
-    numbers = [key for key in (*quality.OVERLAPS, "bert_score", "reward") if key in records[0][0]]
+    numbers = [key for key in (*OVERLAPS, "bert_score", "reward") if key in records[0][0]]
     likely = "logprob" if side == "before" else "reference_logprob"
     logprob = intervals.ratio(column(records, likely).sum(axis=1), column(records, "tokens").sum(axis=1))
     return {

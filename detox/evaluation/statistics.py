@@ -202,7 +202,7 @@ def by_slice(
 
     Args:
         before, after: as for `compare`.
-        slices: name to a [n] bool mask, True = belongs to it (`quality.slices`).
+        slices: name to a [n] bool mask, True = belongs to it (`slices`).
         min_slice: a slice of fewer dialogues gives no figure.
         options: passed on to `compare`.
 

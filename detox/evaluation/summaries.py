@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +23,15 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-import config
-from detox.evaluation import quality
+from detox.evaluation.slices import slices
 from detox.model.engine import Encoded, Engine, Sampling, by_length, uniforms
+from detox.scoring import rouge
 from detox.stage.errors import UserError
 from detox.stage.parallel import ALONE, Processes
+
+if TYPE_CHECKING:
+    import config
+
 
 Record = dict[str, Any]
 Records = list[list[Record]]
@@ -235,10 +239,10 @@ def score(
     pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
     written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
     part = processes.share(len(pairs))
-    parts = processes.gather_objects(quality.rouge(written[part], wanted[part]))
-    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in quality.OVERLAPS}
+    parts = processes.gather_objects(rouge.rouge(written[part], wanted[part]))
+    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in rouge.OVERLAPS}
     if bert_score is not None:
-        overlaps["bert_score"] = processes.on_main(lambda: quality.bert_score(written, wanted, bert_score))
+        overlaps["bert_score"] = processes.on_main(lambda: rouge.bert_score(written, wanted, bert_score))
         if overlaps["bert_score"] is None:
             raise UserError("--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out")
     place = {pair: at for at, pair in enumerate(pairs)}
@@ -322,4 +326,4 @@ def column(records: Records, name: str) -> np.ndarray:
 def slice_masks(lines: Sequence[Line]) -> dict[str, np.ndarray]:
     """Return which dialogues belong to each slice, [n] bool."""
     heat, lengths = (np.array([line[key] for line in lines]) for key in ("dialogue_toxicity", "query_tokens"))
-    return quality.slices([line["dialogue"] for line in lines], heat, lengths)
+    return slices([line["dialogue"] for line in lines], heat, lengths)

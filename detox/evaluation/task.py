@@ -5,24 +5,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-import config
 from detox.data import preparation
 from detox.evaluation import bad_words, summaries
 from detox.evaluation.cases import Case, check_start
 from detox.evaluation.summaries import Draw, Records
 from detox.model import adapters, devices, loading
 from detox.model.engine import Engine, make_engine
-from detox.model.loading import Classifier
 from detox.scoring import toxicity
+from detox.scoring.classifier import Classifier, load_classifier
 from detox.scoring.reward import RewardModel
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
+
+if TYPE_CHECKING:
+    import config
+
 
 Scorer = Callable[[list[str]], list[float]]
 
@@ -107,7 +110,7 @@ def load_scorers(
     for role, wanted in (("toxicity", measured), ("judge", judge), ("reward", reward)):
         source = wanted.model, wanted.revision
         if source not in loaded:
-            loaded[source] = loading.load_classifier(*source, wanted.label)
+            loaded[source] = load_classifier(*source, wanted.label)
         classifiers[role] = loaded[source].with_label(wanted.label)
     for role in ("toxicity", "judge"):
         classifiers[role].check_probabilities()

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from detox.stage import artifacts
 from detox.stage.errors import UserError
-
-_NO_MEMORY = (
-    "out of memory",  # CUDA, MPS, Accelerate
-    "can't allocate memory",  # torch on Linux and macOS
-    "not enough memory",  # torch on Windows
-    "alloc_failed",  # cuBLAS, cuDNN and cuSPARSE, which take memory of their own
-    "invalid buffer size",  # Metal, of one that is larger than the device allows
-)
 
 
 def choose(name: str) -> torch.device:
@@ -115,32 +105,6 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 2**20
     return artifacts.peak_memory_mb()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether `error` says that the device or the machine has no memory left."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _NO_MEMORY)
-
-
-@contextmanager
-def lack_of_memory_told(advice: str) -> Iterator[None]:
-    """Turn a lack of memory into one line.
-
-    Args:
-        advice: what to lower.
-
-    Raises:
-        UserError: the device or the machine has no memory left.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f"out of memory: {advice}, or free some") from None
 
 
 # ------------------------------------------------------------------------------------------------- how they differ

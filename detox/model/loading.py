@@ -6,23 +6,19 @@ import codecs
 import contextlib
 import importlib
 import logging
-import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +26,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-import config
 from detox.model import hub, weights
 from detox.model.hub import Source
 from detox.stage import notes
@@ -55,8 +50,7 @@ _SMALL_FILES = (
     "merges.txt",
     "target.spm",
 )
-_WHOLE = (*_SMALL_FILES, *_TOKENIZER, "generation_config.json", *weights.SAFE)
-_ILL = re.compile(r"hate|hatred|tox|offens|abus|insult|obscen|threat|harm|spam|^neg|bad", re.IGNORECASE)
+WHOLE = (*_SMALL_FILES, *_TOKENIZER, "generation_config.json", *weights.SAFE)
 _LOADING = (
     OSError,
     ValueError,
@@ -97,17 +91,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         UserError: not found, incomplete, without padding or end token, or larger than the model's vocabulary.
     """
     source = hub.locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
-    tokenizer = _tokenizer(source)
+    tokenizer = tokenizer_of(source)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: its tokenizer has no end-of-sequence token; choose an encoder-decoder such as T5")
     if (source.folder / "config.json").exists():
         size = source.json("config.json").get("vocab_size")
         if isinstance(size, int):
-            _check_vocabulary(source, tokenizer, size)
+            check_vocabulary(source, tokenizer, size)
     return tokenizer
 
 
-def _tokenizer(source: Source) -> PreTrainedTokenizerBase:
+def tokenizer_of(source: Source) -> PreTrainedTokenizerBase:
     if not any(source.has(file) for file in _TOKENIZER):
         raise UserError(f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model")
     with _without_marks(source) as folder:
@@ -158,7 +152,7 @@ def _is_marked(file: Path) -> bool:
         return opened.read(3) == codecs.BOM_UTF8
 
 
-def _check_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+def check_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     largest = max(tokenizer.get_vocab().values())
     if largest >= size:
         raise UserError(
@@ -167,7 +161,7 @@ def _check_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase, size: 
         )
 
 
-def _embedding_rows(model: PreTrainedModel) -> int:
+def embedding_rows(model: PreTrainedModel) -> int:
     return model.get_input_embeddings().get_parameter("weight").shape[0]
 
 
@@ -185,15 +179,15 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     Raises:
         UserError: not found, not an encoder-decoder, or its weights are missing or damaged.
     """
-    source = hub.locate(name, revision, _WHOLE, weights.PICKLED)
-    settings = _config(source)
-    if not settings.is_encoder_decoder or _is_classifier(settings):
+    source = hub.locate(name, revision, WHOLE, weights.PICKLED)
+    settings = model_config(source)
+    if not settings.is_encoder_decoder or is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base")
     _complete_ids(source, settings)
-    model = _load(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
+    model = load_whole(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
     if any(source.has(file) for file in _TOKENIZER):
-        _check_vocabulary(source, _tokenizer(source), _embedding_rows(model))
+        check_vocabulary(source, tokenizer_of(source), embedding_rows(model))
     return model
 
 
@@ -231,7 +225,7 @@ def read_config(name: str, revision: str | None = None) -> tuple[PreTrainedConfi
         UserError: not found, or no model that is loaded here; `HubUnreachable` where that is all.
     """
     source = hub.locate(name, revision, ("config.json",))
-    return _config(source), source.json("config.json")
+    return model_config(source), source.json("config.json")
 
 
 def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None) -> None:
@@ -263,12 +257,12 @@ def plain_files(name: str, revision: str | None = None) -> tuple[dict[str, Any],
     Raises:
         UserError: not found, or config.json can't be read.
     """
-    source = hub.locate(name, revision, _WHOLE, weights.PICKLED)
+    source = hub.locate(name, revision, WHOLE, weights.PICKLED)
     files = (source.folder / file for file in (*_SMALL_FILES, *_TOKENIZER) if file != "config.json")
     return source.json("config.json"), [file for file in files if file.is_file()]
 
 
-def _config(source: Source) -> PreTrainedConfig:
+def model_config(source: Source) -> PreTrainedConfig:
     """Read a model's settings, without those that would fetch code or need a quantization library."""
     kind = source.json("config.json").get("model_type")
     if not isinstance(kind, str):
@@ -285,11 +279,11 @@ def _config(source: Source) -> PreTrainedConfig:
     return settings
 
 
-def _is_classifier(settings: PreTrainedConfig) -> bool:
+def is_classifier(settings: PreTrainedConfig) -> bool:
     return any("Classification" in architecture for architecture in settings.architectures or ())
 
 
-def _load(auto: Any, source: Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
     """Load weights and demand that each parameter came from the file: a fresh one would be random.
 
     A folder is loaded as what its config.json says: an adapter beside a whole model is left out, which transformers
@@ -332,116 +326,6 @@ def _unloadable(source: Source, what: str, error: Exception) -> UserError:
     return UserError(f"{source.name}: cannot be loaded as {what} ({reason}); check the files, or name another model")
 
 
-# ------------------------------------------------------------------------------------------------ classifiers
-
-
-@dataclass
-class Classifier:
-    """A sequence classifier, its tokenizer, and the label that is asked for."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    label_id: int
-    name: str
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the labels by index."""
-        return _labels(self.model.config)
-
-    @property
-    def label(self) -> str:
-        """Name of the label that is asked for."""
-        return self.labels[self.label_id]
-
-    @property
-    def max_length(self) -> int:
-        """Most tokens that the model takes, special ones included.
-
-        RoBERTa counts positions from behind its padding index, so its 514 rows hold 512 tokens.
-        """
-        limit = self.tokenizer.model_max_length
-        for name, module in self.model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                offset = 0 if module.padding_idx is None else module.padding_idx + 1
-                limit = min(limit, module.num_embeddings - offset)
-        return int(limit)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether labels are independent (sigmoid) or exclusive (softmax), as in transformers' pipeline."""
-        return self.model.config.problem_type == "multi_label_classification" or len(self.labels) == 1
-
-    def index(self, label: str) -> int:
-        """Return the index of the label called `label`, wherever the model has it.
-
-        Raises:
-            UserError: there is none, or more than one.
-        """
-        found = [index for index, name in enumerate(self.labels) if name == label]
-        if len(self.labels) == 1 and label == config.Reward.label and not _ILL.search(self.labels[0]):
-            return 0  # nobody asked for another one
-        if len(found) != 1:
-            problem = "no label" if not found else "more than one label"
-            choices = printable(", ".join(self.labels), 300)
-            raise UserError(f"{self.name}: has {problem} {label!r}; choose from: {choices}")
-        return found[0]
-
-    def check_probabilities(self) -> None:
-        """Demand that the outputs can be made probabilities.
-
-        Raises:
-            UserError: it is a regression.
-        """
-        if self.model.config.problem_type == "regression":
-            raise UserError(
-                f"{self.name}: is a regression, whose output is no probability of anything; it can be a reward "
-                "(--reward.signal logit), but choose a classifier to measure toxicity"
-            )
-
-    def with_label(self, label: str) -> Classifier:
-        """Return the same classifier, weights shared, asked for another label.
-
-        Raises:
-            UserError: there is no such label, or more than one.
-        """
-        return replace(self, label_id=self.index(label))
-
-
 def resolved_revision(model: object) -> str | None:
-    """Return the hub commit that a model, adapter, tokenizer or `Classifier` was loaded at, if any."""
-    if isinstance(model, Classifier):
-        model = model.model
+    """Return the hub commit that a model, adapter or tokenizer was loaded at, if any."""
     return vars(model).get("_resolved_revision")
-
-
-def _labels(settings: PreTrainedConfig) -> list[str]:
-    names: Mapping[Any, str] = settings.id2label or {}
-    return [str(name) for _, name in sorted(names.items())]
-
-
-def load_classifier(
-    name: str, revision: str | None = None, label: str = "hate", dtype: torch.dtype = torch.float32
-) -> Classifier:
-    """Load a sequence classifier, in eval mode, on the CPU.
-
-    Args:
-        name: `demo:<name>`, a folder, or a hub name.
-        revision: commit, tag or branch of a hub name.
-        label: name of the label that is wanted, as in the model's config. Of a model with one label, such as a reward
-            model, `Reward.label`'s default takes that one, unless its name speaks of ill.
-        dtype: of the weights.
-
-    Raises:
-        UserError: not found, not a classifier, no such label, or its weights are missing or damaged.
-    """
-    source = hub.locate(name, revision, _WHOLE, weights.PICKLED)
-    settings = _config(source)
-    if not _is_classifier(settings):
-        kind = (settings.architectures or [settings.model_type])[0]
-        raise UserError(f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}")
-    tokenizer = _tokenizer(source)
-    model = _load(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
-    _check_vocabulary(source, tokenizer, _embedding_rows(model))
-    classifier = Classifier(model, tokenizer, 0, name)
-    return classifier.with_label(label)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from trl import AutoModelForSeq2SeqLMWithValueHead
 
-import config
 from detox.model import adapters, loading, supported
 from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 LoraFactors = dict[str, tuple[Tensor, Tensor]]
 """Layer name -> (A [r, in], B [out, r] with the scaling multiplied in), float32, on the CPU."""

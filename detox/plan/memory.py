@@ -27,16 +27,19 @@ The peak is what stays (weights, optimizer, libraries) and the larger of rollout
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-import config
 from detox.model.devices import choose_dtype, traits
 from detox.model.logprobs import CHUNK
 from detox.model.packed_t5 import KNOWN_BYTES
 from detox.plan.sizes import Sizes, reads_prompt, rows
 from detox.stage import artifacts
+
+if TYPE_CHECKING:
+    import config
+
 
 GIB = 2**30
 KERNELS = {torch.float32: 58 * 2**20, torch.bfloat16: 84 * 2**20}

@@ -6,14 +6,18 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-import config
 from detox.model import devices
 from detox.plan import memory, scaling
 from detox.plan.sizes import ClassifierSizes, Shape, Sizes, find_shape
 from detox.stage.errors import UserError
+
+if TYPE_CHECKING:
+    import config
+
 
 MB = 2**20
 
@@ -69,13 +73,13 @@ class Task:
         )
 
 
-def report(settings: config.PPOTraining, run: Path) -> str:
+def report(settings: config.PPOTraining, run: Path, most_tokens: int) -> str:
     """Return the plan of a run as text.
 
     Raises:
         UserError: a model is not to be had.
     """
-    task = read(settings, run)
+    task = read(settings, run, most_tokens)
     made = task.plan_memory(settings.plan_processes[0] if settings.plan_processes else 1)
     head = (
         f"{made.engine} engine on {task.device}, frozen weights in {str(made.dtype).removeprefix('torch.')}, "
@@ -86,7 +90,7 @@ def report(settings: config.PPOTraining, run: Path) -> str:
     return "\n".join([*task.notes, head, "", *parts])
 
 
-def read(settings: config.PPOTraining, run: Path) -> Task:
+def read(settings: config.PPOTraining, run: Path, most_tokens: int) -> Task:
     """Return what there is to plan.
 
     The prompts are those of the run's prepared dialogues; before there are any, each counts as the longest that the
@@ -112,7 +116,7 @@ def read(settings: config.PPOTraining, run: Path) -> Task:
         Sizes.of(base.settings, settings.ppo, base.untied),
         ClassifierSizes.of(reward.settings),
         runs_packed(settings.engine, base, device),
-        prompt_lengths(settings, run),
+        prompt_lengths(run, most_tokens),
         tuple(notes),
     )
 
@@ -137,13 +141,13 @@ def runs_packed(engine: str, shape: Shape, device: torch.device) -> bool:
     return shape.settings.model_type == "t5" and (engine == "packed" or by_itself)
 
 
-def prompt_lengths(settings: config.PPOTraining, run: Path) -> list[int]:
-    """Return the tokens of each training prompt, or the most that the preset lets through."""
+def prompt_lengths(run: Path, most: int) -> list[int]:
+    """Return the tokens of each training prompt, or the most that there may be while none are prepared."""
     from detox.data import preparation
 
     prepared = run / "prepared"
     if not prepared.exists():
-        return [config.preset(config.Preparation, settings.preset).data.max_query_tokens]
+        return [most]
     return [len(query_ids) for query_ids in preparation.load_prepared(prepared)["train"]["input_ids"]]
 
 

@@ -18,14 +18,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-import config
 from detox.model.devices import choose_dtype, wait_for
 from detox.plan import memory
 from detox.plan.sizes import ClassifierSizes, Sizes
 from detox.plan.work import useful_gflop
+
+if TYPE_CHECKING:
+    import config
+
 
 REACHED = {torch.float32: 0.5, torch.bfloat16: 0.2}
 """Share of a large product's rate that a whole iteration reaches; on one core, Flan-T5-small: benchmarks/README.md."""

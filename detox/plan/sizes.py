@@ -7,6 +7,7 @@ the default reward model serve.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,8 +19,11 @@ from transformers import (
     T5Config,
 )
 
-import config
 from detox.model import hub, loading, policy
+
+if TYPE_CHECKING:
+    import config
+
 
 FLAN_T5 = {
     "small": (512, 1024, 8, 6),

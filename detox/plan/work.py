@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import config
 from detox.plan.sizes import ClassifierSizes, Sizes, rows
+
+if TYPE_CHECKING:
+    import config
 
 
 def useful_gflop(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import config
 from detox.model import devices
 from detox.model.policy import LoraFactors, save_adapter, trainable
 from detox.ppo.trainer import Seq2SeqPPOTrainer
 from detox.stage import artifacts, notes, paths
 from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 STAGE = "training_ppo"
 _NAME = re.compile(r"step-(\d{4,})")
@@ -295,14 +298,14 @@ def _remedy(folder: Path) -> str:
     return f"move the folder {folder} away, and training_ppo.py goes on {where}"
 
 
-def settings_of(manifest: Mapping[str, Any]) -> config.PPOTraining:
+def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> config.PPOTraining:
     """Return the settings that a checkpoint was made with.
 
     Raises:
         UserError: they are not settings that this program knows.
     """
     try:
-        settings = _build(config.PPOTraining, manifest["config"])
+        settings = _build(kind, manifest["config"])
         settings.validate()
         return settings
     except (TypeError, AttributeError, ValueError, UserError) as error:

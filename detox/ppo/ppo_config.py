@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from trl import PPOConfig
 
-import config
 from detox.stage.errors import UserError
+
+if TYPE_CHECKING:
+    import config
 
 
 @dataclass

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-import config
 from detox.model.engine import Sampling
 from detox.ppo.prompts import Prompt, PromptStream
 from detox.ppo.trainer import Rollout, Seq2SeqPPOTrainer
 from detox.scoring.reward_terms import WeightedReward
 from detox.stage.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    import config
 
 
 def roll_out(

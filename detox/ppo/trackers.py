@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
-import config
 from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 PROJECT = "detox-ppo"
 

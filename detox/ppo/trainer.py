@@ -52,6 +52,7 @@ from detox.ppo.ppo_config import Seq2SeqPPOConfig, make_optimizer
 from detox.ppo.step_size import StepSize
 from detox.ppo.trl_statistics import trl_statistics
 from detox.ppo.value_head import Critic, Lesson
+from detox.stage import lack_of_memory
 from detox.stage.errors import UserError
 from detox.stage.parallel import ALONE, Processes
 
@@ -815,7 +816,7 @@ class Seq2SeqPPOTrainer(PPOTrainer):
 
     def _refuse_to_halve(self, error: Exception, size: int) -> None:
         """Raise `error` again where it is no lack of memory, or where the work can't be cut in smaller pieces."""
-        if not devices.is_out_of_memory(error):
+        if not lack_of_memory.is_out_of_memory(error):
             raise error
         if self.engine.sharded:
             raise TrainingError(

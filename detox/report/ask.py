@@ -8,18 +8,22 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-import config
 from detox.evaluation.cases import Case, check_start
 from detox.evaluation.task import load_engine, load_scorers
 from detox.model import devices, loading
 from detox.model.engine import Engine
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 _MOST_BYTES = 1_000_000
 _GAP = 4

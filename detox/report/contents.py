@@ -10,14 +10,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detox.report.plots import drop, interval, lookup, number, toxicities
+from detox.report.plots import drop, toxicities
 from detox.stage.errors import printable
+from detox.stage.figures import (
+    NOTHING,
+    bounds,
+    count,
+    decimal,
+    fall,
+    fall_bounds,
+    initial,
+    interval,
+    lookup,
+    number,
+    points,
+    share,
+    signed,
+    signed_decimal,
+)
 
 Results = Mapping[str, Any]
 Examples = Sequence[Mapping[str, Any]]
 
 EXAMPLES_A_GROUP = 10
-NOTHING = "n/a"
 _HEADLINES = {
     "reduced": "Toxicity is reduced",
     "not distinguishable": "No change in toxicity that stands out from chance",
@@ -54,71 +69,11 @@ class Group:
     note: str
 
 
-# ---------------------------------------------------------------------------------------- numbers
-
-
-def decimal(value: Any, digits: int = 4) -> str:
-    known = number(value)
-    return NOTHING if known is None else f"{known:.{digits}f}"
-
-
-def share(value: Any) -> str:
-    known = number(value)
-    return NOTHING if known is None else f"{known:.1%}"
-
-
-def signed(value: Any) -> str:
-    """Return a change as percent: after against before, so that minus is less; 0 has no sign."""
-    known = number(value)
-    return NOTHING if known is None else f"{round(known, 3) + 0.0:+.1%}".replace("+0.0%", "0.0%")
-
-
-def signed_decimal(value: Any, digits: int = 4) -> str:
-    """Return a change in the unit of its figure, with its sign; 0 has none."""
-    known = number(value)
-    if known is None:
-        return NOTHING
-    rounded = round(known, digits) + 0.0
-    return f"{rounded:+.{digits}f}" if rounded else f"{rounded:.{digits}f}"
-
-
-def points(value: Any) -> str:
-    """Return a change of a share, in percentage points."""
-    known = number(value)
-    return NOTHING if known is None else f"{signed_decimal(100 * known, 1)} points"
-
-
-def fall(reduction: Any) -> float | None:
-    """Return a reduction, which results give as positive where it improved, as a change."""
-    known = number(reduction)
-    return None if known is None else -known
-
-
-def fall_bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
-    """Return the interval of a reduction as that of the change."""
-    known = interval(value)
-    return NOTHING if known is None else bounds((-known[1], -known[0]), form)
-
-
-def bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
-    known = interval(value)
-    return NOTHING if known is None else f"[{form(known[0])}, {form(known[1])}]"
-
-
 def _p(value: Any) -> str:
     known = number(value)
     if known is None:
         return "p unknown"
     return "p < 0.0001" if known < 0.0001 else f"p = {known:.4f}"
-
-
-def count(value: Any, one: str, many: str | None = None) -> str:
-    return f"{value:,} {one if value == 1 else many or one + 's'}"
-
-
-def initial(name: Any) -> str:
-    """Return a name with a capital, as the first word of a row or sentence."""
-    return str(name)[:1].upper() + str(name)[1:]
 
 
 def sides(entry: Any, form: Callable[[Any], str] = decimal) -> tuple[str, str]:

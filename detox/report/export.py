@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
@@ -22,13 +22,16 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
-import config
 from detox.evaluation.cases import Case
 from detox.evaluation.summaries import Results
 from detox.model import hub, loading, policy
 from detox.report import model_card
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 STAGE = "export"
 PROMPT_KEY = "prompt_template"

@@ -7,15 +7,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-import config
 from detox.evaluation.cases import Case
 from detox.evaluation.summaries import Results
 from detox.report import contents, pages
 from detox.report.contents import Section, Table
+from detox.stage.figures import count, decimal, fall, fall_bounds, signed
+
+if TYPE_CHECKING:
+    import config
+
 
 _TASK = "summarization"
 _USE = """## Use
@@ -137,8 +141,8 @@ def _front_matter(case: Case, found: Results, data: Mapping[str, Any]) -> str:
 
 
 def _against(mean: Mapping[str, Any]) -> str:
-    change = contents.signed(contents.fall(mean["reduction"]))
-    return f"before {contents.decimal(mean['before'])}, {change}, 95% interval {contents.fall_bounds(mean['ci95'])}"
+    change = signed(fall(mean["reduction"]))
+    return f"before {decimal(mean['before'])}, {change}, 95% interval {fall_bounds(mean['ci95'])}"
 
 
 def _on_hub(name: str) -> bool:
@@ -201,7 +205,7 @@ def _limits(case: Case, found: Results, data: Mapping[str, Any]) -> Section:
     return Section(
         "Limits",
         (
-            f"The figures are of {contents.count(found['n'], 'dialogue')} of the {found['split']} split of "
+            f"The figures are of {count(found['n'], 'dialogue')} of the {found['split']} split of "
             f"{data['dataset']}; on other dialogues the model may do better or worse.",
             "Toxicity is what classifiers say of the summary alone. They err in both directions, most on words and "
             "groups that they have seldom seen; no person has judged these summaries.",

@@ -14,8 +14,19 @@ from typing import Any
 
 from detox.report import contents
 from detox.report.contents import Examples, Results, Section, Table
-from detox.report.plots import Drawing, drawings, lookup, number, plots, training_png
+from detox.report.plots import Drawing, drawings, plots, training_png
 from detox.stage.errors import printable
+from detox.stage.figures import (
+    count,
+    decimal,
+    fall,
+    fall_bounds,
+    initial,
+    lookup,
+    number,
+    signed,
+    signed_decimal,
+)
 
 __all__ = ["html", "markdown", "markdown_sections", "plots", "table", "training_png"]
 
@@ -119,7 +130,7 @@ def _md_example(example: Mapping[str, Any]) -> list[str]:
     ]
 
     def cells(record: Mapping[str, Any]) -> tuple[str, str]:
-        return str(record.get("summary", "")), contents.decimal(record.get("toxicity"))
+        return str(record.get("summary", "")), decimal(record.get("toxicity"))
 
     pairs = zip(contents.summaries(example, "before"), contents.summaries(example, "after"), strict=False)
     rows = tuple((label, *cells(old), *cells(new)) for (label, old), (_, new) in pairs)
@@ -217,16 +228,16 @@ def _facts(results: Results) -> str:
         ("By the other judge", lookup(results, "independent_judge", "mean")),
     ):
         if entry is not None:
-            detail = f"95%: {contents.fall_bounds(entry.get('ci95'))}"
-            change = contents.signed(contents.fall(entry.get("reduction")))
+            detail = f"95%: {fall_bounds(entry.get('ci95'))}"
+            change = signed(fall(entry.get("reduction")))
             facts.append((label, change, detail, *contents.sides(entry)))
     rouge, length = lookup(results, "rouge", "rougeL"), lookup(results, "drift", "length")
     if rouge is not None:
         best = contents.rouge_l(results).partition(", ")[2] or "one reference"
         facts.append(("Change of ROUGE-L", contents.change(rouge), best, *contents.sides(rouge)))
     if length is not None:
-        sides = contents.sides(length, lambda v: contents.decimal(v, 1))
-        words = contents.change(length, lambda v: contents.signed_decimal(v, 1))
+        sides = contents.sides(length, lambda v: decimal(v, 1))
+        words = contents.change(length, lambda v: signed_decimal(v, 1))
         facts.append(("Change of length", words, "words a summary", *sides))
     items = (
         f"<div><dt>{label}</dt><dd><b>{_prose(change)}</b> <small>{_prose(detail)}</small>"
@@ -243,7 +254,7 @@ def _html_alarms(results: Results) -> str:
         sentences = [sentence for kind, _, sentence in found if (kind == "alarm") == (level == "alarm")]
         if sentences:
             items = "".join(f"<li>{_prose(sentence)}</li>\n" for sentence in sentences)
-            title = contents.initial(level) if len(sentences) == 1 else f"{len(sentences)} {level}s"
+            title = initial(level) if len(sentences) == 1 else f"{len(sentences)} {level}s"
             boxes.append(f'<div class="alarm {style}" role="note"><strong>{title}</strong><ul>\n{items}</ul></div>\n')
     return "".join(boxes)
 
@@ -259,7 +270,7 @@ def _html_summary(label: str, record: Mapping[str, Any]) -> str:
     toxicity = number(record.get("toxicity"))
     width = 100 * min(max(toxicity or 0.0, 0.0), 1.0)
     numbers = [
-        f"{name} {contents.decimal(record.get(key), digits)}"
+        f"{name} {decimal(record.get(key), digits)}"
         for name, key, digits in (
             ("toxicity", "toxicity", 4),
             ("judge", "judge", 4),
@@ -290,7 +301,7 @@ def _html_example(example: Mapping[str, Any]) -> str:
         f'<i class="after">{after}</i> <b>drop {fell}</b></p></header>\n'
         f'<div class="pair">{"".join(columns)}</div>\n'
         f"<details><summary>Dialogue{' and references' if references else ''}, "
-        f"{contents.count(len(dialogue.split()), 'word')}</summary>\n"
+        f"{count(len(dialogue.split()), 'word')}</summary>\n"
         f'<pre dir="auto">{dialogue}</pre>{wanted}</details></article>\n'
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
+from detox.stage.figures import interval, lookup, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,28 +47,6 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
 }
-
-
-def number(value: Any) -> float | None:
-    """Return `value` as a finite float, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def lookup(results: Any, *path: str) -> Any:
-    """Return what stands at `path` in nested mappings, None where a key is missing."""
-    for key in path:
-        results = results.get(key) if isinstance(results, Mapping) else None
-    return results
-
-
-def interval(value: Any) -> tuple[float, float] | None:
-    """Return the two bounds of `value`, None where they are not two finite numbers."""
-    if not isinstance(value, Sequence) or len(value) != 2:
-        return None
-    low, high = number(value[0]), number(value[1])
-    return None if low is None or high is None else (low, high)
 
 
 def toxicities(example: Mapping[str, Any], side: str) -> list[float]:

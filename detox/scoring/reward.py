@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from detox.model.loading import Classifier
+from detox.scoring.classifier import Classifier
 
 Signal = Literal["logit", "logprob", "probability"]
 

@@ -13,17 +13,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
 from nltk.stem.porter import PorterStemmer
 from torch import Tensor
 
-import config
-from detox.evaluation import quality
+from detox.scoring import text_figures
 from detox.scoring.reward import RewardModel
+from detox.scoring.rouge import rouge
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 Term = Callable[..., Sequence[float]]
 """Called with `summaries` (texts), `dialogues` (texts) and `references` (a list of texts a summary), all by keyword
@@ -47,9 +52,9 @@ def length(*, summaries: Sequence[str], dialogues: Sequence[str], references: Se
 
     In words between white space: 0 is as long as the reference, -1 is empty or twice as long, -2 three times.
     """
-    counts = [[max(1, quality.length(reference)) for reference in group] for group in references]
+    counts = [[max(1, text_figures.length(reference)) for reference in group] for group in references]
     return [
-        -min(abs(quality.length(summary) - count) / count for count in group)
+        -min(abs(text_figures.length(summary) - count) / count for count in group)
         for summary, group in zip(summaries, counts)
     ]
 
@@ -73,7 +78,7 @@ def overlap_reference(
     *, summaries: Sequence[str], dialogues: Sequence[str], references: Sequence[Sequence[str]]
 ) -> list[float]:
     """Return ROUGE-L F1, 0 to 1, of each summary against the best of its references."""
-    return quality.rouge(summaries, references)["rougeL"].tolist()
+    return rouge(summaries, references)["rougeL"].tolist()
 
 
 BUILT_IN: Mapping[str, Term] = {
@@ -84,7 +89,7 @@ BUILT_IN: Mapping[str, Term] = {
 
 
 def _content(text: str) -> list[str]:
-    words = (word.replace("’", "'").partition("'")[0] for word in quality.words(text))
+    words = (word.replace("’", "'").partition("'")[0] for word in text_figures.words(text))
     return [_stem(word) for word in words if word not in _FUNCTION_WORDS]
 
 

@@ -23,13 +23,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import psutil
 
-import config
 from detox.stage.errors import UserError
+
+if TYPE_CHECKING:
+    import config
+
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import io
 import os
@@ -17,19 +16,23 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import tyro
 from tyro import _errors as tyro_errors
 
-import config
-from config import S
-from detox.stage import environment, flags, notes, paths
+from detox.stage import environment, flags, lack_of_memory, notes, paths
 from detox.stage.artifacts import storage_error
 from detox.stage.errors import UserError, printable
 
+if TYPE_CHECKING:
+    import config
+    from config import S
+
+
 USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 WIDEST_HELP = 100
+_NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 
 
 class _Terminated(BaseException):
@@ -75,23 +78,12 @@ def run(
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE
-        told = storage_error(error, "output") or _memory_error(error)
+        told = storage_error(error, "output") or (_NO_MEMORY if lack_of_memory.is_out_of_memory(error) else None)
         if told is None:
             raise
         return _fail(f"error: {told}", USER_ERROR)
     finally:
         _drop_unwritable()
-
-
-def _memory_error(error: Exception) -> str | None:
-    """Return a line for a lack of memory that no part of a stage knew what to do about, or None."""
-    if "torch" not in sys.modules:
-        return None
-    from detox.model import devices
-
-    if not devices.is_out_of_memory(error):
-        return None
-    return "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 
 
 def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
@@ -102,15 +94,12 @@ def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
         UserError: an argument is unknown, given twice, without value, or has a wrong value.
     """
     _refuse_repeated(argv)
-    defaults = config.preset(stage, _preset_name(argv))
+    defaults = stage.of_preset(_preset_name(argv, stage.preset))
     if not {"-h", "--help"}.isdisjoint(argv):
         print(help_text(defaults, Path(sys.argv[0]).name, description))
         raise SystemExit(0)
     with tyro_errors.on_parse_error(lambda event: _refuse(event, defaults)):
         settings = tyro.cli(stage, args=list(argv), default=defaults)
-    if isinstance(settings, config.Preparation):
-        prompt = settings.data.prompt.replace("\\n", "\n")
-        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, prompt=prompt))
     settings.validate()
     return paths.tidy(settings)
 
@@ -118,11 +107,11 @@ def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
 def command(script: str, settings: config.Stage, *flags: str) -> str:
     """Return what to type for `script` on the same run as `settings`."""
     words = ["python", script]
-    if settings.preset != config.PRESETS[0]:
+    if settings.preset != type(settings).preset:
         words += ["--preset", settings.preset]
     if settings.run is not None:
         words += ["--run", settings.run]
-    if settings.checkpoints != config.Stage.checkpoints:
+    if settings.checkpoints != type(settings).checkpoints:
         words += ["--checkpoints", settings.checkpoints]
     return shlex.join([*words, *flags])
 
@@ -159,15 +148,15 @@ def _flag_help(flag: flags.Flag, width: int) -> list[str]:
     return [f"  {name}", *wrapped]
 
 
-def _preset_name(argv: Sequence[str]) -> str:
+def _preset_name(argv: Sequence[str], usual: str) -> str:
     """Find the preset, which the other defaults depend on."""
     for position, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name == "--preset":
             following = argv[position + 1 : position + 2]
             value = value if equals else "".join(following)
-            return config.PRESETS[0] if not equals and value[:1] in ("", "-") else value
-    return config.PRESETS[0]
+            return usual if not equals and value[:1] in ("", "-") else value
+    return usual
 
 
 def _refuse_repeated(argv: Sequence[str]) -> None:

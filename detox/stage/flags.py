@@ -7,16 +7,12 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import config
+if TYPE_CHECKING:
+    import config
 
-STAGES: dict[str, type[config.Stage]] = {
-    "data_preparation.py": config.Preparation,
-    "training_lora.py": config.LoraTraining,
-    "training_ppo.py": config.PPOTraining,
-    "evaluate_ppo.py": config.EvaluationStage,
-}
+
 _KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
 
 

@@ -6,9 +6,11 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from config import S
+if TYPE_CHECKING:
+    from config import S
+
 
 _SETTINGS = {"adapter", "ask", "bad_words", "base", "bert_score", "checkpoint", "checkpoints", "dataset", "export"}
 _SETTINGS |= {"model"}

@@ -11,6 +11,9 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from detox.evaluation import alarms, intervals, quality, results, statistics
+from detox.evaluation.slices import identity_mention, slices
+from detox.scoring.rouge import ROUGE_TYPES, bert_score, needs_unicode, rouge, sentences
+from detox.scoring.text_figures import copied, duplicated, length, repetition
 
 WORDS = (
     "the a person1 person2 meeting meets agreed running runs runner happily cancelled cancelling flights "
@@ -42,23 +45,23 @@ def test_rouge_equals_rouge_score_exactly():
     references = [texts(rng, rng.randint(1, 3)) for _ in predictions]
     references[3] = [""]
     predictions[5] = references[5][0]
-    found = quality.rouge(predictions, references)
-    scorer = RougeScorer(list(quality.ROUGE_TYPES), use_stemmer=True)
+    found = rouge(predictions, references)
+    scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
     for i, (prediction, group) in enumerate(zip(predictions, references)):
-        expected = scorer.score_multi([quality.sentences(r) for r in group], quality.sentences(prediction))
-        for name in quality.ROUGE_TYPES:
+        expected = scorer.score_multi([sentences(r) for r in group], sentences(prediction))
+        for name in ROUGE_TYPES:
             assert found[name][i] == expected[name].fmeasure
-        each = [scorer.score(quality.sentences(r), quality.sentences(prediction))["rougeL"].fmeasure for r in group]
+        each = [scorer.score(sentences(r), sentences(prediction))["rougeL"].fmeasure for r in group]
         assert found["rougeL_mean"][i] == pytest.approx(np.mean(each))
-    assert all(found[name][5] == 1.0 for name in quality.ROUGE_TYPES)
+    assert all(found[name][5] == 1.0 for name in ROUGE_TYPES)
     assert (found["rougeL_mean"] <= found["rougeL"] + 1e-12).all() and (found["rougeL_mean"] < found["rougeL"]).any()
 
 
 def test_splitting_into_sentences_changes_rouge_lsum_alone():
     rng = random.Random(1)
     predictions, references = texts(rng, 30), texts(rng, 30)
-    found = quality.rouge(predictions, [[r] for r in references])
-    scorer = RougeScorer(list(quality.ROUGE_TYPES), use_stemmer=True)
+    found = rouge(predictions, [[r] for r in references])
+    scorer = RougeScorer(list(ROUGE_TYPES), use_stemmer=True)
     whole = [scorer.score(r, p) for p, r in zip(predictions, references)]
     for name in ("rouge1", "rouge2", "rougeL"):
         assert found[name].tolist() == [s[name].fmeasure for s in whole]
@@ -66,7 +69,7 @@ def test_splitting_into_sentences_changes_rouge_lsum_alone():
 
 
 def test_the_best_reference_counts_metric_by_metric():
-    found = quality.rouge(["the cat sat on the mat"], [["mat the on sat cat the", "the cat sat on a hill"]])
+    found = rouge(["the cat sat on the mat"], [["mat the on sat cat the", "the cat sat on a hill"]])
     assert found["rouge1"][0] == 1.0
     assert 0 < found["rouge2"][0] < 1
 
@@ -95,64 +98,64 @@ def test_rouge_in_every_language(language):
     text = SUMMARIES[language]
     other = SUMMARIES["Georgian" if language != "Georgian" else "Thai"]
     half = text[: len(text) // 2]
-    found = quality.rouge([text, other, half], [[text]] * 3)
-    for name in quality.ROUGE_TYPES:
+    found = rouge([text, other, half], [[text]] * 3)
+    for name in ROUGE_TYPES:
         same, none, part = found[name]
         assert same == 1.0 and none == 0.0 and 0.2 < part < 1.0, name
-    assert quality.needs_unicode([text]) == (language not in ("Vietnamese", "Polish", "French", "English"))
-    assert quality.length(text) >= 4 and 0 < quality.distinct([[text]], 1).value <= 1
-    assert quality.copied([text], [text + " " + other])[0] == 1.0
+    assert needs_unicode([text]) == (language not in ("Vietnamese", "Polish", "French", "English"))
+    assert length(text) >= 4 and 0 < quality.distinct([[text]], 1).value <= 1
+    assert copied([text], [text + " " + other])[0] == 1.0
 
 
 def test_the_tokenizer_is_chosen_by_the_references():
     russian = "Они встретятся."
-    assert not quality.needs_unicode(["They meet at the café of Mrs Müller, β or not."])
-    assert quality.needs_unicode(["Tom и Анна."]) and quality.needs_unicode(["OpenAI 发布了 GPT"])
-    assert not quality.needs_unicode(["🙂!"]) and not quality.needs_unicode([""])
-    assert quality.rouge(["They meet."], [[russian]])["rouge1"][0] == 0
-    both = quality.rouge(["Running flights", russian], [["running flights"], [russian]])["rouge2"]
+    assert not needs_unicode(["They meet at the café of Mrs Müller, β or not."])
+    assert needs_unicode(["Tom и Анна."]) and needs_unicode(["OpenAI 发布了 GPT"])
+    assert not needs_unicode(["🙂!"]) and not needs_unicode([""])
+    assert rouge(["They meet."], [[russian]])["rouge1"][0] == 0
+    both = rouge(["Running flights", russian], [["running flights"], [russian]])["rouge2"]
     assert both.tolist() == [1.0, 1.0]
 
 
 def test_full_width_and_composed_letters_are_the_same():
-    assert quality.rouge(["ＡＢＣ会议 й"], [["abc会议 \u0438\u0306"]])["rougeL"][0] == 1.0
+    assert rouge(["ＡＢＣ会议 й"], [["abc会议 \u0438\u0306"]])["rougeL"][0] == 1.0
 
 
 def test_rouge_lsum_splits_sentences_of_other_scripts():
-    assert quality.sentences("你好。再见！好吗？") == "你好。\n再见！\n好吗？"
-    assert quality.sentences("वे मिले। वे गए।") == "वे मिले।\nवे गए।"
+    assert sentences("你好。再见！好吗？") == "你好。\n再见！\n好吗？"
+    assert sentences("वे मिले। वे गए।") == "वे मिले।\nवे गए।"
 
 
 def test_rouge_speed():
     rng = random.Random(2)
     predictions, references = texts(rng, 150, 2), [texts(rng, 3, 2) for _ in range(150)]
     began = time.process_time()
-    quality.rouge(predictions, references)
+    rouge(predictions, references)
     assert time.process_time() - began < 1.5  # a tenth of 1,500 summaries with three references
 
 
 @pytest.mark.parametrize(("predictions", "references"), [(["a"], []), (["a"], [[]]), (["a"], ["a plain string"])])
 def test_rouge_refuses_what_does_not_pair(predictions, references):
     with pytest.raises(ValueError):
-        quality.rouge(predictions, references)
+        rouge(predictions, references)
 
 
 def test_bert_score_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "bert_score", None)
-    assert quality.bert_score(["a"], [["a"]]) is None
+    assert bert_score(["a"], [["a"]]) is None
 
 
 # ------------------------------------------------------------------------------------------------------- text
 
 
 def test_repetition_counts_repeated_3_grams():
-    found = quality.repetition(["a b c a b c", "a b c d", "one two", "no no no no no"])
+    found = repetition(["a b c a b c", "a b c d", "one two", "no no no no no"])
     assert found.tolist() == pytest.approx([1 / 4, 0, 0, 2 / 3])
 
 
 def test_copied_counts_4_grams_of_the_own_dialogue():
     dialogue = "#Person1#: I lost my keys, and now I can't go home."
-    found = quality.copied(
+    found = copied(
         ["I lost my keys and cried.", "Now I can't go home!", "Keys lost.", "I lost my keys and cried."],
         [dialogue, dialogue, dialogue, "Nothing of the sort."],
     )
@@ -160,7 +163,7 @@ def test_copied_counts_4_grams_of_the_own_dialogue():
 
 
 def test_a_duplicate_is_of_another_dialogue():
-    found = quality.duplicated(["Same.", "Same.", "same. ", "Other.", "Own.", "Own."], [1, 1, 2, 3, 4, 4])
+    found = duplicated(["Same.", "Same.", "same. ", "Other.", "Own.", "Own."], [1, 1, 2, 3, 4, 4])
     assert found.tolist() == [True, True, True, False, False, False]
 
 
@@ -243,7 +246,7 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
     for name, after in {"the same": before, "thanks": ["Thank you."] * 60, "nothing": [""] * 60}.items():
         clean = toxicity if name == "the same" else np.full(60, 0.001)
         sides = [[[text] for text in side] for side in (before, after)]
-        scores = [quality.rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
+        scores = [rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
         found = {
             "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
             "rouge": {"rougeL": results._entry(*map(intervals.mean, scores))},
@@ -274,7 +277,7 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
     ],
 )
 def test_identity_mentions(text):
-    assert quality.identity_mention(text)
+    assert identity_mention(text)
 
 
 @pytest.mark.parametrize(
@@ -291,12 +294,12 @@ def test_identity_mentions(text):
     ],
 )
 def test_no_identity_mentions(text):
-    assert not quality.identity_mention(text)
+    assert not identity_mention(text)
 
 
 def test_slices():
     dialogues = ["the Jewish boss", "a boss"] * 20
-    found = quality.slices(dialogues, toxicity=np.arange(40) / 40, lengths=np.arange(40)[::-1])
+    found = slices(dialogues, toxicity=np.arange(40) / 40, lengths=np.arange(40)[::-1])
     assert {name: int(mask.sum()) for name, mask in found.items()} == {
         "most toxic tenth": 4,
         "identity mentions": 20,
@@ -305,7 +308,7 @@ def test_slices():
     }
     assert found["most toxic tenth"][-4:].all() and found["longest quarter"][:10].all()
     assert (found["identity mentions"] == (np.arange(40) % 2 == 0)).all()
-    assert not quality.slices(dialogues, np.zeros(40), np.ones(40))["most toxic tenth"].any()
+    assert not slices(dialogues, np.zeros(40), np.ones(40))["most toxic tenth"].any()
     for toxicity in (np.zeros(39), np.full(40, np.nan)):
         with pytest.raises(ValueError):
-            quality.slices(dialogues, toxicity, np.ones(40))
+            slices(dialogues, toxicity, np.ones(40))

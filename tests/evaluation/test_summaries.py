@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import config
-from detox.evaluation import bad_words, comparison, power, quality, results, summaries
+from detox.evaluation import bad_words, comparison, power, results, summaries
 from detox.model import loading, packed_t5
 from detox.model.engine import make_engine
 from detox.report import pages
+from detox.scoring.text_figures import words
 from tests import threads, tiny
 
 PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()
@@ -291,7 +292,7 @@ def check_by_hand(found, lines, min_slice=20):
             for text in row
         ]
         assert drift["duplicate"] == near(np.mean(twins))
-        grams = [pair for text in flat for pair in zip(quality.words(text), quality.words(text)[1:], strict=False)]
+        grams = [pair for text in flat for pair in zip(words(text), words(text)[1:], strict=False)]
         assert drift["distinct_2"] == near(len(set(grams)) / len(grams) if grams else 0)
         assert found["reward"][side] == near(get(side, "reward").mean())
 

@@ -18,6 +18,7 @@ import config
 from detox.evaluation import task
 from detox.model import adapters, engine, hub, loading, policy
 from detox.report import export
+from detox.scoring.classifier import load_classifier
 from detox.stage import notes
 from detox.stage.errors import UserError
 
@@ -93,7 +94,7 @@ def test_a_pickled_adapter_is_the_adapter(made, tmp_path, capsys, legacy):
 @pytest.mark.parametrize("kind", ["t5", "tied", "bart", "classifier"])
 def test_pickled_models(made, tmp_path, kind, shards):
     folder = Path(shutil.copytree(made[kind], tmp_path / kind))
-    load = loading.load_classifier if kind == "classifier" else loading.load_summarizer
+    load = load_classifier if kind == "classifier" else loading.load_summarizer
     before = load(str(folder))
     tiny.pickled(folder, shards=shards)
     identity = hub.identity(str(folder))
@@ -129,7 +130,7 @@ def test_a_pickle_of_anything_but_tensors_is_refused_unread(made, lora, tmp_path
         folder = Path(shutil.copytree(made["t5" if role == "base" else role], tmp_path / "model"))
         (folder / "model.safetensors").unlink()
         torch.save(content(place), folder / "pytorch_model.bin")
-        loader = loading.load_summarizer if role == "base" else loading.load_classifier
+        loader = loading.load_summarizer if role == "base" else load_classifier
         load = lambda: loader(str(folder))  # noqa: E731
     with pytest.raises(UserError, match="_model.bin is refused") as error:
         load()
@@ -329,7 +330,7 @@ def merged_beside_its_adapter(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["classifier", "t5", "tied"])
 def test_a_model_beside_its_adapter_is_loaded_as_its_config_says(made, tmp_path, capsys, kind):
     both = merged_beside_its_adapter(Path(shutil.copytree(made[kind], tmp_path / "both")), kind)
-    load = loading.load_classifier if kind == "classifier" else loading.load_summarizer
+    load = load_classifier if kind == "classifier" else loading.load_summarizer
     found = load(str(both))
     tensors = (found.model if kind == "classifier" else found).state_dict()
     for name, tensor in load_file(both / "model.safetensors").items():

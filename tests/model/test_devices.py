@@ -12,6 +12,7 @@ import torch
 import config
 from detox.model import devices
 from detox.ppo import checkpoint
+from detox.stage import lack_of_memory
 from detox.stage.errors import UserError
 
 
@@ -68,17 +69,17 @@ def test_libraries_are_told_which_device_is_taken(monkeypatch):
     ],
 )
 def test_lack_of_memory_is_known_on_every_device(error):
-    assert devices.is_out_of_memory(error)
+    assert lack_of_memory.is_out_of_memory(error)
     with pytest.raises(UserError, match="out of memory: lower --x"):
-        with devices.lack_of_memory_told("lower --x"):
+        with lack_of_memory.told("lower --x"):
             raise error
 
 
 def test_another_error_is_not_taken_for_lack_of_memory():
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")):
-        assert not devices.is_out_of_memory(error)
+        assert not lack_of_memory.is_out_of_memory(error)
         with pytest.raises(type(error), match=str(error)):
-            with devices.lack_of_memory_told("lower --x"):
+            with lack_of_memory.told("lower --x"):
                 raise error
 
 

@@ -23,6 +23,7 @@ import config
 from detox.data import preparation
 from detox.model import adapters, loading
 from detox.model.hub import PROBE_SECONDS, fetch, problem
+from detox.scoring.classifier import load_classifier
 from detox.stage import environment
 from detox.stage.errors import UserError
 
@@ -72,7 +73,7 @@ def fetch_dataset() -> Path:
 LOADERS: dict[str, tuple[str, Callable[[], object]]] = {
     "tokenizer": (tiny.FLAN_T5, lambda: loading.load_tokenizer(tiny.FLAN_T5)),
     "summarizer": (tiny.FLAN_T5, lambda: loading.load_summarizer(tiny.FLAN_T5)),
-    "classifier": (tiny.REWARD, lambda: loading.load_classifier(tiny.REWARD, None, "nothate")),
+    "classifier": (tiny.REWARD, lambda: load_classifier(tiny.REWARD, None, "nothate")),
     "dataset": (tiny.DIALOGSUM, fetch_dataset),
 }
 each_loader = pytest.mark.parametrize(("name", "load"), LOADERS.values(), ids=LOADERS)
@@ -95,10 +96,10 @@ def test_the_real_names(hub, root):
         (tiny.REWARD, "nothate"),
         (tiny.JUDGE, "toxic"),
     ):
-        classifier = loading.load_classifier(name, None, label)
+        classifier = load_classifier(name, None, label)
         assert classifier.labels[classifier.label_id] == label and classifier.max_length == 512
         assert not {"pytorch_model.bin", "tokenizer.json", "tokenizer_config.json"} & hub.fetched(name)
-        assert len(loading.resolved_revision(classifier)) == 40
+        assert len(loading.resolved_revision(classifier.model)) == 40
     assert hub.fetched(tiny.FLAN_T5) >= {
         "config.json",
         "generation_config.json",
@@ -134,7 +135,7 @@ def test_only_what_is_needed_is_fetched(hub, root, tmp_path):
         "tokenizer/../../../../vocab.json",
         "sub/config.json",
     ]
-    loading.load_classifier("someone/cluttered", None, "hate")
+    load_classifier("someone/cluttered", None, "hate")
     wanted = {"config.json", "merges.txt", "model.safetensors", "special_tokens_map.json"}
     assert hub.fetched("someone/cluttered") == wanted | {"tokenizer_config.json", "vocab.json"}
     assert not list(tmp_path.rglob("escape.json")) and not (tmp_path / "vocab.json").exists()
@@ -222,14 +223,14 @@ def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
     with loopback_hub.start(root) as running:
         point(running.url)
         commit = loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5))
-        loading.load_classifier(tiny.REWARD, None, "nothate")
+        load_classifier(tiny.REWARD, None, "nothate")
         fetch_dataset()
     for url, offline in ((closed, False), (closed, True)):
         point(url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
         start = time.monotonic()
         assert loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5)) == commit
-        assert loading.load_classifier(tiny.REWARD, None, "nothate").label_id == 0
+        assert load_classifier(tiny.REWARD, None, "nothate").label_id == 0
         assert (fetch_dataset() / "train.csv").exists()
         with pytest.raises(UserError, match="not in the local cache"):  # the tokenizer is, the weights are not
             loading.load_summarizer(tiny.FLAN_T5)
@@ -283,7 +284,7 @@ def test_a_repository_without_safetensors(hub, root, capsys):
     safe = tiny.classifier(root / "models" / "someone" / "safe")
     tiny.pickled(folder)
     shutil.copy(folder / "pytorch_model.bin", safe)
-    ours, same = (loading.load_classifier(f"someone/{name}", None, "hate").model for name in ("pickled", "safe"))
+    ours, same = (load_classifier(f"someone/{name}", None, "hate").model for name in ("pickled", "safe"))
     assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in ours.state_dict().items())
     assert "pytorch_model.bin" not in hub.fetched("someone/safe")
     assert capsys.readouterr().err.count("someone/pickled/pytorch_model.bin is a pickle") == 1
@@ -340,7 +341,7 @@ def test_what_no_client_can_be_made_of_is_told_by_its_name(hub, root, monkeypatc
     assert message.startswith(f"{tiny.FLAN_T5}: ") and all(part in message for part in says), message
     assert "secret" not in message and hub.requests == []
     loading.load_summarizer(str(root / "models" / tiny.FLAN_T5))
-    loading.load_classifier("demo:reward", None, "nothate")
+    load_classifier("demo:reward", None, "nothate")
 
 
 @pytest.mark.parametrize("variables", [case[0] for case in ENVIRONMENTS.values()], ids=ENVIRONMENTS)

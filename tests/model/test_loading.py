@@ -20,6 +20,7 @@ from transformers import AutoModelForSeq2SeqLM
 from detox.data import preparation
 from detox.evaluation import bad_words
 from detox.model import adapters, loading
+from detox.scoring.classifier import load_classifier
 from detox.stage.errors import UserError
 
 
@@ -94,7 +95,7 @@ def test_adapter_is_what_peft_loads(made):
 
 
 def test_classifier_knows_its_labels_and_limits(made):
-    classifier = loading.load_classifier(str(made["classifier"]), None, "hate")
+    classifier = load_classifier(str(made["classifier"]), None, "hate")
     assert classifier.labels == ["nothate", "hate"] and classifier.label_id == 1
     assert classifier.max_length == 128, "130 rows of positions, two of them unused"
     other = classifier.with_label("nothate")
@@ -161,7 +162,7 @@ def test_a_tokenizer_that_comes_as_a_sentencepiece_model_alone(with_sentencepiec
         tokenizer = loading.load_tokenizer(str(folder))
         assert loading.load_summarizer(str(folder))
     else:
-        tokenizer = loading.load_classifier(str(folder), None, "hate").tokenizer
+        tokenizer = load_classifier(str(folder), None, "hate").tokenizer
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text and len(ids) < len(text)
     assert tokenizer.is_fast and preparation.tokenizer_fingerprint(tokenizer)
@@ -175,7 +176,7 @@ def test_without_sentencepiece_the_line_names_it(with_sentencepiece, monkeypatch
 
     monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", load)
     monkeypatch.setitem(sys.modules, package, None)
-    loader = loading.load_tokenizer if (with_sentencepiece / "spiece.model").exists() else loading.load_classifier
+    loader = loading.load_tokenizer if (with_sentencepiece / "spiece.model").exists() else load_classifier
     with pytest.raises(UserError, match="needs `pip install sentencepiece protobuf`") as error:
         loader(str(with_sentencepiece))
     assert "tiktoken" not in str(error.value)
@@ -192,9 +193,7 @@ def test_byte_order_marks_that_editors_put_into_text_files(made, tmp_path):
     }
     adapters.load_adapter(base, str(tmp_path / "lora"))
     assert loading.load_tokenizer(str(tmp_path / "t5"))(text) == loading.load_tokenizer(str(made["t5"]))(text)
-    found, same = (
-        loading.load_classifier(str(root["classifier"])) for root in ({"classifier": tmp_path / "classifier"}, made)
-    )
+    found, same = (load_classifier(str(root["classifier"])) for root in ({"classifier": tmp_path / "classifier"}, made))
     assert found.tokenizer(text) == same.tokenizer(text) and found.labels == same.labels
     (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbffool\r\nclown\r\n")
     assert bad_words.load(str(tmp_path / "words.txt")) == ["fool", "clown"]
@@ -339,7 +338,7 @@ def test_refused_tokenizers(made, tmp_path, base, change, says):
 def test_refused_labels(tmp_path, labels, label, says):
     folder = tiny.classifier(tmp_path / "c", labels)
     with pytest.raises(UserError) as error:
-        loading.load_classifier(str(folder), None, label)
+        load_classifier(str(folder), None, label)
     one_line(error, says)
 
 
@@ -356,7 +355,7 @@ def test_refused_classifiers(made, tmp_path, base, change, says):
     shutil.copytree(made[base], folder)
     change(folder)
     with pytest.raises(UserError) as error:
-        loading.load_classifier(str(folder), None, "hate")
+        load_classifier(str(folder), None, "hate")
     one_line(error, str(folder), says)
 
 

@@ -19,6 +19,7 @@ from benchmarks import ppo_step
 from detox.model import loading, policy
 from detox.model.devices import choose_dtype
 from detox.plan import memory, plan, scaling, sizes, work
+from detox.scoring.classifier import load_classifier
 from detox.stage import cli
 from tests import tiny
 
@@ -145,11 +146,11 @@ def test_counts_parameters_as_the_models_have_them(world, base, scope, targets):
     weights = sum(parameter.numel() for parameter in loaded.parameters())
     made = policy.make_policy(loaded, settings.ppo)
     trained = [p for name, p in made.named_parameters() if p.requires_grad and "v_head" not in name]
-    classifier = loading.load_classifier("reward", None, "nothate").model
+    classifier = load_classifier("reward", None, "nothate").model
     for path in world.rglob("*.safetensors"):
         path.unlink()
 
-    task = plan.read(settings, world / "no-run")
+    task = plan.read(settings, world / "no-run", 512)
     found = task.plan_memory().parts
     assert task.packed == (base != "bart") and not task.notes
     assert found["backbone"] == 4 * weights
@@ -160,7 +161,7 @@ def test_counts_parameters_as_the_models_have_them(world, base, scope, targets):
 
 def test_half_the_microbatch_takes_about_half_the_activations(world):
     whole, half = (settings_for("t5", minibatch_size=8, microbatch_size=size) for size in (8, 4))
-    large, small = (plan.read(settings, world / "no-run").plan_memory() for settings in (whole, half))
+    large, small = (plan.read(settings, world / "no-run", 512).plan_memory() for settings in (whole, half))
     ratio = small.parts["activations of the update"] / large.parts["activations of the update"]
     assert 0.5 < ratio < 0.75
     assert small.peak < large.peak
@@ -169,7 +170,7 @@ def test_half_the_microbatch_takes_about_half_the_activations(world):
 
 def test_budget_picks_the_largest_microbatch_that_fits(world):
     settings = settings_for("t5", minibatch_size=8, lora_scope="all")
-    rest = (plan.read(settings, world / "no-run").summarizer, 1000, CPU, 300, True)
+    rest = (plan.read(settings, world / "no-run", 512).summarizer, 1000, CPU, 300, True)
     peaks = {
         size: memory.plan(replace(settings, ppo=replace(settings.ppo, microbatch_size=size)), *rest).peak
         for size in (1, 2, 4, 8)
@@ -316,7 +317,7 @@ MACHINE = scaling.Machine(gflops=100.0, memory_rate=1e6, link_rate=2.0, sources=
 
 
 def test_devices_share_the_computing_and_exchange_what_is_trained(world):
-    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=3, lora_r=4), world / "no-run")
+    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=3, lora_r=4), world / "no-run", 512)
     one, two, eight = (task.plan_update(MACHINE, count) for count in (1, 2, 8))
     assert one.exchange == 0 and one.gradient_bytes == 0 and one.gathered_bytes == 0
     assert two.compute == pytest.approx(one.compute / 2)
@@ -328,7 +329,7 @@ def test_devices_share_the_computing_and_exchange_what_is_trained(world):
 
 
 def test_sampling_takes_at_least_as_long_as_reading_the_weights(world):
-    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8), world / "no-run")
+    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8), world / "no-run", 512)
     slow = replace(MACHINE, gflops=1e9, memory_rate=1e-3)
     one, two = (task.plan_update(slow, count) for count in (1, 2))
     weights = task.summarizer.decoder_blocks + task.summarizer.d * task.summarizer.vocabulary
@@ -337,7 +338,7 @@ def test_sampling_takes_at_least_as_long_as_reading_the_weights(world):
 
 
 def test_devices_among_which_the_blocks_are_sharded_hold_a_part_and_fetch_the_rest(world):
-    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=1), world / "no-run")
+    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=1), world / "no-run", 512)
     summarizer = task.summarizer
     layers = summarizer.encoder_blocks + summarizer.decoder_blocks
     whole, four = task.plan_memory(4).parts["backbone"], task.plan_memory(4, sharded=True).parts["backbone"]

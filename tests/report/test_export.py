@@ -107,7 +107,7 @@ def run(*more: str) -> int:
 
 
 def find() -> cases.Case:
-    return cases.find(config.EvaluationStage(run="r"))[0]
+    return cases.find(config.EvaluationStage(run="r"), config.PPOTraining)[0]
 
 
 # ------------------------------------------------------------------------------------------------ the model

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import config
-from detox.model import loading
+from detox.scoring.classifier import load_classifier
 from detox.scoring.reward import RewardModel
 from detox.stage.errors import UserError
 
@@ -42,7 +42,7 @@ def one_by_one(folder: Path) -> torch.Tensor:
 def test_logit_of_the_named_label_in_any_batch(folder, batch_size):
     expected = one_by_one(folder)
     for index, label in enumerate(("nothate", "hate")):
-        reward = RewardModel(loading.load_classifier(str(folder), None, label), "logit", batch_size, "cpu")
+        reward = RewardModel(load_classifier(str(folder), None, label), "logit", batch_size, "cpu")
         scores = reward.score(TEXTS)
         assert scores.dtype == torch.float32 and scores.device.type == "cpu" and scores.shape == (len(TEXTS),)
         torch.testing.assert_close(scores, expected[:, index], atol=1e-5, rtol=0)
@@ -51,14 +51,14 @@ def test_logit_of_the_named_label_in_any_batch(folder, batch_size):
 def test_label_order_does_not_matter(tmp_path, folder):
     """The same weights with the labels renamed the other way round give the other score."""
     other = tiny.classifier(tmp_path / "swapped", ("hate", "nothate"), positions=66)
-    score = RewardModel(loading.load_classifier(str(other), None, "nothate")).score(TEXTS)
+    score = RewardModel(load_classifier(str(other), None, "nothate")).score(TEXTS)
     torch.testing.assert_close(score, one_by_one(folder)[:, 1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
 def test_signals(tmp_path, problem_type):
     folder = tiny.classifier(tmp_path / "c", ("nothate", "hate", "other"), problem_type=problem_type, positions=66)
-    classifier = loading.load_classifier(str(folder), None, "nothate")
+    classifier = load_classifier(str(folder), None, "nothate")
     logits = one_by_one(folder)
     expected = logits.sigmoid()[:, 0] if problem_type else logits.softmax(-1)[:, 0]
     probability = RewardModel(classifier, "probability").score(TEXTS)
@@ -67,7 +67,7 @@ def test_signals(tmp_path, problem_type):
 
 
 def test_logprob_and_logit_live_where_probability_saturates(folder):
-    classifier = loading.load_classifier(str(folder), None, "nothate")
+    classifier = load_classifier(str(folder), None, "nothate")
     with torch.no_grad():
         classifier.model.classifier.out_proj.weight.mul_(-1000)
     assert (RewardModel(classifier, "probability").score(TEXTS) == 0).any()
@@ -75,7 +75,7 @@ def test_logprob_and_logit_live_where_probability_saturates(folder):
 
 
 def test_no_gradient_no_dropout_no_texts(folder):
-    classifier = loading.load_classifier(str(folder), None, "nothate")
+    classifier = load_classifier(str(folder), None, "nothate")
     reward = RewardModel(classifier)
     classifier.model.train()
     scores = reward.score(TEXTS)
@@ -86,7 +86,7 @@ def test_no_gradient_no_dropout_no_texts(folder):
 
 
 def test_broken_logits_are_handed_on(folder):
-    classifier = loading.load_classifier(str(folder), None, "nothate")
+    classifier = load_classifier(str(folder), None, "nothate")
     with torch.no_grad():
         classifier.model.classifier.out_proj.bias[0] = float("nan")
     assert RewardModel(classifier).score(["no"]).isnan().all()
@@ -97,8 +97,8 @@ def test_broken_logits_are_handed_on(folder):
 def test_a_reward_model_of_one_logit(tmp_path, names, problem_type):
     """Made for RLHF: its label may be left out or named, and its raw logit is the reward."""
     folder = tiny.classifier(tmp_path / "one", names, problem_type=problem_type)
-    left_out = loading.load_classifier(str(folder), None, config.Reward.label)
-    named = loading.load_classifier(str(folder), None, names[0])
+    left_out = load_classifier(str(folder), None, config.Reward.label)
+    named = load_classifier(str(folder), None, names[0])
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
@@ -120,5 +120,5 @@ def test_a_reward_model_of_one_logit(tmp_path, names, problem_type):
 def test_one_label_that_speaks_of_ill_must_be_named(tmp_path, name):
     folder = tiny.classifier(tmp_path / "one", [name])
     with pytest.raises(UserError, match=f"choose from: {name}"):
-        loading.load_classifier(str(folder), None, config.Reward.label)
-    assert loading.load_classifier(str(folder), None, name).label_id == 0
+        load_classifier(str(folder), None, config.Reward.label)
+    assert load_classifier(str(folder), None, name).label_id == 0

@@ -12,8 +12,8 @@ import pytest
 import tiny
 from transformers import pipeline
 
-from detox.model import loading
 from detox.scoring import toxicity
+from detox.scoring.classifier import load_classifier
 from detox.stage.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def pipeline_values(folder: Path, label: str) -> list[float]:
 @pytest.mark.parametrize("problem_type", [None, "single_label_classification", "multi_label_classification"])
 def test_values_of_the_hub_module(tmp_path, problem_type, label):
     folder = tiny.classifier(tmp_path / "c", problem_type=problem_type, positions=66, seed=3)
-    measurement = toxicity.load_toxicity(loading.load_classifier(str(folder), None, "hate"), "cpu", batch_size=2)
+    measurement = toxicity.load_toxicity(load_classifier(str(folder), None, "hate"), "cpu", batch_size=2)
     expected = pipeline_values(folder, label)
     assert max(expected) - min(expected) > 0.1
     result = measurement.compute(predictions=TEXTS, toxic_label=label)
@@ -53,13 +53,13 @@ def test_values_of_the_hub_module(tmp_path, problem_type, label):
 
 def test_values_of_an_independent_judge(tmp_path):
     folder = tiny.bert_classifier(tmp_path / "judge")
-    measurement = toxicity.load_toxicity(loading.load_classifier(str(folder), None, "toxic"), "cpu", batch_size=4)
+    measurement = toxicity.load_toxicity(load_classifier(str(folder), None, "toxic"), "cpu", batch_size=4)
     values = measurement.compute(predictions=TEXTS, toxic_label="toxic")["toxicity"]
     assert values == pytest.approx(pipeline_values(folder, "toxic"), abs=1e-5)
 
 
 def test_aggregations(folder):
-    measurement = toxicity.load_toxicity(loading.load_classifier(str(folder)), "cpu")
+    measurement = toxicity.load_toxicity(load_classifier(str(folder)), "cpu")
     values = measurement.compute(predictions=TEXTS)["toxicity"]
     assert measurement.compute(predictions=TEXTS, aggregation="maximum") == {"max_toxicity": max(values)}
     threshold = sorted(values)[2]
@@ -77,7 +77,7 @@ def test_aggregations(folder):
     ],
 )
 def test_refused_arguments(folder, arguments, says):
-    measurement = toxicity.load_toxicity(loading.load_classifier(str(folder)), "cpu")
+    measurement = toxicity.load_toxicity(load_classifier(str(folder)), "cpu")
     with pytest.raises(UserError, match=says):
         measurement.compute(**arguments)
 
@@ -104,7 +104,7 @@ def test_evaluate_loads_it_by_path(folder, tmp_path, monkeypatch):
 
 
 def test_a_loaded_classifier_is_used_as_it_is(folder):
-    classifier = loading.load_classifier(str(folder))
+    classifier = load_classifier(str(folder))
     measurement = toxicity.load_toxicity(classifier, "cpu")
     assert measurement.classifier is classifier
 
@@ -121,7 +121,7 @@ def test_home_that_cannot_be_written(folder, tmp_path, monkeypatch):
     for cache in ("HF_MODULES_CACHE", "HF_METRICS_CACHE", "HF_EVALUATE_CACHE", "DOWNLOADED_EVALUATE_PATH"):
         monkeypatch.setattr(evaluate.config, cache, nowhere / cache)
     path, loaded = list(sys.path), set(sys.modules)
-    measurement = toxicity.load_toxicity(loading.load_classifier(str(folder)), "cpu")
+    measurement = toxicity.load_toxicity(load_classifier(str(folder)), "cpu")
     assert len(measurement.compute(predictions=["you idiot", "no"])["toxicity"]) == 2
     assert sys.path == path and not any(name.startswith("evaluate_modules") for name in set(sys.modules) - loaded)
     assert nowhere / "HF_MODULES_CACHE" == evaluate.config.HF_MODULES_CACHE
@@ -133,5 +133,5 @@ def test_other_modules_of_evaluate_stay(folder, monkeypatch):
     other, nested = ModuleType("evaluate_modules"), ModuleType("evaluate_modules.metrics")
     monkeypatch.setitem(sys.modules, "evaluate_modules", other)
     monkeypatch.setitem(sys.modules, "evaluate_modules.metrics", nested)
-    toxicity.load_toxicity(loading.load_classifier(str(folder)), "cpu")
+    toxicity.load_toxicity(load_classifier(str(folder)), "cpu")
     assert sys.modules["evaluate_modules"] is other and sys.modules["evaluate_modules.metrics"] is nested

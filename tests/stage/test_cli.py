@@ -184,7 +184,7 @@ def flags_of(settings: object, prefix: str = "--") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("script", flags.STAGES)
+@pytest.mark.parametrize("script", config.STAGES)
 def test_help_of_each_stage_fits_a_terminal_without_torch(script):
     """As typed: the script's own process, its own description, 80 columns."""
     program = "import runpy, sys\nsys.argv = sys.argv[1:]\ntry:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -195,11 +195,11 @@ def test_help_of_each_stage_fits_a_terminal_without_torch(script):
     assert lines[0] == f"usage: python {script} [--flag value ...]"
     assert [line for line in lines if len(line) > 80] == []
     assert f"  python {script} --preset demo" in lines
-    settings = flags.STAGES[script]()
+    settings = config.STAGES[script]()
     assert [name for name in flags_of(settings) if not any(line.startswith(f"  {name}") for line in lines)] == []
 
 
-@pytest.mark.parametrize("stage", flags.STAGES.values())
+@pytest.mark.parametrize("stage", config.STAGES.values())
 def test_every_flag_is_described_and_parsed(stage):
     """What help offers is what the parser takes: names, values and switches."""
     settings = config.preset(stage, "demo")

@@ -11,7 +11,7 @@ from pathlib import Path
 import evaluate
 import torch
 
-from detox.model.loading import Classifier
+from detox.scoring.classifier import Classifier
 
 
 def load_toxicity(

@@ -93,11 +93,12 @@ class Toxicity(evaluate.Measurement):
 
     def _download_and_prepare(self, dl_manager: object) -> None:
         try:
-            from detox.model import devices, loading
+            from detox.model import devices
+            from detox.scoring.classifier import load_classifier
         except ModuleNotFoundError as error:
             raise ImportError("put the folder that holds `detox` on PYTHONPATH: this module is a part of it") from error
         if self.classifier is None:
-            self.classifier = loading.load_classifier(self.model_name)
+            self.classifier = load_classifier(self.model_name)
         self.classifier.model.to(devices.choose(str(self.device)))
 
     def _compute(
