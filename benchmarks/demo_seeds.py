@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import shlex
 import statistics
@@ -84,8 +83,8 @@ def run(name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"settings": name, "seed": seed, "training_seconds": seconds, **figures(found, lines), **learned}
 
 
-def learning(updates: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return figures of how a run learned, of its lines of metrics.jsonl; not a number where there is none."""
+def learning(updates: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Return figures of how a run learned, of its lines of metrics.jsonl; None where there is none."""
     explained = [entry["ppo/val/explained_variance"] for entry in updates]
     known = [value for value in explained if value is not None]
     scores = [entry["objective/score_mean"] for entry in updates]
@@ -93,8 +92,8 @@ def learning(updates: Sequence[dict[str, Any]]) -> dict[str, float]:
     low = [i for i, score in enumerate(smooth) if score <= WANTED_SCORE]
     arrived = low[-1] + 2 if low else 1
     return {
-        "explained": statistics.median(known) if known else math.nan,
-        "arrived": arrived if arrived <= len(smooth) else math.nan,
+        "explained": statistics.median(known) if known else None,
+        "arrived": arrived if arrived <= len(smooth) else None,
         "scored": updates[-1]["objective/scored_summaries"],
     }
 

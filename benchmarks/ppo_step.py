@@ -330,7 +330,7 @@ def make_task(variant: str, arguments: argparse.Namespace) -> Task:
 
     from detox.model import devices
 
-    device = devices.take("auto").type
+    device = devices.take(arguments.device).type
     ours = variant.startswith("ours")
     dtype = "auto" if ours else "bfloat16" if variant.endswith("-bf16") else "float32"
     sizes = {"batch_size": arguments.batch_size, "minibatch_size": arguments.minibatch_size}
@@ -359,7 +359,7 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(arguments.threads)
     if variant == "peak":
-        return {"variant": variant, "gflops": measured_peak(devices.choose("auto").type)}
+        return {"variant": variant, "gflops": measured_peak(devices.take(arguments.device).type)}
 
     loading.quiet()
     task = make_task(variant, arguments)
@@ -415,7 +415,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             print(f"repeat {repeat + 1} of {arguments.repeats}: {variant}: {said}", file=sys.stderr, flush=True)
     return {
         "command": " ".join(["python", *sys.argv]),
-        "machine": machine(),
+        "machine": machine(arguments.device),
         "settings": {name: value for name, value in vars(arguments).items() if name not in ("output", "child")},
         "prompt_tokens_in_all": sum(lengths_of(arguments)),
         "runs": runs,
@@ -426,7 +426,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def start_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run one variant in a process of its own, with the same arguments."""
     own = [sys.executable, str(Path(__file__).resolve()), "--child", variant, "--shape", arguments.shape]
-    for name in ("threads", "batch_size", "minibatch_size", "new_tokens"):
+    for name in ("device", "threads", "batch_size", "minibatch_size", "new_tokens"):
         own += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     own += ["--prompt-tokens", *map(str, arguments.prompt_tokens), *["--profile"] * arguments.profile]
     return run_apart(own, arguments.threads, f"variant {variant}")
@@ -446,8 +446,8 @@ def run_apart(command: Sequence[str], threads: int, what: str) -> dict[str, Any]
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def machine() -> dict[str, Any]:
-    """Return what the measurement ran on."""
+def machine(name: str) -> dict[str, Any]:
+    """Return what the measurement ran on; `name` is the device's."""
     import torch
     import transformers
     import trl
@@ -459,7 +459,7 @@ def machine() -> dict[str, Any]:
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0].split(":", 1)[1].strip() if names else model
     versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
-    device = devices.choose("auto")
+    device = devices.choose(name)
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -548,6 +548,7 @@ def tables(found: dict[str, Any]) -> str:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look")
+    parser.add_argument("--device", default="auto", help="as the stages take it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS))
@@ -569,7 +570,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.variants is None:
         from detox.model import devices
 
-        arguments.variants = [*DEFAULT_VARIANTS, *(GPU_VARIANTS if devices.choose("auto").type != "cpu" else ())]
+        more = () if devices.choose(arguments.device).type == "cpu" else GPU_VARIANTS
+        arguments.variants = [*DEFAULT_VARIANTS, *more]
     found = measure(arguments)
     print(tables(found))
     if arguments.output:

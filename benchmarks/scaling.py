@@ -243,7 +243,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             print(f"repeat {repeat + 1} of {arguments.repeats}: {run.name}: {said}", file=sys.stderr, flush=True)
     return {
         "command": " ".join(["python", *sys.argv]),
-        "machine": ppo_step.machine(),
+        "machine": ppo_step.machine("cpu"),
         "settings": {name: value for name, value in vars(arguments).items() if name not in ("output", "child")},
         "runs": found,
         "summary": summarize(found, arguments),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import statistics
 import subprocess
@@ -60,10 +59,10 @@ def updates(run: Path) -> list[dict[str, Any]]:
     return [entry for entry in map(json.loads, lines) if "skipped" not in entry]
 
 
-def spread(values: Sequence[float], form: str) -> str:
-    """Return the median over seeds and the range of a figure, in a format; what is not a number is left out."""
-    values = [value for value in values if not math.isnan(value)]
-    if not values:
+def spread(values: Sequence[float | None], form: str) -> str:
+    """Return the median over seeds and the range of a figure, in a format; what is None is left out."""
+    found = [value for value in values if value is not None]
+    if not found:
         return "none"
-    low, middle, high = (form.format(f(values)) for f in (min, statistics.median, max))
+    low, middle, high = (form.format(f(found)) for f in (min, statistics.median, max))
     return f"{middle} ({low} to {high})"

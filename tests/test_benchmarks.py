@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import asdict, replace
 from random import Random
@@ -148,7 +147,7 @@ def test_seeds_say_when_the_score_has_arrived_and_what_it_cost():
     assert demo_seeds.learning(updates(low + high))["arrived"] == 6
     assert demo_seeds.learning(updates(low + high + low + high))["arrived"] == 16
     assert demo_seeds.learning(updates(high))["arrived"] == 1
-    assert math.isnan(demo_seeds.learning(updates(high + low))["arrived"])
+    assert demo_seeds.learning(updates(high + low))["arrived"] is None
     assert demo_seeds.learning(updates(high))["scored"] == 80
 
 

@@ -126,9 +126,9 @@ def publish(
                     "stage": stage,
                     "config": dataclasses.asdict(settings),
                     "seed": settings.seed,
-                    "versions": _versions(),
+                    "versions": versions(),
                     "device": str(device),
-                    "git_rev": _git_rev(),
+                    "git_rev": git_rev(),
                     "created_utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                     "inputs": sources,
                     "files": _flush_files(path),
@@ -606,18 +606,19 @@ def _file_problem(folder: Path, entry: Any, verify: bool) -> str | None:
     return None
 
 
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python and of the libraries that decide results; None of one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+            found[name] = None
+    return found
 
 
 @functools.cache
-def _git_rev() -> str | None:
+def git_rev() -> str | None:
     """Return the commit of this program, or None where it is not a git checkout of its own."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]

@@ -693,7 +693,7 @@ def test_git_rev_is_the_program_s_own_or_null(tmp_path):
         return done.stdout.strip()
 
     def git_rev(**options):
-        done = run_python("from detox import artifacts; print(artifacts._git_rev())", cwd=program, **options)
+        done = run_python("from detox import artifacts; print(artifacts.git_rev())", cwd=program, **options)
         assert done.stderr == ""
         return done.stdout.strip()
 
