@@ -38,7 +38,7 @@ def compare_summaries(
         seed: of them.
 
     Returns:
-        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction` and `ci95`; `p_value`,
+        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction`, `ci95`; `p_value`,
         `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
 
     Raises:
