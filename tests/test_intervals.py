@@ -88,16 +88,29 @@ def test_a_t_interval_is_the_textbook_one():
 
 def test_a_skew_widens_the_side_that_it_hides():
     few = intervals.mean(np.where(np.arange(40) < 3, 1.0, 0.0))
-    half = intervals.quantile(39) * few.error
+    t = intervals.quantile(39)
+    half = t * few.error
     low, high = intervals.interval(few)
-    assert low == pytest.approx(few.value - half) and high > few.value + 1.3 * half
+    assert low == pytest.approx(few.value - half) and high > few.value + 1.1 * half
     mirrored = intervals.interval(few * -1.0)
     assert mirrored == pytest.approx([-high, -low])
-    skew = (few.influence**3).mean() / few.influence.std() ** 3 / np.sqrt(40)
-    x = (few.value - high) / few.error
-    assert x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6 == pytest.approx(-intervals.quantile(39)), (
-        "Hall's statistic"
-    )
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("carriers", [3, 8])
+def test_both_sides_together_miss_as_often_as_is_said(alpha, carriers):
+    """Hall's transform makes the statistic about normal: what lies beyond either end adds up to alpha."""
+    few = intervals.mean(np.where(np.arange(80) < carriers, 1.0, 0.0))
+    skew = (few.influence**3).mean() / few.influence.std() ** 3 / np.sqrt(80)
+    low, high = intervals.interval(few, alpha)
+    missed = 0.0
+    for end, side in ((low, 1), (high, -1)):
+        x = (few.value - end) / few.error
+        normal = x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6
+        # Student's for 79 degrees, by its share of normal quantiles
+        scale = intervals.NORMAL.inv_cdf(1 - alpha / 2) / intervals.quantile(79, alpha)
+        missed += intervals.NORMAL.cdf(-side * normal * scale)
+    assert missed == pytest.approx(alpha, rel=1e-6)
 
 
 def test_degrees_of_freedom_are_those_of_the_dialogues_that_vary():
