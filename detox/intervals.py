@@ -117,8 +117,8 @@ def interval(change: Estimate, alpha: float = ALPHA) -> Interval:
     """Return the t interval of a figure, most often a difference, wider to the side that a skew hides.
 
     Where a few dialogues add most, a sample without them has a small mean and a small spread at once. The statistic is
-    skewed to the other side then, by what the third moment tells. The side that a skew would narrow stays as it is; what
-    it misses less, the other may miss more.
+    skewed to the other side then, by what the third moment tells. The side that a skew would narrow stays as it is, and
+    what that one misses less, the other may miss more.
 
     Returns:
         None for fewer than 3 dialogues.

@@ -133,6 +133,13 @@ def test_the_interval_of_a_reduction_holds_the_ratios_that_are_not_refuted():
     assert intervals.reduction_interval(before, after, alpha=0.01)[0] < low
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_a_reduction_is_the_same_in_every_unit(unit):
+    before, after = intervals.mean(VALUES[:, 0]), intervals.mean(VALUES[:, 1] * 0.5)
+    expected = intervals.reduction_interval(before, after)
+    assert intervals.reduction_interval(before * unit, after * unit) == pytest.approx(expected)
+
+
 def test_a_reduction_has_no_interval_where_nothing_tells_of_it():
     some, none = intervals.mean(VALUES[:, 0]), intervals.mean(np.zeros(12))
     assert intervals.reduction_interval(some, none) is None, "nothing is left"

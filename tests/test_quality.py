@@ -231,6 +231,15 @@ def test_what_texts_are_together_has_the_influence_of_leaving_a_dialogue_out(nam
     assert whole.influence.any()
 
 
+def test_a_text_of_two_dialogues_is_none_without_either():
+    """Three dialogues share 'a', two share 'b' and 'c' each; what is left of a pair is no duplicate."""
+    rows = [["a", "b"], ["a", "b"], ["a", "c"], ["c", "d"], ["e", "f"]]
+    found = quality.describe(rows, ["d"] * 5)["duplicate"]
+    without = np.array([4 / 8, 4 / 8, 4 / 8, 5 / 8, 7 / 8])  # of the 7 in 10
+    assert found.value == pytest.approx(0.7)
+    assert found.influence == pytest.approx(4 * (0.7 - without) - (4 * (0.7 - without)).mean())
+
+
 def entries(before, after):
     return {name: results._entry(before[name], after[name]) for name in before if name in after}
 

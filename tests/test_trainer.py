@@ -147,6 +147,7 @@ def test_at_the_first_update_kl_is_0_and_ratio_is_1(folder, scope):
     metrics = trainer.update(rollout, rewarded(rollout))
     assert metrics["objective/ref_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["ppo/ratio_first"] == pytest.approx(1, abs=1e-5)
+    assert trainer.rollout_logprobs_serve, "those of sampling are those of teacher forcing in float32"
     rollout = trainer.rollout(queries(6, seed=1), range(6, 12), 10)
     metrics = trainer.update(rollout, rewarded(rollout))
     assert metrics["objective/ref_kl"] > 1e-4, "after an update the policy has moved"
@@ -340,15 +341,17 @@ def test_value_warm_up_shapes_scores_as_the_updates_will(folder):
 
 def test_a_critic_is_judged_by_what_it_has_not_seen(folder):
     trainer = trainer_for(folder, value_trust=True, value_refit=4)
-    fitted = []
+    fitted, judged = [], []
     plain_fit, plain_judge = trainer.critic.learn, trainer.critic.judge
     trainer.critic.learn = lambda lessons: (fitted.append("learn"), plain_fit(lessons))[1]
-    trainer.critic.judge = lambda *a: (fitted.append("judge"), plain_judge(*a))[1]
+    trainer.critic.judge = lambda *a: (fitted.append("judge"), judged.append(a), plain_judge(*a))[2]
     for update in range(6):
         rollout = trainer.rollout(queries(6, update), range(6 * update, 6 * update + 6), 8)
         metrics = trainer.update(rollout, rewarded(rollout))
         assert 0 <= metrics["ppo/val/trust"] <= 1
     assert fitted == ["judge", "learn"] * 6
+    for lesson, (_, returns, mask) in zip(trainer.critic.lessons, judged[2:], strict=True):
+        assert torch.equal(lesson.returns, returns[mask]), "it is judged by the returns that it learns of then"
     assert len(trainer.critic.lessons) == 4
     trainer.critic.record.append(torch.tensor([0.5, 1.0]) * 1e9)
     rollout = trainer.rollout(queries(6, 7), range(42, 48), 8)
