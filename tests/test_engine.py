@@ -234,7 +234,7 @@ def test_a_value_is_read_in_float32_and_moves_the_policy_only_where_it_may(folde
     engine.value_reads_detached = detached
     hidden = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
     found = engine.value(hidden)
-    expected = hidden.detach().double() @ engine.value_head.weight[0].double() + float(engine.value_head.bias)
+    expected = hidden.detach().double() @ engine.value_head.weight[0].double() + float(engine.value_head.bias.detach())
     assert found.dtype == torch.float32 and found.shape == (5,)
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
     found.sum().backward()

@@ -64,7 +64,7 @@ def test_where_the_features_lie_changes_no_value():
 
 
 def ridge(x, y, strength):
-    """Weight and bias by the normal equations, centred; `strength` in the features' mean variance times their number."""
+    """Weight and bias by the normal equations; `strength` in the features' mean variance times their number."""
     middle = x.mean(0)
     inner = (x - middle).T @ (x - middle)
     penalty = strength * inner.trace() / len(inner) * torch.eye(len(inner), dtype=x.dtype)
