@@ -358,6 +358,18 @@ def test_a_critic_is_judged_by_what_it_has_not_seen(folder):
     assert trainer.update(rollout, rewarded(rollout))["ppo/val/trust"] == pytest.approx(0.5), "what this update used"
 
 
+def test_a_rollout_that_varies_less_than_usual_stays_quiet(folder):
+    """The usual variance keeps three quarters of itself: 1, then 3/4 + 1/400 of it, then 3/4 of that + 1/400."""
+    trainer, forgetful = trainer_for(folder, whiten_memory=0.75), trainer_for(folder, whiten_memory=0.0)
+    mask = torch.ones(4, 2, dtype=torch.bool)
+    loud = torch.tensor([[2.0, -2.0]] * 4)
+    first, second, third = (trainer._whitened(loud * scale, mask) for scale in (1.0, 0.1, 0.1))
+    assert float(second[0, 0] / first[0, 0]) == pytest.approx(0.1 / math.sqrt(0.7525), rel=1e-5)
+    assert float(third[0, 0] / first[0, 0]) == pytest.approx(0.1 / math.sqrt(0.75 * 0.7525 + 0.0025), rel=1e-5)
+    for scale in (1.0, 0.1):
+        torch.testing.assert_close(forgetful._whitened(loud * scale, mask), first)
+
+
 def test_without_a_critic_the_value_head_stays_as_it_is(folder):
     trainer = trainer_for(folder, advantages="batch")
     head = copy.deepcopy(trainer.policy.v_head.state_dict())
