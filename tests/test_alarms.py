@@ -211,6 +211,13 @@ def test_the_gap_is_between_the_judges_reduction_and_half_of_ours():
     assert full["gap_ci95"][0] < full["gap"] < full["gap_ci95"][1]
 
 
+def test_a_reward_that_leaves_nothing_does_not_hide_what_the_judge_sees():
+    rng = np.random.default_rng(0)
+    reward, judge = simulate(rng, 40), simulate(rng, 40)
+    found = alarms.disagreement(reward[0], reward[0] * 0.001, *judge, resamples=500)
+    assert found["gap_ci95"] is not None and found["level"] in ("warning", "alarm")
+
+
 def test_a_judge_that_agrees_raises_none():
     assert disagree(0.9, 0.8)["level"] == "none"
     assert disagree(0.0, 0.0)["level"] == "none"

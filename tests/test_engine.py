@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from detox.engine import (
     response_mask,
     uniforms,
 )
+from detox.t5 import PackedT5Engine
 from tests import tiny
 from tests.devices.sums import blockwise_sums
 
@@ -239,6 +242,16 @@ def test_a_value_is_read_in_float32_and_moves_the_policy_only_where_it_may(folde
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
     found.sum().backward()
     assert (hidden.grad is None) == detached
+
+
+def test_auto_is_the_packed_engine_where_a_new_shape_costs_nothing(folders, monkeypatch):
+    model = models.load_summarizer(str(folders["t5 1.0"][0]))
+    assert type(make_engine("auto", model)) is PackedT5Engine and type(make_engine("hf", model)) is HuggingFaceEngine
+    assert type(engine_for(folders, "bart", "auto")) is HuggingFaceEngine
+    for compiles, kind in ((True, HuggingFaceEngine), (False, PackedT5Engine)):
+        there = replace(devices.traits(torch.device("cpu")), compiles_shapes=compiles)
+        monkeypatch.setattr("detox.engine.traits", lambda device, there=there: there)
+        assert type(make_engine("auto", model)) is kind
 
 
 def test_filters_leave_what_they_should():

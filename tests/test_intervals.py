@@ -77,6 +77,15 @@ def test_quantiles_of_student_are_those_of_the_tables(degrees, alpha, known):
     assert intervals.quantile(degrees, alpha) == pytest.approx(known, rel=0.01 if degrees < 4 else 0.002)
 
 
+@pytest.mark.parametrize(("degrees", "rel"), [(12, 1e-5), (20, 1e-6), (29, 2e-7)])
+def test_students_density_leaves_alpha_beyond_the_quantile(degrees, rel):
+    """Integrated over u, x = sqrt(degrees) tan(u), where it is a power of the cosine."""
+    end = np.arctan(intervals.quantile(degrees) / np.sqrt(degrees))
+    middles = (np.arange(100_000) + 0.5) / 100_000
+    below, whole = (width * (np.cos(middles * width) ** (degrees - 1)).mean() for width in (end, np.pi / 2))
+    assert 1 - below / whole == pytest.approx(0.05, rel=rel)
+
+
 def test_a_t_interval_is_the_textbook_one():
     even = np.concatenate([VALUES[:6, 0], 4 - VALUES[:6, 0]])  # without a skew
     low, high = intervals.interval(intervals.mean(even))

@@ -108,6 +108,7 @@ def test_the_tokenizer_is_chosen_by_the_references():
     russian = "Они встретятся."
     assert not quality.needs_unicode(["They meet at the café of Mrs Müller, β or not."])
     assert quality.needs_unicode(["Tom и Анна."]) and quality.needs_unicode(["OpenAI 发布了 GPT"])
+    assert quality.needs_unicode([18 * "a" + "я"]) and not quality.needs_unicode([19 * "a" + "я"]), "one in 20"
     assert not quality.needs_unicode(["🙂!"]) and not quality.needs_unicode([""])
     assert quality.rouge(["They meet."], [[russian]])["rouge1"][0] == 0
     both = quality.rouge(["Running flights", russian], [["running flights"], [russian]])["rouge2"]
@@ -301,6 +302,11 @@ def test_identity_mentions(text):
 )
 def test_no_identity_mentions(text):
     assert not quality.identity_mention(text)
+
+
+def test_the_most_toxic_tenth_of_a_few_dialogues_is_one():
+    found = quality.slices(["a"] * 3, toxicity=np.array([0.1, 0.3, 0.2]), lengths=np.array([1, 1, 1]))
+    assert found["most toxic tenth"].tolist() == [False, True, False] and not found["longest quarter"].any()
 
 
 def test_slices():

@@ -137,6 +137,14 @@ def test_too_little_toxicity_gives_a_sentence_in_place_of_an_interval():
     assert "note" not in st.compare(before, after, resamples=100)["mean"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [((4, 2, 3), (4, 3, 3)), ((4, 3, 3), (4, 2, 3)), ((4, 2), (4, 3)), ((4, 2), (5, 2))]
+)
+def test_what_does_not_pair_up_is_refused(before, after):
+    with pytest.raises(ValueError, match="must pair up"):
+        st.compare(np.full(before, 0.5), np.full(after, 0.5))
+
+
 def test_what_carries_an_interval_is_counted_where_the_limits_are():
     """Six dialogues must carry nine tenths; six wholly toxic ones, all; one must be left for a reduction."""
     calm = np.zeros(94)

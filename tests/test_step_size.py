@@ -79,6 +79,7 @@ def test_a_policy_that_is_no_number_goes_back():
     step_size.took_step()
     assert step_size.measured(math.nan) == pytest.approx(0.1)
     assert step_size.rate == pytest.approx(1e-4) and step_size.steps_back == 1
+    assert step_size.kl == 0, "nothing is known"
 
 
 def test_what_is_saved_goes_on_alike():

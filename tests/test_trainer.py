@@ -580,6 +580,19 @@ def test_generate_gives_policy_and_reference(folder):
     assert trainer.generate(prompts[0], max_new_tokens=6).shape[0] == 1
 
 
+def test_generate_samples_by_its_seed_or_by_torchs_generator(folder):
+    trainer, prompts = trainer_for(folder), queries(6)
+
+    def drawn(**options):
+        return torch.cat(trainer.generate(prompts, max_new_tokens=8, do_sample=True, **options)).tolist()
+
+    assert drawn(seed=5) == drawn(seed=5, batch_size=2) != drawn(seed=6)
+    torch.manual_seed(3)
+    first, second = drawn(), drawn()
+    torch.manual_seed(3)
+    assert drawn() == first != second
+
+
 def test_learning_raises_the_score(folder):
     trainer = trainer_for(folder, batch_size=96, minibatch_size=48, ppo_epochs=4, learning_rate=3e-2, kl_coef=0.02)
     means = []

@@ -40,6 +40,8 @@ def test_one_response_and_equal_targets_give_the_mean():
     head = nn.Linear(24, 1)
     assert value_head.fit(head, features, targets, owners) == 0
     torch.testing.assert_close(head(features).squeeze(), targets)
+    assert value_head.fit(head, features, torch.arange(10.0), owners) == 0
+    assert not head.weight.any() and float(head.bias.detach()) == 4.5, "nothing is held out"
     features, _, owners = problem(10, 0.0)
     assert value_head.fit(head, features, torch.full((100,), 2.5), owners) == 0
     torch.testing.assert_close(head(features).squeeze(), torch.full((100,), 2.5), atol=1e-4, rtol=1e-4)
