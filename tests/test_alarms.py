@@ -163,6 +163,12 @@ def test_nothing_before_has_no_ratio():
         assert alarms.alarms({part: {key: side(0.0, 5.0)}}) == []
 
 
+def test_a_change_without_an_interval_can_be_chance():
+    for after in (0.1, 0.9):
+        assert alarms.alarms({"rouge": {"rougeL": {"before": 0.5, "after": after + 0.2, "ci95": None}}}) == []
+        assert alarms.alarms({"drift": {"copy": {"before": 0.5, "after": after, "ci95": None}}}) == []
+
+
 def test_kl_past_its_limit():
     drift = {**SOUND["drift"], "kl_per_summary": 20.0}
     (found,) = alarms.alarms({**SOUND, "drift": drift})

@@ -93,6 +93,8 @@ def test_a_t_interval_is_the_textbook_one():
     assert [low, high] == pytest.approx([2 - half, 2 + half], rel=1e-3)
     assert intervals.interval(intervals.mean(VALUES[:2, 0])) is None
     assert intervals.interval(intervals.mean(np.full(5, 0.3))) == [0.3, 0.3]
+    low, high = intervals.interval(intervals.mean(np.array([1.0, 2.0, 3.0])))
+    assert [low, high] == pytest.approx([2 - 4.3027 / np.sqrt(3), 2 + 4.3027 / np.sqrt(3)], rel=0.03), "3 are enough"
 
 
 def test_a_skew_widens_the_side_that_it_hides():
