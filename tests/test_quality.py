@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from detox import alarms, intervals, quality, results, statistics
@@ -141,6 +143,19 @@ def test_rouge_refuses_what_does_not_pair(predictions, references):
 def test_bert_score_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "bert_score", None)
     assert quality.bert_score(["a"], [["a"]]) is None
+
+
+def test_bert_score_is_the_f1_of_summaries_against_their_references(monkeypatch):
+    asked = []
+
+    def score(candidates, references, **options):
+        asked.append((candidates, references, options))
+        return torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]), torch.tensor([0.5, 0.25])
+
+    monkeypatch.setitem(sys.modules, "bert_score", SimpleNamespace(score=score))
+    found = quality.bert_score(("a", "b"), (("c", "d"), ("e",)), model="m", num_layers=3)
+    assert found.tolist() == [0.5, 0.25] and found.dtype == np.float64
+    assert asked == [(["a", "b"], [["c", "d"], ["e"]], {"model_type": "m", "num_layers": 3})]
 
 
 # ------------------------------------------------------------------------------------------------------- text
