@@ -102,3 +102,13 @@ def test_what_was_measured_far_away_counts_as_its_distance_squared_says():
     curvature = (0.16 + 64 * 1.6) / 65
     assert step_size.measured(1.6 / 64) == pytest.approx(math.sqrt(0.0025 / (curvature / 64)))
     assert step_size.rate == pytest.approx(math.sqrt(0.01 / curvature) / 2)
+
+
+def test_a_rate_that_is_far_too_low_grows_fourfold_a_step():
+    step_size = StepSize(1e-6)
+    step_size.begin(TARGET, STEPS)
+    step_size.measured(0.0)
+    for taken in range(1, 4):
+        step_size.took_step()
+        assert step_size.measured(1e4 * (1e-6 * (4**taken - 1) / 3) ** 2) == 1
+        assert step_size.rate == pytest.approx(1e-6 * 4**taken)
