@@ -1,115 +1,20 @@
-"""Drawings: of an evaluation, as PNG or as SVG in the colours of its page, and of a training run."""
+"""The drawings of an evaluation."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from detox.report.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing
+from detox.report.examples import drop, toxicities
 from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
-from detox.stage.figures import interval, lookup, number
+from detox.stage.figures import initial, interval, lookup, number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Vermillion and blue of Okabe and Ito, told apart by the colour-blind. In SVG each is a variable of the page.
-BEFORE, AFTER, INK, MUTED, RULE = "#c85200", "#0072b2", "#1b1d21", "#676c75", "#d9dce1"
-_VARIABLES = {BEFORE: "before", AFTER: "after", INK: "ink", MUTED: "muted", RULE: "rule"}
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-}
-
-
-def toxicities(example: Mapping[str, Any], side: str) -> list[float]:
-    """Return the toxicity of the sampled summaries of a `side` (before, after), or else of the greedy one."""
-    samples = lookup(example, side, "samples") or []
-    values = [number(lookup(s, "toxicity")) for s in samples] or [number(lookup(example, side, "greedy", "toxicity"))]
-    return [v for v in values if v is not None]
-
-
-def drop(example: Mapping[str, Any]) -> float | None:
-    """Return by how much the mean toxicity of a dialogue's summaries fell, before minus after."""
-    before, after = toxicities(example, "before"), toxicities(example, "after")
-    return fmean(before) - fmean(after) if before and after else None
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure: its file name without ending, its words, its size in inches, and what draws it."""
-
-    name: str
-    title: str
-    caption: str
-    size: tuple[float, float]
-    draw: Callable[[Figure], None]
-    compares: bool = False
-    """It shows several checkpoints, and stands first."""
-
-    def figure(self, title: bool) -> Figure:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=self.size, layout="constrained")
-        if title:
-            figure.suptitle(self.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        self.draw(figure)
-        return figure
-
-    def png(self) -> bytes:
-        """Return the figure with its title, on white."""
-        from matplotlib import rc_context
-
-        with rc_context(_STYLE):
-            return _png(self.figure(title=True))
-
-    def svg(self) -> str:
-        """Return the figure as an SVG element without title, its colours `var(--before)` and so on."""
-        from matplotlib import rc_context
-
-        buffer = io.StringIO()
-        with rc_context(_STYLE):
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            self.figure(title=False).savefig(buffer, format="svg", transparent=True, metadata=nothing)
-        text = buffer.getvalue()
-        text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
-        text = re.sub(r' (?:version|xmlns(?::xlink)?)="[^"]*"', "", text)
-        text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", r"<svg \1>", text, count=1)
-        text = text.replace("xlink:href", "href")
-        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", text)
-        text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-        text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-        for color, variable in _VARIABLES.items():
-            text = text.replace(color, f"var(--{variable})")
-        label = f'role="img" aria-label="{self.title}"'
-        return text.replace("<svg ", f"<svg {label} ", 1).strip()
 
 
 def drawings(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> list[Drawing]:
@@ -132,17 +37,8 @@ def plots(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], fol
     return paths
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
-
-
 def _percent(axis: Any) -> None:
     axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-
-
-# ------------------------------------------------------------------------------------- evaluation
 
 
 def _intervals(results: Mapping[str, Any]) -> Drawing | None:
@@ -151,9 +47,7 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
         ("Classifier", lookup(results, "toxicity")),
         ("Independent judge", lookup(results, "independent_judge")),
     ]
-    sources += [
-        (printable(name[:1].upper() + name[1:], 28), part) for name, part in (lookup(results, "slices") or {}).items()
-    ]
+    sources += [(printable(initial(name), 28), part) for name, part in (lookup(results, "slices") or {}).items()]
     rows = []
     for name, part in sources:
         reduction, bounds = number(lookup(part, "mean", "reduction")), interval(lookup(part, "mean", "ci95"))
@@ -316,69 +210,3 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     )
     size = (4.6, 1.0 + 1.35 * len(panels))
     return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, compares=True)
-
-
-# --------------------------------------------------------------------------------------- training
-
-
-def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | None = None) -> None:
-    """Write the curves of a training run; panels without a number are left out.
-
-    Args:
-        metrics: the lines of metrics.jsonl, in order.
-        path: the PNG to write, replaced whole.
-        run: name for the title; that of the folder two above the file unless given.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    panels: list[tuple[str, str, str | None]] = [
-        ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
-        ("KL to the reference, nats a summary", "objective/ref_kl", None),
-        ("Entropy, nats a token", "ppo/policy/entropy", None),
-        ("KL moved in the update, nats a token", "ppo/policy/step_kl", None),
-        ("Learning rate", "ppo/learning_rate", None),
-        ("Value loss", "ppo/loss/value", None),
-        ("Variance explained by the value head", "ppo/val/explained_variance", None),
-        ("Response length, tokens", "tokens/response_mean", None),
-    ]
-    panels = [p for p in panels if any(number(line.get(p[1])) is not None for line in metrics)]
-    updates = [number(line.get("update")) or i for i, line in enumerate(metrics, start=1)]
-    name = run or path.absolute().parent.parent.name
-    with rc_context(_STYLE):
-        rows = max(1, math.ceil(len(panels) / 3))
-        figure = Figure(figsize=(9.6, 0.5 + 2.3 * rows), layout="constrained")
-        plural = "" if len(metrics) == 1 else "s"
-        title = f"Run {printable(name, 60)}: {len(metrics)} update{plural}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        if panels:
-            grid = list(figure.subplots(rows, min(3, len(panels)), squeeze=False).flat)
-            for axes, panel in zip(grid, panels, strict=False):
-                _curve(axes, metrics, updates, *panel)
-            for axes in grid[len(panels) :]:
-                axes.set_visible(False)
-        write_atomic(path, _png(figure))
-
-
-def _curve(
-    axes: Axes,
-    metrics: Sequence[Mapping[str, Any]],
-    updates: Sequence[float],
-    title: str,
-    key: str,
-    spread: str | None,
-) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    values = [v if (v := number(line.get(key))) is not None else math.nan for line in metrics]
-    if spread is not None:
-        widths = [number(line.get(spread)) or 0.0 for line in metrics]
-        bands = list(zip(values, widths, strict=True))
-        low, high = [v - w for v, w in bands], [v + w for v, w in bands]
-        axes.fill_between(updates, low, high, color=AFTER, alpha=0.15, linewidth=0)
-    axes.plot(updates, values, color=AFTER, marker="o", markersize=3 if len(values) <= 50 else 0)
-    axes.set_title(title, loc="left", fontsize=9)
-    axes.set_xlabel("update")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    if key == "ppo/val/explained_variance":
-        axes.set_ylim(max(-1.05, axes.get_ylim()[0]), 1.05)  # an untrained value head may stand at -1000

@@ -28,9 +28,10 @@ from detox.data import preparation
 from detox.evaluation import cases, summaries
 from detox.model import adapters, engine, loading
 from detox.model.hub import problem
-from detox.report import ask, contents, export
+from detox.report import ask, export
 from detox.stage import artifacts, cli
 from detox.stage.errors import UserError
+from detox.stage.figures import fall_bounds
 from tests import tiny
 from tests.faults.world import tree
 from tests.test_evaluate_ppo import MODELS, SIZES, TRAIN, refused
@@ -212,7 +213,7 @@ def test_the_card(worlds):
     assert values == pytest.approx([mean["after"], judged["after"], found["rouge"]["rougeL"]["after"]], abs=1e-6)
     for number in (mean["before"], mean["after"], judged["after"]):
         assert f"{number:.4f}" in text
-    assert mean["ci95"] is None or contents.fall_bounds(mean["ci95"]) in text
+    assert mean["ci95"] is None or fall_bounds(mean["ci95"]) in text
     for words in (
         "over 6 dialogues with 2 sampled summaries each",
         "## Limits",

@@ -17,7 +17,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from detox.report import pages, plots
+from detox.report import drawing, pages, plots, terminal, training_curves
 
 HOSTILE = (
     "</script><script>window.pwned=top.pwned=1</script>"
@@ -33,7 +33,7 @@ def measured(before: float, after: float, low: float, high: float) -> dict:
     return {
         "judge": "some/classifier",
         **{name: dict(entry) for name in ("mean", "std", "expected_max", "any_toxic")},
-        "quantiles": {"before": {"0.5": 0.1, "0.99": 0.9}, "after": {"0.5": 0.05, "0.99": 0.4}},
+        "quantiles": {"before": {"50": 0.1, "99": 0.9}, "after": {"50": 0.05, "99": 0.4}},
         "difference": {"value": before - after, "ci95": [0.1, 0.3]},
         "p_value": 0.0001,
     }
@@ -76,13 +76,13 @@ def results() -> dict:
             "copy": sides(0.2, 0.3),
         },
         "noise_floor": {"mean_reduction_ci95": [-0.04, 0.05]},
-        "power": [{"effect": 0.05, "dialogues": 1234}],
+        "power": [{"reduction": 0.16, "difference": 0.05, "dialogues": 1234}],
         "slices": {"long ones": {"n": 75, **part}, "mentions": {"n": 7, "note": "too few examples (7 < 20)"}},
         "baselines": {"reference": row, "best-of-4": row, "ppo": row},
         "baseline_note": "PPO does not beat best-of-4.",
         "alarms": [],
         "checkpoints": [{"name": f"step-{i}", "sqrt_kl": i / 10, "score_mean": i, **row} for i in (5, 10)],
-        "pooled": {"runs": ["a", "b"], "reduction": {"mean": 0.9, "range": [0.85, 0.93]}},
+        "pooled": {"runs": 2, "mean": {"average": 0.9, "low": 0.85, "high": 0.93, "sd": 0.05}, "names": ["a", "b"]},
         "verdict": "reduced",
         "verdict_rule": "the interval lies above zero",
     }
@@ -121,7 +121,7 @@ def poisoned(results: dict) -> dict:
     results["baselines"][HOSTILE] = results["baselines"]["ppo"]
     results["slices"][HOSTILE] = results["slices"]["long ones"]
     results["checkpoints"][0]["name"] = HOSTILE
-    results["pooled"]["runs"] = [HOSTILE]
+    results["pooled"]["names"] = [HOSTILE]
     return results
 
 
@@ -163,7 +163,7 @@ class Page(HTMLParser):
 
 def test_table_is_aligned_and_signed(results):
     del results["checkpoints"]
-    assert pages.table(results | {"baseline_note": None}).splitlines() == [
+    assert terminal.table(results | {"baseline_note": None}).splitlines() == [
         "Metric                 Before    After   Change   95% interval",
         "Mean toxicity          0.3120   0.0250   -92.0%   [-95.0%, -88.1%]",
         "Std toxicity           0.3120   0.0250   -92.0%   [-95.0%, -88.1%]",
@@ -181,9 +181,9 @@ def test_table_is_aligned_and_signed(results):
 def test_table_tells_alarms_without_terminal_codes_and_in_ascii_where_stdout_is(results, monkeypatch):
     results["alarms"] = [{"name": "x", "level": "alarm", "sentence": "caf\u00e9\x1b[31m\nred"}]
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-    assert "ALARM: caf\u00e9 red" in pages.table(results)
+    assert "ALARM: caf\u00e9 red" in terminal.table(results)
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    text = pages.table(results)
+    text = terminal.table(results)
     assert "ALARM: caf? red" in text and text.isascii()
 
 
@@ -202,7 +202,7 @@ def test_verdict_leads_every_form(results, verdict, reduction, alarms, words):
     results["alarms"] = [{"name": f"a{i}", "level": "alarm", "sentence": f"Alarm {i}."} for i in range(alarms)]
     del results["checkpoints"]
     page, text = Page(pages.html(results, [])).words(), pages.markdown(results, [])
-    assert words in pages.table(results)
+    assert words in terminal.table(results)
     assert text.startswith(f"# {words[:-1]}\n") and page.index(words[:-1]) < page.index("Mean toxicity")
     change = f"{-reduction:+.1%}"
     assert f": {change} (95% interval" in text and change.replace("-", "\u2212") in page
@@ -213,7 +213,7 @@ def test_verdict_leads_every_form(results, verdict, reduction, alarms, words):
 def test_what_has_no_number_is_not_available(results):
     results["toxicity"]["mean"] |= {"before": 0.0, "reduction": None, "ci95": None}
     results["toxicity"]["std"] |= {"reduction": float("-inf"), "ci95": [float("nan"), 0.1]}
-    assert re.findall(r"^(?:Mean|Std) toxicity  .*", pages.table(results), flags=re.MULTILINE) == [
+    assert re.findall(r"^(?:Mean|Std) toxicity  .*", terminal.table(results), flags=re.MULTILINE) == [
         "Mean toxicity          0.0000   0.0250      n/a   n/a",
         "Std toxicity           0.3120   0.0250      n/a   n/a",
     ]
@@ -256,7 +256,7 @@ def test_sections_stand_in_order_and_both_forms_hold_the_same_cells(results, exa
 
 
 def test_any_key_may_be_missing(results, monkeypatch):
-    monkeypatch.setattr(plots.Drawing, "svg", lambda drawing: drawing.name)  # drawing them takes seconds
+    monkeypatch.setattr(drawing.Drawing, "svg", lambda drawn: drawn.name)  # drawing them takes seconds
 
     def without(entry, path=()):
         for key, value in entry.items():
@@ -274,9 +274,9 @@ def test_any_key_may_be_missing(results, monkeypatch):
             if replacement is None:
                 holder[path[-1]] = None
             plots.drawings(changed, [])
-            assert pages.table(changed) and pages.html(changed, [])
+            assert terminal.table(changed) and pages.html(changed, [])
     bare = {"schema_version": 1}
-    assert pages.table(bare) and "Evaluation of a detoxified summarizer" in pages.html(bare, [])
+    assert terminal.table(bare) and "Evaluation of a detoxified summarizer" in pages.html(bare, [])
     assert pages.markdown(results, [{}, {"id": 1, "before": None}]) and pages.html(bare, [{}, {"before": {}}])
 
 
@@ -391,7 +391,7 @@ def test_foreign_text_is_text_in_markdown(results, examples):
 
 
 def test_plots_are_written_for_what_there_is(results, examples, tmp_path):
-    paths = pages.plots(results, examples, tmp_path)
+    paths = plots.plots(results, examples, tmp_path)
     assert [p.name for p in paths] == [
         "intervals.png",
         "differences.png",
@@ -403,7 +403,7 @@ def test_plots_are_written_for_what_there_is(results, examples, tmp_path):
     text = pages.markdown(results, examples)
     shown = re.findall(r"\(\w+\.png\)", text)
     assert shown == [f"({p.name})" for p in (paths[-1], *paths[:-1])], "what compares stands first"
-    assert pages.plots({}, [], tmp_path) == []
+    assert plots.plots({}, [], tmp_path) == []
 
 
 def test_drawings_take_the_colours_of_the_page_and_share_no_id(results, examples):
@@ -431,6 +431,6 @@ def test_training_curves_are_drawn_from_what_is_logged(tmp_path):
     path = tmp_path / "demo" / "ppo" / "training.png"
     path.parent.mkdir(parents=True)
     for metrics in ([], lines[:1], [*lines, {"update": 6, "skipped": "not finite"}]):
-        pages.training_png(metrics, path)
+        training_curves.training_png(metrics, path)
         assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["training.png"]
