@@ -5,40 +5,30 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 # Vermillion and blue of Okabe and Ito, told apart by the colour-blind. In SVG each is a variable of the page.
 BEFORE, AFTER, INK, MUTED, RULE = "#c85200", "#0072b2", "#1b1d21", "#676c75", "#d9dce1"
 _VARIABLES = {BEFORE: "before", AFTER: "after", INK: "ink", MUTED: "muted", RULE: "rule"}
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
+_COLORS = {
     "text.color": INK,
-    "text.parse_math": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": MUTED,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": RULE,
-    "grid.linewidth": 0.6,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
 }
+_STYLE = Path(__file__).with_name("templates") / "drawing.mplstyle"
+
+
+def styled() -> AbstractContextManager[None]:
+    """Draw in the style of the report, whatever the user's own settings of matplotlib."""
+    return rc_context(_COLORS, fname=_STYLE)
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,6 @@ class Drawing:
     """It shows several checkpoints, and stands first."""
 
     def figure(self, title: bool) -> Figure:
-        from matplotlib.figure import Figure
-
         figure = Figure(figsize=self.size, layout="constrained")
         if title:
             figure.suptitle(self.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
@@ -64,17 +52,13 @@ class Drawing:
 
     def png(self) -> bytes:
         """Return the figure with its title, on white."""
-        from matplotlib import rc_context
-
-        with rc_context(STYLE):
+        with styled():
             return to_png(self.figure(title=True))
 
     def svg(self) -> str:
         """Return the figure as an SVG element without title, its colours `var(--before)` and so on."""
-        from matplotlib import rc_context
-
         buffer = io.StringIO()
-        with rc_context(STYLE):
+        with styled():
             nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             self.figure(title=False).savefig(buffer, format="svg", transparent=True, metadata=nothing)
         text = buffer.getvalue()

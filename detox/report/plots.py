@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from detox.report.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing
 from detox.report.examples import drop, toxicities
@@ -13,8 +16,7 @@ from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
 from detox.stage.figures import initial, interval, lookup, number
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+DASHED = (0, (4, 1.5))
 
 
 def drawings(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> list[Drawing]:
@@ -43,10 +45,8 @@ def _percent(axis: Any) -> None:
 
 def _intervals(results: Mapping[str, Any]) -> Drawing | None:
     """Changes of mean toxicity with their intervals, over the noise floor."""
-    sources = [
-        ("Classifier", lookup(results, "toxicity")),
-        ("Independent judge", lookup(results, "independent_judge")),
-    ]
+    judges = {"Classifier": "toxicity", "Independent judge": "independent_judge"}
+    sources = [(name, lookup(results, key)) for name, key in judges.items()]
     sources += [(printable(initial(name), 28), part) for name, part in (lookup(results, "slices") or {}).items()]
     rows = []
     for name, part in sources:
@@ -88,8 +88,6 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
     drops = sorted((d for d in map(drop, examples) if d is not None), reverse=True)
     if not drops:
         return None
-    from matplotlib.ticker import MaxNLocator
-
     better, worse = sum(d > 0 for d in drops), sum(d < 0 for d in drops)
 
     def draw(figure: Figure) -> None:
@@ -134,17 +132,11 @@ def _distributions(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for side, color, dash in (("before", BEFORE, (0, (4, 1.5))), ("after", AFTER, "solid")):
+        for side, color, dash in (("before", BEFORE, DASHED), ("after", AFTER, "solid")):
             values = sides[side]
             n = len(values)
-            axes.step(
-                [0.0, *values, values[-1]],
-                [1.0, *((n - i) / n for i in range(n)), 0.0],
-                where="pre",
-                color=color,
-                linestyle=dash,
-                label=side,
-            )
+            x, y = [0.0, *values, values[-1]], [1.0, *((n - i) / n for i in range(n)), 0.0]
+            axes.step(x, y, where="pre", color=color, linestyle=dash, label=side)
         if logarithmic:
             axes.set_yscale("log")
             axes.set_ylim(0.5 / max(map(len, sides.values())), 1.3)
@@ -168,36 +160,25 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     """Reward, toxicity and ROUGE-L over the distance from the starting model."""
     points = [c for c in lookup(results, "checkpoints") or [] if number(lookup(c, "sqrt_kl")) is not None]
     points = sorted(points, key=lambda c: c["sqrt_kl"])
-    candidates: tuple[tuple[str, tuple[Any, ...]], ...] = (
-        ("reward score", (("score_mean", None, AFTER, "solid"),)),
-        (
-            "toxicity",
-            (("toxicity_mean", "classifier", AFTER, "solid"), ("judge_mean", "judge", BEFORE, (0, (4, 1.5)))),
-        ),
-        ("ROUGE-L", (("rougeL", None, AFTER, "solid"),)),
-    )
-    panels = tuple(
-        (label, shown)
-        for label, series in candidates
-        if (shown := tuple(s for s in series if any(number(c.get(s[0])) is not None for c in points)))
-    )
+    measured = {key for c in points for key in c if number(c[key]) is not None}
+    curves: dict[str, dict[str, str | None]] = {
+        "reward score": {"score_mean": None},
+        "toxicity": {"toxicity_mean": "classifier", "judge_mean": "judge"},
+        "ROUGE-L": {"rougeL": None},
+    }
+    shown = {label: {key: its[key] for key in its if key in measured} for label, its in curves.items()}
+    panels = {label: its for label, its in shown.items() if its}
     if len(points) < 2 or not panels:
         return None
 
     def draw(figure: Figure) -> None:
         column = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (label, series) in zip(column, panels, strict=True):
-            for key, name, color, dash in series:
+        x = [c["sqrt_kl"] for c in points]
+        for axes, (label, series) in zip(column, panels.items(), strict=True):
+            for key, name in series.items():
                 y = [v if (v := number(c.get(key))) is not None else math.nan for c in points]
-                axes.plot(
-                    [c["sqrt_kl"] for c in points],
-                    y,
-                    "o",
-                    linestyle=dash,
-                    color=color,
-                    markersize=4,
-                    label=name,
-                )
+                color, dash = (BEFORE, DASHED) if key == "judge_mean" else (AFTER, "solid")
+                axes.plot(x, y, "o", linestyle=dash, color=color, markersize=4, label=name)
             axes.set_ylabel(label)
             axes.margins(y=0.15)
             if len(series) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from detox.report import headline, quality, toxicity
@@ -38,13 +37,6 @@ def _columns(grid: Table) -> list[str]:
     """Return the rows of a table, words to the left, numbers to the right, intervals to the left."""
     rows = [grid.columns, *grid.rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(grid.columns))]
-    left = {i for i, title in enumerate(grid.columns) if i < grid.labels or title == "95% interval"}
-
-    def places(row: tuple[str, ...]) -> Iterable[tuple[int, tuple[str, int]]]:
-        return enumerate(zip(row, widths, strict=True))
-
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in places(row)]
-        lines.append("   ".join(cells).rstrip())
-    return lines
+    sides = ["<" if i < grid.labels or title == "95% interval" else ">" for i, title in enumerate(grid.columns)]
+    places = [f"{side}{width}" for side, width in zip(sides, widths, strict=True)]
+    return ["   ".join(map(format, row, places)).rstrip() for row in rows]

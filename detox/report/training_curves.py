@@ -5,30 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Optional
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from detox.report import drawing
-from detox.report.drawing import AFTER, STYLE
+from detox.report.drawing import AFTER
 from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
 from detox.stage.figures import number
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+Panel = tuple[str, str, Optional[str]]
+"""Title, name of the metric, name of its spread."""
 
 
-def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | None = None) -> None:
+def training_png(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the curves of a training run; panels without a number are left out.
 
     Args:
         metrics: the lines of metrics.jsonl, in order.
-        path: the PNG to write, replaced whole.
-        run: name for the title; that of the folder two above the file unless given.
+        path: the PNG to write, replaced whole; the folder two above it names the run.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    panels: list[tuple[str, str, str | None]] = [
+    panels: list[Panel] = [
         ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
         ("KL to the reference, nats a summary", "objective/ref_kl", None),
         ("Entropy, nats a token", "ppo/policy/entropy", None),
@@ -40,32 +40,23 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path, run: str | No
     ]
     panels = [p for p in panels if any(number(line.get(p[1])) is not None for line in metrics)]
     updates = [number(line.get("update")) or i for i, line in enumerate(metrics, start=1)]
-    name = run or path.absolute().parent.parent.name
-    with rc_context(STYLE):
+    with drawing.styled():
         rows = max(1, math.ceil(len(panels) / 3))
         figure = Figure(figsize=(9.6, 0.5 + 2.3 * rows), layout="constrained")
         plural = "" if len(metrics) == 1 else "s"
-        title = f"Run {printable(name, 60)}: {len(metrics)} update{plural}"
+        title = f"Run {printable(path.absolute().parent.parent.name, 60)}: {len(metrics)} update{plural}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         if panels:
             grid = list(figure.subplots(rows, min(3, len(panels)), squeeze=False).flat)
             for axes, panel in zip(grid, panels, strict=False):
-                _curve(axes, metrics, updates, *panel)
+                _curve(axes, metrics, updates, panel)
             for axes in grid[len(panels) :]:
                 axes.set_visible(False)
         write_atomic(path, drawing.to_png(figure))
 
 
-def _curve(
-    axes: Axes,
-    metrics: Sequence[Mapping[str, Any]],
-    updates: Sequence[float],
-    title: str,
-    key: str,
-    spread: str | None,
-) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], updates: Sequence[float], panel: Panel) -> None:
+    title, key, spread = panel
     values = [v if (v := number(line.get(key))) is not None else math.nan for line in metrics]
     if spread is not None:
         widths = [number(line.get(spread)) or 0.0 for line in metrics]
