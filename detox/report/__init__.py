@@ -10,6 +10,6 @@ templating: the templates, in which everything is escaped
 pages: the report as HTML and as Markdown
 terminal: the report for a terminal
 drawing, plots, training_curves: what a drawing is; those of an evaluation; those of a training run
-model_card, export: a checkpoint as one plain model, in a folder or on the hub
+export: a checkpoint handed on, in a folder or on the hub; what goes there: plain_model, model_card; hub_push: how
 ask: two models on a dialogue of the user's own
 """

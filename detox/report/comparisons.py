@@ -84,7 +84,7 @@ def pooled(results: Results) -> Table:
         for key, entry in (lookup(results, "pooled") or {}).items()
         if isinstance(entry, Mapping) and number(entry.get("average")) is not None
     ]
-    return Table(("Change over runs", "Average", "Lowest and highest", "Std"), tuple(rows)).without(-1)
+    return Table(("Change over runs", "Average", "Lowest and highest", "Std"), tuple(rows))
 
 
 def power(results: Results) -> Table:
@@ -94,4 +94,4 @@ def power(results: Results) -> Table:
         if lookup(line, "dialogues") is not None:
             effect = signed_decimal(fall(lookup(line, "difference")))
             rows.append((signed(fall(lookup(line, "reduction"))), effect, f"{line['dialogues']:,}"))
-    return Table(("Change", "Of the mean", "Dialogues needed"), tuple(rows), labels=0).without(0)
+    return Table(("Change", "Of the mean", "Dialogues needed"), tuple(rows), labels=0)

@@ -61,7 +61,7 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         if floor is not None:
-            axes.axvspan(*floor, color=RULE, linewidth=0, label="noise floor")
+            axes.axvspan(*floor, color=RULE, linewidth=0)
         axes.axvline(0, color=MUTED, linewidth=0.8)
         for y, (_, change, bounds) in enumerate(rows):
             if bounds is not None:
@@ -101,12 +101,9 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         high, low = max(0.001, drops[0]), min(-0.001, drops[-1])  # room for the words above and below
         axes.set_ylim(min(low * 1.2, -0.2 * high), max(high * 1.1, -0.2 * low))
-        for x, y, words, place in (
-            (0.98, 0.95, f"less toxic: {better}", ("right", "top")),
-            (0.02, 0.05, f"more toxic: {worse}", ("left", "bottom")),
-        ):
-            color = AFTER if "less" in words else BEFORE
-            axes.text(x, y, words, transform=axes.transAxes, color=color, ha=place[0], va=place[1])
+        place = axes.transAxes
+        axes.text(0.98, 0.95, f"less toxic: {better}", transform=place, color=AFTER, ha="right", va="top")
+        axes.text(0.02, 0.05, f"more toxic: {worse}", transform=place, color=BEFORE, ha="left", va="bottom")
         axes.grid(False, axis="x")
         axes.set_xlabel("dialogues, from largest improvement to largest regression")
         axes.set_ylabel("drop in toxicity")

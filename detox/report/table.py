@@ -16,16 +16,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     labels: int = 1
 
-    def without(self, column: int) -> Table:
-        """Return the table without a column in which no row has a figure."""
-        if any(row[column] != NOTHING for row in self.rows):
-            return self
-
-        def left(cells: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(cell for i, cell in enumerate(cells) if i != column % len(cells))
-
-        return Table(left(self.columns), tuple(map(left, self.rows)), self.labels)
-
 
 def sides(entry: Any, form: Form = decimal) -> tuple[str, str]:
     return form(lookup(entry, "before")), form(lookup(entry, "after"))

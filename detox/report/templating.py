@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable
@@ -23,8 +24,6 @@ from markupsafe import Markup
 from detox.report import comparisons, examples, headline, provenance, quality, table, toxicity
 from detox.stage import figures
 from detox.stage.errors import printable
-
-_MODULES = (comparisons, examples, headline, provenance, quality, toxicity, figures)
 
 
 class Missing(ChainableUndefined):
@@ -47,6 +46,11 @@ def to_markdown(template: str, **values: Any) -> str:
 
 @cache
 def _environment(escaped: Callable[[str], Markup]) -> Environment:
+    """Return where templates are found, and what they may call: our figures and forms of numbers.
+
+    Args:
+        escaped: makes one line of foreign text markup that shows it.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,  # so that what `escaped` returns, and what macros make of it, is known to be done
@@ -55,15 +59,12 @@ def _environment(escaped: Callable[[str], Markup]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in _filters()}
-    environment.globals |= {module.__name__.rpartition(".")[2]: module for module in _MODULES}
+    ours = printable, clean, lines, typeset, block, as_json, paragraphs, anchor, digest, table.change
+    environment.filters |= dict(inspect.getmembers(figures, inspect.isfunction))
+    environment.filters |= {function.__name__: function for function in ours}
+    modules = comparisons, examples, figures, headline, provenance, quality, toxicity
+    environment.globals |= {module.__name__.rpartition(".")[2]: module for module in modules}
     return environment
-
-
-def _filters() -> tuple[Callable[..., Any], ...]:
-    numbers = figures.bounds, figures.count, figures.decimal, figures.fall, figures.fall_bounds, figures.interval
-    more = figures.number, figures.share, figures.signed, figures.signed_decimal, figures.initial, table.change
-    return (*numbers, *more, printable, clean, lines, typeset, block, as_json, paragraphs, anchor, digest)
 
 
 # ---------------------------------------------------------------------------------------------------- escaping
