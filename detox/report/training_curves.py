@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +17,7 @@ from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
 from detox.stage.figures import number
 
-Panel = tuple[str, str, Optional[str]]
+Panel = tuple[str, str, str | None]
 """Title, name of the metric, name of its spread."""
 
 
