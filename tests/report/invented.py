@@ -6,7 +6,7 @@ HOSTILE = (
     "</script><script>window.pwned=top.pwned=1</script>"
     '<img src=x onerror="window.pwned=top.pwned=1"> '
     "<b>bold</b> ![i](javascript:x) "
-    "[l](http://a.example) `code` *em* __st__ a|b $x$ &lt; \u202e#1 'q\" ${title}"
+    "[l](http://a.example) `code` *em* __st__ a|b $x$ &lt; \u202e#1 'q\" ${title} {{7*7}}"
 )
 
 
