@@ -13,7 +13,11 @@ import trl
 
 import config
 from detox.model import loading, policy
-from detox.ppo.trainer import Rollout, Seq2SeqPPOConfig, Seq2SeqPPOTrainer, TrainingError
+from detox.ppo import update as ppo_update
+from detox.ppo.checks import TrainingError
+from detox.ppo.ppo_config import Seq2SeqPPOConfig
+from detox.ppo.rollouts import Rollout
+from detox.ppo.trainer import Seq2SeqPPOTrainer
 from detox.stage.parallel import ALONE
 from tests import threads, tiny
 
@@ -170,6 +174,13 @@ def test_a_given_reference_is_used_where_stock_trl_ignores_it(folder):
     assert trainer.update(rollout, rewarded(rollout))["objective/ref_kl"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_reference_that_would_be_ignored_is_refused(folder):
+    """Bare, without TRL's wrapper, it was once passed over for the policy without its adapter."""
+    bare = loading.load_summarizer(str(folder))
+    with pytest.raises(ValueError, match="ref_model is a T5ForConditionalGeneration"):
+        trainer_for(folder, ref_model=bare)
+
+
 def test_dropout_that_is_switched_on_stops_training(folder):
     trainer = trainer_for(folder, dropout=0.3)
     rollout = trainer.rollout(queries(6), range(6), 8)
@@ -268,13 +279,13 @@ def test_scores_that_are_not_finite_skip_the_update(folder, bad):
     assert trainer.skipped_in_a_row == 0
 
 
-def test_a_gradient_that_is_not_finite_undoes_the_whole_update(folder):
+def test_a_gradient_that_is_not_finite_undoes_the_whole_update(folder, monkeypatch):
     trainer = trainer_for(folder)
     rollout = trainer.rollout(queries(6), range(6), 8)
     trainer.update(rollout, rewarded(rollout))
     before, optimizer = weights(trainer), copy.deepcopy(trainer.optimizer.state_dict())
     calls = []
-    whole = trainer._backward
+    whole = ppo_update.microbatch
 
     def poisoned(*arguments, **options):
         stats = whole(*arguments, **options)
@@ -283,7 +294,7 @@ def test_a_gradient_that_is_not_finite_undoes_the_whole_update(folder):
             trainer.parameters[0].grad.fill_(math.nan)
         return stats
 
-    trainer._backward = poisoned
+    monkeypatch.setattr(ppo_update, "microbatch", poisoned)
     metrics = trainer.update(trainer.rollout(queries(6), range(6, 12), 8), rewarded(rollout))
     assert "skipped" in metrics
     assert torch.equal(before, weights(trainer))
@@ -302,7 +313,7 @@ def test_the_value_head_reads_but_does_not_move_the_policy(folder):
             experience = trainer.experience(rollout, rewarded(rollout))
         experience.advantages.zero_()
         trainer.optimizer.zero_grad()
-        trainer._backward(rollout, experience, list(range(6)), int(experience.mask.sum()), entropy=False)
+        ppo_update.microbatch(trainer, rollout, experience, list(range(6)), int(experience.mask.sum()), entropy=False)
         lora = [p.grad for p in trainer.optimizer.param_groups[0]["params"] if p.grad is not None]
         moved = max((float(grad.abs().max()) for grad in lora), default=0.0)
         assert (moved == 0.0) == detached

@@ -9,6 +9,8 @@ import torch
 from trl import AutoModelForSeq2SeqLMWithValueHead
 
 from detox.model import loading
+from detox.ppo.experience import policy_logprobs
+from detox.ppo.teacher_forcing import forced
 from tests import tiny
 from tests.ppo.test_trainer import given, queries, trainer_for, weights
 
@@ -54,8 +56,8 @@ def test_the_first_ratio_is_told_as_a_ratio(folder):
     """Log-probabilities of sampling that are a tenth too low make the policy look 1.105 times as likely."""
     trainer = moved(trainer_for(folder))
     rollout = given(trainer, RAGGED)
-    _, hidden = trainer._old(rollout)
-    logprobs, _ = trainer._forced(trainer.engine, rollout, rollout.encoded.select)
+    _, hidden = policy_logprobs(trainer, rollout)
+    logprobs, _ = forced(trainer.engine, rollout, rollout.encoded.select, trainer.microbatch_size)
     mask = torch.arange(logprobs.shape[1]) < torch.tensor(rollout.lengths)[:, None]
     rollout.logprobs, rollout.hidden = torch.where(mask, logprobs.detach() - 0.1, 0.0), hidden.detach()
     trainer.rollout_logprobs_serve = True
