@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
 from detox.ppo.moments import masked_mean
 from detox.stage.errors import UserError
-
-if TYPE_CHECKING:
-    from detox.ppo.experience import Experience
 
 MOST_OFF = {torch.float32: 1e-4, torch.bfloat16: 5e-3}
 """Mean |ratio - 1| before the first step, by the weights' dtype: between what rounding and what mistakes give, which
@@ -21,17 +17,19 @@ class TrainingError(UserError):
     """Training cannot go on soundly; the message says why and what may help."""
 
 
-def check_reference(experience: Experience, dtype: torch.dtype) -> None:
+def check_reference(old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
     """At the first update the policy is the reference, so that their log-probabilities are the same numbers.
 
     Args:
-        experience: of the first rollout.
+        old_logprobs: [B, T], nats, of the policy.
+        ref_logprobs: [B, T], nats, of the reference.
+        mask: [B, T] bool, True = counts.
         dtype: of the weights.
 
     Raises:
         TrainingError: it is another model.
     """
-    gap = float(masked_mean((experience.old_logprobs - experience.ref_logprobs).abs(), experience.mask))
+    gap = float(masked_mean((old_logprobs - ref_logprobs).abs(), mask))
     if not gap <= MOST_OFF[dtype]:
         raise TrainingError(
             f"before the first update the policy and the reference differ by {gap:.3g} nats a token, not 0: "

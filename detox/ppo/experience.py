@@ -1,4 +1,4 @@
-"""Experience: from rollouts and their scores to advantages and returns (steps 3 to 6 of PPO)."""
+"""Experience: from rollouts and their scores to advantages and returns (steps 3 and 4 of PPO)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_experience(state: TrainingState, rollout: Rollout, scores: Tensor) -> E
         rollout: this process's.
         scores: [B] float, its own, of the classifier.
     """
-    # 3. Old log-probabilities and values, log-probabilities of the reference, the KL between: each process its own.
+    # 3.1 Old log-probabilities and values, log-probabilities of the reference, the KL between: each process its own.
     own = measured(state, rollout)
 
     # What follows is taken over the rollouts of all processes (TRL: each process by itself).
@@ -74,16 +74,17 @@ def make_experience(state: TrainingState, rollout: Rollout, scores: Tensor) -> E
     old_logprobs, old_values, ref_logprobs, kl = gather(padded.transpose(0, 1)).unbind(1)
     scores, finished = gather(scores.to(device)), finished.bool().to(device)
 
-    # 4. A reward a token: the KL penalty on each, the score, normalized and clipped, on the last.
-    #    Ziegler et al. 2019, arXiv 1909.08593, equation 2; `PPOTrainer.compute_rewards` in trl 0.11.4.
+    # 3.2 Scores normalized, clipped, and less where a response did not end. Source: `PPOTrainer.step` in trl 0.11.4.
     state.score_moments.update(scores)
     shaped = shaped_scores(state, scores, finished)
+    # 3.3 A reward a token: the KL penalty on each, the score on the last.
+    #     Source: Ziegler et al. 2019, arXiv 1909.08593, equation 2; `PPOTrainer.compute_rewards` in trl 0.11.4.
     rewards = token_rewards(shaped, kl, mask, state.kl_ctl.value)
 
-    # 5. What a token's return is above what was to be expected. Sources: `advantages`.
+    # 4.1 What a token's return is above what was to be expected. Sources: those of each estimator in `advantages`.
     advantages, returns = estimated(state, rewards, shaped, kl, old_values, mask)
 
-    # 6. Advantages of one size in every update: `PPOTrainer.compute_advantages` in trl 0.11.4, over the whole batch.
+    # 4.2 Advantages of one size in every update. Source: `PPOTrainer.compute_advantages` in trl 0.11.4.
     if state.config.whiten_advantages:
         advantages = whitened(state, advantages, mask)
     return Experience(
@@ -134,7 +135,10 @@ def policy_logprobs(state: TrainingState, rollout: Rollout) -> tuple[Tensor, Ten
 
 
 def reference_logprobs(state: TrainingState, rollout: Rollout) -> tuple[Tensor, Tensor]:
-    """Return the reference's log-probabilities [B, T] of the responses and its hidden states [tokens, d], packed."""
+    """Return the reference's log-probabilities [B, T] of the responses and its hidden states [tokens, d], packed.
+
+    An encoder that is not trained is the reference's too, and has read the prompts already.
+    """
     engine, off = state.reference
     shares_encoder = engine is state.engine and not engine.encoder_is_trained
 

@@ -1,9 +1,16 @@
 """Seq2SeqPPOTrainer: TRL's PPO trainer for encoder-decoders, corrected and made fast.
 
 Constructor, `generate`, `step` and the keys of its statistics are those of `trl.PPOTrainer` 0.11.4; `rollout` and
-`update` are the same two halves, typed. `update` is the page to begin with: one iteration of PPO, whose ten steps bear
-the same numbers in the README and in the modules that do them (`rollouts`, `experience`, `update`). What differs from
-TRL, and why:
+`update` are the same two halves, typed. One iteration of PPO, step by step, and where each is read:
+
+1. Sample summaries from the policy (`rollouts`).
+2. Score them; that is the caller's.
+3. Make a reward a token of the score and the KL from the reference (`experience`, `rewards`).
+4. Make advantages of the rewards, and whiten them (`experience`, `advantages`, `moments`).
+5. Take clipped optimizer steps in a few passes over shuffled minibatches (`update`, `losses`).
+6. Report, adapt what adapts, and again (`metrics`, `value_learning`, `kl_control`).
+
+What differs from TRL, and why:
 
 - every response token counts, the first one and the end-of-sequence token included (TRL's mask starts one late);
 - the reference is the model with its PPO adapter off, or the `ref_model` that was given (TRL ignores one with PEFT);
@@ -106,7 +113,7 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         frozen = None if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
         TrainingState.__init__(self, config, policy, frozen, self.optimizer, processes)
 
-    # --- an iteration of PPO, in ten steps ---
+    # --- an iteration of PPO ---
 
     def rollout(
         self,
@@ -147,17 +154,17 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         if broken:
             return self._skip(f"{broken} of {len(all_scores)} scores are not finite")
 
-        # 3 to 6. Log-probabilities and values, rewards, advantages, whitening.
-        started = time.perf_counter()
+        # 3 and 4. What each token was rewarded with, and what of that was more than to be expected.
+        started, dtype = time.perf_counter(), self.engine.head_weight.dtype
         experience = self.experience(rollout, scores)
         if self.updates_done == 0:
-            check_reference(experience, self.engine.head_weight.dtype)
+            check_reference(experience.old_logprobs, experience.ref_logprobs, experience.mask, dtype)
         devices.trim_cache(self.engine.device)
 
-        # 7 to 9. Passes over shuffled minibatches: clipped losses, clipped gradient, optimizer step.
+        # 5. Clipped optimizer steps; all of them are undone where one can't be taken.
         forwarded = time.perf_counter()
         if self.updates_done == 0:
-            check_ratio(first_deviation(self, rollout, experience), self.engine.head_weight.dtype)
+            check_ratio(first_deviation(self, rollout, experience), dtype)
         before = Snapshot.of(self)
         statistics = run_ppo_epochs(self, rollout, experience, before)
         if statistics is None:
@@ -166,7 +173,7 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         rollout.encoded.forget()
         devices.trim_cache(self.engine.device)
 
-        # 10. What there is to log, what the critic learns of it, the weight of the KL penalty from here on.
+        # 6. What there is to report, what the critic learns of it, the weight of the KL penalty from here on.
         metrics = update_metrics(self, experience, statistics)
         value_learning.learn(self, rollout, experience)
         metrics |= {"time/forward": forwarded - started, "time/optimize": time.perf_counter() - forwarded}
@@ -179,7 +186,7 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         return metrics
 
     def experience(self, rollout: Rollout, scores: Tensor) -> Experience:
-        """Return what the update reads of all processes' rollouts: steps 3 to 6.
+        """Return what the update reads of all processes' rollouts: steps 3 and 4.
 
         Args:
             rollout: this process's.

@@ -1,4 +1,4 @@
-"""Update: passes of clipped optimizer steps over one experience (steps 7 to 9 of PPO).
+"""Update: passes of clipped optimizer steps over one experience (step 5 of PPO).
 
 Source: Schulman et al. 2017, arXiv 1707.06347, algorithm 1. Its details have numbers in Huang et al. 2022, "The 37
 Implementation Details of Proximal Policy Optimization" (iclr-blog-track.github.io).
@@ -42,21 +42,21 @@ def run_ppo_epochs(
     steps = config.ppo_epochs * (count // state.minibatch_size)
     backtracking.begin(state, steps)
     for ppo_epoch in range(config.ppo_epochs):
-        # 7. Shuffled minibatches (detail 6): each example once in each pass.
+        # 5.1 Shuffled minibatches, each example once a pass. Source: detail 6.
         seed = [config.seed, MINIBATCH_STREAM, state.updates_done, ppo_epoch]
         of_this_epoch: list[dict[str, float]] = []
         for rows in deal(count, state.minibatch_size, seed):
-            # 8. The gradient of the clipped losses, clipped; again from nearer by where the policy has gone too far.
+            # 5.2 to 5.4 The gradient; anew from nearer by, where the steps before have led too far.
             stats = minibatch(state, rollout, experience, rows, entropy=ppo_epoch == 0)
             while backtracking.went_too_far(state, stats["approx_kl"], before):
                 stats = minibatch(state, rollout, experience, rows, entropy=ppo_epoch == 0)
             of_this_epoch.append(stats)
             if not math.isfinite(stats["grad_norm"]):
                 return None
-            # 9. A step of Adam, with an epsilon of 1e-5 (detail 3).
+            # 5.5 A step of Adam. Source: detail 3 (its epsilon is 1e-5).
             optimizer_step(state)
         statistics += of_this_epoch
-        # A pass that went far enough is the last.
+        # A pass that led far enough is the last (TRL: a minibatch; `_early_stop` in trl 0.11.4).
         approx_kl = float(np.mean([stats["approx_kl"] for stats in of_this_epoch]))
         if config.early_stop_kl is not None and approx_kl > config.early_stop_kl:
             break
@@ -104,7 +104,7 @@ def minibatch(
     totals = {name: part.max() if name == "ratio_first" else part.sum() for name, part in parts}
     grads = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
     state.processes.sum(grads)
-    # Detail 11, of the gradient over policy and value head together; TRL clips in the first step alone.
+    # 5.4 The gradient of policy and value head together is clipped in every step. Source: detail 11.
     norm = torch.nn.utils.get_total_norm(grads)
     limit = math.inf if state.config.max_grad_norm is None else state.config.max_grad_norm
     torch.nn.utils.clip_grads_with_norm_(state.parameters, limit, norm)
@@ -148,7 +148,7 @@ def microbatch(
     outputs = engine.logprobs(encoded, [rollout.response_ids[i] for i in indices], entropy=entropy)
     mask, columns = outputs.mask, slice(outputs.mask.shape[1])
 
-    # The clipped surrogate objective: equation 7, detail 8.
+    # 5.2 The clipped surrogate objective. Source: equation 7; detail 8.
     old_logprobs = experience.old_logprobs[rows, columns]
     advantages = experience.advantages[rows, columns]
     loss, of_policy = policy_loss(outputs.logprobs, old_logprobs, advantages, mask, config.cliprange, counted)
@@ -165,7 +165,7 @@ def microbatch(
         if outputs.entropy is not None:
             stats["entropy"] = outputs.entropy.sum() / counted
 
-    # The value loss, clipped likewise: detail 9. A critic that is refitted instead only reports it.
+    # 5.3 The value loss, clipped likewise. Source: detail 9. A head that is fitted anew later on only reports it.
     if state.critic is not None:
         values = unpack(engine.value(outputs.hidden), mask)
         old_values, returns = experience.old_values[rows, columns], experience.returns[rows, columns]
