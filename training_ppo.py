@@ -58,9 +58,8 @@ def main(settings: config.PPOTraining) -> int:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
         parts = build(resume.as_begun(settings, resumed, processes.sharded), inputs, processes)
-        # Now that all else is there.
         with processes.within(lambda: checkpoint_folders.successor(folder, settings.overwrite)):
-            return train(settings, parts, folder, resumed, inputs, weights)
+            return train(settings, parts, folder, resumed, inputs, weights)  # now that all else is there
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
@@ -234,9 +233,8 @@ def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by:
     from detox.ppo import checkpoint_folders
 
     if stopped_by is None:
-        print(
-            f"wrote {folder / checkpoint_folders.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}"
-        )
+        written = (checkpoint_folders.name(updates), "metrics.jsonl", "training.png")
+        print(f"wrote {', '.join(str(folder / name) for name in written)}")
         print(f"next: {cli.command('evaluate_ppo.py', settings)}")
         return 0
     anew = " but --overwrite" if updates and settings.overwrite else ""
