@@ -86,6 +86,17 @@ def _build(kind: Any, values: Any) -> Any:
     return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in given.items()})
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by names such as `ppo.kl_coef`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def working_folders(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """Return the folders that a checkpoint's relative names may be of: where training ran, as far as can be told."""
     where = Path(os.path.abspath(folder))

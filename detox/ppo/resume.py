@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.model import devices
 from detox.ppo.checkpoint_folders import remedy
-from detox.ppo.checkpoint_record import read_manifest, read_state, working_folders
+from detox.ppo.checkpoint_record import flatten, read_manifest, read_state, working_folders
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
 
@@ -34,7 +34,7 @@ def check(
     """
     manifest = read_manifest(folder)
     now = json.loads(json.dumps(dataclasses.asdict(settings)))
-    before, after = _flatten(manifest["config"]), _flatten(now)
+    before, after = flatten(manifest["config"]), flatten(now)
     roots = working_folders(folder, manifest)
     changed = [
         f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
@@ -67,16 +67,6 @@ def _is_same(one: Any, other: Any, roots: Sequence[Path]) -> bool:
     if one == other:
         return True
     return isinstance(one, str) and any(paths.same(str(root / one), other) for root in (Path(), *roots))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def as_begun(settings: config.PPOTraining, folder: Path | None, sharded: bool = False) -> config.PPOTraining:

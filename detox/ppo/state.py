@@ -99,10 +99,12 @@ class Snapshot:
 
     @classmethod
     def of(cls, state: TrainingState) -> Snapshot:
+        """Return how they are now."""
         parameters = [parameter.detach().clone() for parameter in state.parameters]
         return cls(parameters, copy.deepcopy(state.optimizer.state_dict()))
 
     def restore(self, state: TrainingState) -> None:
+        """Put them back as they were."""
         for parameter, value in zip(state.parameters, self.parameters):
             parameter.data.copy_(value)
         state.optimizer.load_state_dict(self.optimizer)
