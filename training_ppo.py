@@ -19,7 +19,7 @@ from detox.stage import cli, lack_of_memory
 
 if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
-    from detox.ppo.prompts import PromptStream
+    from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
     from detox.scoring.reward_terms import WeightedReward
     from detox.stage.parallel import Processes
@@ -35,7 +35,7 @@ class Parts(NamedTuple):
 
 
 def main(settings: config.PPOTraining) -> int:
-    from detox.ppo import checkpoint, trackers
+    from detox.ppo import checkpoint_folders, resume, trackers
     from detox.stage import artifacts, parallel
 
     run = Path(settings.checkpoints) / settings.run_name
@@ -51,15 +51,15 @@ def main(settings: config.PPOTraining) -> int:
         inputs, settings = processes.on_main(lambda: find_inputs(settings, run))
         weights = processes.on_main(lambda: find_weights(settings))
         folder = run / "ppo"
-        resumed = processes.on_main(lambda: checkpoint.find(folder, settings.overwrite))
+        resumed = processes.on_main(lambda: checkpoint_folders.find(folder, settings.overwrite))
         if resumed is not None:
-            manifest = processes.on_main(lambda: checkpoint.check(resumed, settings, inputs, weights))
+            manifest = processes.on_main(lambda: resume.check(resumed, settings, inputs, weights))
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
-        parts = build(checkpoint.as_begun(settings, resumed, processes.sharded), inputs, processes)
-        with processes.within(lambda: checkpoint.successor(folder, settings.overwrite)):  # now that all else is there
-            return train(settings, parts, folder, resumed, inputs, weights)
+        parts = build(resume.as_begun(settings, resumed, processes.sharded), inputs, processes)
+        with processes.within(lambda: checkpoint_folders.successor(folder, settings.overwrite)):
+            return train(settings, parts, folder, resumed, inputs, weights)  # now that all else is there
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
@@ -96,7 +96,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
     from detox.data import preparation
     from detox.model import devices, loading, policy, sharding
-    from detox.ppo.prompts import PromptStream
+    from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
     from detox.scoring.classifier import load_classifier
     from detox.scoring.reward import RewardModel
@@ -141,8 +141,8 @@ def train(
     """Run the updates that are left, saving as they go; return the exit code."""
     from tqdm import tqdm
 
-    from detox.ppo import checkpoint, collapse, rollouts, trackers
-    from detox.ppo.metrics import MetricsLog, objective, summary
+    from detox.ppo import batches, checkpoint, collapse, trackers, warm_up
+    from detox.ppo.metrics_log import MetricsLog, objective, summary
     from detox.stage.interrupt import Interrupt
 
     trainer, processes, updates = parts.trainer, parts.trainer.processes, settings.ppo.updates
@@ -157,21 +157,21 @@ def train(
     tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
     with Interrupt() as interrupt, bar, tracking as tracker:
         stopped_by = (
-            rollouts.warm_up(trainer, parts.prompts, parts.reward, settings, bar, interrupt) if not resumed else None
+            warm_up.warm_up(trainer, parts.prompts, parts.reward, settings, bar, interrupt) if not resumed else None
         )
         while trainer.updates_done < updates and stopped_by is None:
             started = time.perf_counter()
-            rollout, prompts, summaries = rollouts.roll_out(trainer, parts.prompts, settings)
+            rollout, prompts, summaries = batches.roll_out(trainer, parts.prompts, settings)
             generated = time.perf_counter()
             with lack_of_memory.told(f"lower --reward.batch-size={settings.reward.batch_size}"):
                 scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
-            own = rollouts.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
-            whole = rollouts.Account.of_all(processes.gather_objects(own))
+            own = batches.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
+            whole = batches.Account.of_all(processes.gather_objects(own))
             metrics |= {f"objective/reward/{name}_mean": float(values.mean()) for name, values in whole.terms.items()}
-            metrics["objective/scored_summaries"] = rollouts.scored(settings.ppo, trainer.updates_done)
+            metrics["objective/scored_summaries"] = warm_up.scored(settings.ppo, trainer.updates_done)
             metrics |= {"time/total": time.perf_counter() - started, "memory/peak_mb": whole.peak_mb}
             stopped_by = whole.signal
             reason = collapse.find(whole.summaries, settings.ppo.dialogues, metrics, settings.ppo.max_ref_kl)
@@ -212,12 +212,12 @@ def save(
 
     The checkpoint comes last: a run that ends in between goes on from the one before, and draws the curves again.
     """
-    from detox.ppo import checkpoint
+    from detox.ppo import checkpoint, checkpoint_folders
     from detox.report.training_curves import training_png
 
     training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(
-        folder / checkpoint.name(parts.trainer.updates_done),
+        folder / checkpoint_folders.name(parts.trainer.updates_done),
         parts.trainer,
         settings,
         supervised=parts.supervised,
@@ -225,15 +225,16 @@ def save(
         inputs=inputs,
         weights=weights,
     )
-    checkpoint.prune(folder, settings.save.keep, progress["best"])
+    checkpoint_folders.prune(folder, settings.save.keep, progress["best"])
 
 
 def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:
     """Say what was written and what to type next; return the exit code."""
-    from detox.ppo import checkpoint
+    from detox.ppo import checkpoint_folders
 
     if stopped_by is None:
-        print(f"wrote {folder / checkpoint.name(updates)}, {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
+        written = (checkpoint_folders.name(updates), "metrics.jsonl", "training.png")
+        print(f"wrote {', '.join(str(folder / name) for name in written)}")
         print(f"next: {cli.command('evaluate_ppo.py', settings)}")
         return 0
     anew = " but --overwrite" if updates and settings.overwrite else ""

@@ -221,19 +221,24 @@ class Timer:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - started
 
-    def watch(self, owner: Any, method: str, phase: Callable[[int], str | None]) -> None:
-        """Time each call of a method of `owner`; `phase` turns the call's number into a phase, or None."""
-        original, count = getattr(owner, method), [0]
+    @contextmanager
+    def watch(self, owner: Any, name: str, phase: Callable[[int], str | None]) -> Iterator[None]:
+        """Time each call of a function of `owner`; `phase` turns the call's number into a phase, or None."""
+        original, count = getattr(owner, name), [0]
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            name = phase(count[0])
+            part = phase(count[0])
             count[0] += 1
-            if name is None:
+            if part is None:
                 return original(*args, **kwargs)
-            with self.phase(name):
+            with self.phase(part):
                 return original(*args, **kwargs)
 
-        setattr(owner, method, timed)
+        setattr(owner, name, timed)
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
 
 
 def score(classifier: Any, responses: Sequence[Any]) -> Any:
@@ -288,9 +293,8 @@ def stock_trl(task: Task, one_by_one: bool) -> Callable[[Sequence[Any], int, Tim
         assert all(len(response) == new_tokens + 1 for response in responses)
         with timer.phase("score"):
             scores = score(classifier, [response[1:] for response in responses])
-        timer.watch(trainer, "batched_forward_pass", lambda call: {0: "old", 1: "reference"}.get(call))
-        stats = trainer.step(list(queries), responses, list(scores))
-        del trainer.batched_forward_pass
+        with timer.watch(trainer, "batched_forward_pass", lambda call: {0: "old", 1: "reference"}.get(call)):
+            stats = trainer.step(list(queries), responses, list(scores))
         timer.seconds["epochs"] = float(stats["time/ppo/optimize_step"])
 
     return iterate
@@ -300,6 +304,7 @@ def this_project(task: Task) -> Callable[[Sequence[Any], int, Timer, Any], None]
     """Return what runs one iteration of `Seq2SeqPPOTrainer`."""
     from detox.model.engine import Sampling
     from detox.model.policy import make_policy
+    from detox.ppo import experience
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     ppo = replace(task.ppo, learning_rate=1e-5)
@@ -314,10 +319,11 @@ def this_project(task: Task) -> Callable[[Sequence[Any], int, Timer, Any], None]
         assert rollout.lengths == [new_tokens] * len(queries)
         with timer.phase("score"):
             scores = score(classifier, rollout.response_ids)
-        timer.watch(trainer, "_old", lambda call: "old")
-        timer.watch(trainer, "_against_reference", lambda call: "reference")
-        metrics = trainer.update(rollout, scores)
-        del trainer._old, trainer._against_reference
+        with (
+            timer.watch(experience, "policy_logprobs", lambda call: "old"),
+            timer.watch(experience, "reference_logprobs", lambda call: "reference"),
+        ):
+            metrics = trainer.update(rollout, scores)
         assert "skipped" not in metrics, metrics
         timer.seconds["epochs"] = metrics["time/optimize"]
 

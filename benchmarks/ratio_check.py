@@ -61,13 +61,13 @@ def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
 def deviations(trainer: Any, rollout: Any, experience: Any) -> list[float]:
     """Return mean and largest |ratio - 1| as the trainer checks them, and the worst of minibatches of others."""
     from detox.model.engine import by_length
-    from detox.ppo.trainer import deal
+    from detox.ppo.update import accumulate, deal
 
     together = by_length(rollout.lengths, trainer.microbatch_size)[0]
     others = [deal(len(experience.lengths), trainer.minibatch_size, [seed])[0] for seed in range(MINIBATCHES)]
     found = []
     for rows in (together, *others):
-        stats = trainer._accumulate(rollout, experience, rows, entropy=False)
+        stats = accumulate(trainer, rollout, experience, rows, entropy=False)
         found.append([float(stats["ratio_deviation"]), float(stats["ratio_first"])])
     return [*found[0], *map(max, zip(*found[1:]))]
 
@@ -78,6 +78,8 @@ def planted(mistake: str, trainer: Any, rollout: Any, experience: Any) -> Iterat
     import torch
 
     from detox.model.engine import make_engine
+    from detox.ppo.teacher_forcing import forced
+    from detox.ppo.update import minibatch
 
     engine, before = trainer.engine, [parameter.detach().clone() for parameter in trainer.parameters]
     if mistake == MISTAKES[0]:  # the packed engine has no dropout to forget
@@ -94,10 +96,11 @@ def planted(mistake: str, trainer: Any, rollout: Any, experience: Any) -> Iterat
         plain = engine.head_input
         engine.head_input = lambda hidden: plain(hidden) / 0.9
         with torch.no_grad():
-            experience = replace(experience, old_logprobs=trainer._forced(engine, rollout, rollout.encoded.select)[0])
+            measured, _ = forced(engine, rollout, rollout.encoded.select, trainer.microbatch_size)
+            experience = replace(experience, old_logprobs=measured)
         del engine.head_input
     else:
-        trainer._minibatch(rollout, experience, list(range(trainer.minibatch_size)), entropy=False)
+        minibatch(trainer, rollout, experience, list(range(trainer.minibatch_size)), entropy=False)
         trainer.optimizer.step()
     try:
         yield experience

@@ -26,7 +26,7 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
 
     from detox.model.devices import choose_dtype
     from detox.model.policy import make_policy
-    from detox.ppo import arithmetic
+    from detox.ppo.rewards import kl_penalty
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
         metrics = trainer.update(rollout, scores)
         after = logprobs(trainer, rollout)
         counts = before != 0
-        kl = arithmetic.kl_penalty(before[counts].double(), after[counts].double(), "k3")
+        kl = kl_penalty(before[counts].double(), after[counts].double(), "k3")
         updates.append(
             {
                 "kl": float(kl.mean()),

@@ -65,7 +65,7 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
     import torch
 
     from detox.model.engine import HuggingFaceEngine
-    from detox.ppo.prompts import PromptStream
+    from detox.ppo.prompt_stream import PromptStream
     from detox.scoring.reward import RewardModel, probabilities
 
     trainer = make_trainer(kind, seed, arguments.kl_coef)

@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "Seq2SeqPPOConfig": "detox.ppo.trainer",
+    "Seq2SeqPPOConfig": "detox.ppo.ppo_config",
     "Seq2SeqPPOTrainer": "detox.ppo.trainer",
     "RewardModel": "detox.scoring.reward",
     "compare_summaries": "detox.evaluation.lists",

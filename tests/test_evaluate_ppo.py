@@ -21,7 +21,7 @@ import data_preparation
 import evaluate_ppo
 import training_ppo
 from detox.evaluation import cases, comparison, summaries, task
-from detox.ppo import checkpoint
+from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli
 from tests import tiny
 from tests.evaluation.test_summaries import check_by_hand
@@ -460,7 +460,7 @@ def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
 
 def rebase(folder, base):
     """Publish a checkpoint anew, as one of another base model."""
-    settings = checkpoint.settings_of(json.loads((folder / "manifest.json").read_text()), config.PPOTraining)
+    settings = checkpoint_record.settings_of(json.loads((folder / "manifest.json").read_text()), config.PPOTraining)
     settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, base=base))
     with artifacts.publish(folder, stage="training_ppo", settings=settings, overwrite=True) as draft:
         shutil.copytree(folder, draft.path, dirs_exist_ok=True)

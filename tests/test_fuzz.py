@@ -17,8 +17,8 @@ import data_preparation
 import training_ppo
 from detox.data import preparation
 from detox.model import loading
-from detox.ppo import checkpoint
-from detox.ppo.metrics import MetricsLog
+from detox.ppo import checkpoint, checkpoint_record, resume
+from detox.ppo.metrics_log import MetricsLog
 from detox.stage import artifacts, cli
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
@@ -164,7 +164,7 @@ def test_any_weights_in_the_state(place, weights):
     before = path.read_bytes()
     try:
         path.write_text(json.dumps(json.loads(before) | {"weights": weights}))
-        assert checkpoint.read_weights(place[0]) == weights
+        assert checkpoint_record.read_weights(place[0]) == weights
     except UserError as error:
         in_one_line(error)
         assert str(place[0]) in str(error)
@@ -206,9 +206,9 @@ def test_other_tensors(place, name, drop, rename, cut):
 
 @given(changes=st.dictionaries(st.sampled_from(["ppo", "model", "save", "seed", "x", "reward"]), JSON, max_size=3))
 def test_any_config_in_a_checkpoint_manifest(place, changes):
-    manifest = artifacts.read_manifest(place[0], checkpoint.STAGE)
+    manifest = artifacts.read_manifest(place[0], checkpoint_record.STAGE)
     try:
-        checkpoint.settings_of({**manifest, "config": manifest["config"] | changes}, config.PPOTraining)
+        checkpoint_record.settings_of({**manifest, "config": manifest["config"] | changes}, config.PPOTraining)
     except UserError as error:
         in_one_line(error)
 
@@ -220,10 +220,10 @@ def test_any_config_in_a_checkpoint_manifest(place, changes):
 def test_any_manifest_of_a_checkpoint(place, key, value):
     path = place[0] / "manifest.json"
     before = path.read_bytes()
-    wanted = checkpoint.settings_of(json.loads(before), config.PPOTraining)
+    wanted = checkpoint_record.settings_of(json.loads(before), config.PPOTraining)
     try:
         path.write_text(json.dumps(json.loads(before) | {key: value}))
-        checkpoint.check(place[0], wanted, {"prepared": place[0].parent.parent / "prepared"}, {})
+        resume.check(place[0], wanted, {"prepared": place[0].parent.parent / "prepared"}, {})
     except UserError as error:
         in_one_line(error)
     finally:
@@ -238,7 +238,7 @@ def test_no_flipped_bit_of_a_manifest_passes(place, position, bit):
     flipped[position % len(before)] ^= 1 << bit
     try:
         path.write_bytes(flipped)
-        assert checkpoint.read_manifest(place[0]) == json.loads(before), "white space at most"
+        assert checkpoint_record.read_manifest(place[0]) == json.loads(before), "white space at most"
     except UserError as error:
         in_one_line(error)
     finally:

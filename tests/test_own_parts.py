@@ -25,8 +25,8 @@ import data_preparation
 import evaluate_ppo
 import training_ppo
 from detox.data import preparation
-from detox.ppo import rollouts
-from detox.ppo.prompts import PromptStream
+from detox.ppo import batches
+from detox.ppo.prompt_stream import PromptStream
 from detox.stage import cli
 from detox.stage.parallel import ALONE
 from tests import tiny
@@ -188,7 +188,7 @@ def test_terms_see_the_rows_that_the_prompts_came_from():
         tokenizer=SimpleNamespace(batch_decode=lambda ids, **_: []),
     )
     settings = config.PPOTraining(ppo=config.PPO(batch_size=7, minibatch_size=7, samples_per_dialogue=1))
-    _, prompts, _ = rollouts.roll_out(trainer, stream, settings)
+    _, prompts, _ = batches.roll_out(trainer, stream, settings)
     assert [column[prompt.row] for prompt in prompts] == [ids.tolist() for ids in seen]
     assert [prompt.row for prompt in prompts] != [prompt.key % 3 for prompt in prompts]
 
@@ -227,7 +227,7 @@ def test_samples_of_a_dialogue_are_neighbours_with_numbers_of_their_own():
     )
     settings = config.PPOTraining(ppo=config.PPO(batch_size=6, minibatch_size=6, samples_per_dialogue=3))
     for _ in range(2):
-        rollouts.roll_out(trainer, stream, settings)
+        batches.roll_out(trainer, stream, settings)
     assert [ids is seen[i // 3 * 3] for i, ids in enumerate(seen)] == [True] * 12
     assert len({int(ids) for ids in seen}) == 4 and stream.position == 4
     assert keys == list(range(12))

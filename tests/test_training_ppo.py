@@ -21,7 +21,7 @@ import config
 import data_preparation
 import training_ppo
 from detox.model import adapters, loading, policy
-from detox.ppo import checkpoint, rollouts, trackers
+from detox.ppo import batches, checkpoint, checkpoint_folders, checkpoint_record, trackers, update
 from detox.stage import artifacts, cli
 from tests import tiny
 from tests.faults.world import tree
@@ -130,7 +130,7 @@ def test_the_adapter_is_an_ordinary_one_and_is_the_policy(whole, world):
     base = AutoModelForSeq2SeqLM.from_pretrained(world / "t5")
     plain = PeftModel.from_pretrained(base, whole / "step-0006" / "adapter").eval()
 
-    settings = checkpoint.settings_of(
+    settings = checkpoint_record.settings_of(
         json.loads((whole / "step-0006" / "manifest.json").read_text()), config.PPOTraining
     )
     start, _ = policy.load_start(config.Model(base=str(world / "t5"), adapter=str(world / "lora")))
@@ -183,9 +183,9 @@ def test_every_estimator_goes_on_as_if_it_had_never_stopped(place, monkeypatch, 
     assert train(*flags, *estimator.split()) == 0
     ppo.rename(place / "expected")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "prune", dies)  # right after a checkpoint is written
+        patch.setattr(checkpoint_folders, "prune", dies)  # right after a checkpoint is written
         assert train(*flags, *estimator.split()) != 0
-    assert checkpoint.numbers(ppo) == [2]
+    assert checkpoint_folders.numbers(ppo) == [2]
     assert train(*flags, *estimator.split()) == 0
     assert_same(ppo, place / "expected", "step-0004")
     lines = metrics(ppo)
@@ -197,8 +197,8 @@ def test_every_estimator_goes_on_as_if_it_had_never_stopped(place, monkeypatch, 
 def test_a_crash_anywhere_loses_nothing(place, whole, monkeypatch, moment):
     folder = place / "checkpoints/r/ppo"
     where, name = {
-        "rollout": (rollouts, "roll_out"),
-        "update": (__import__("detox.ppo.trainer", fromlist=["x"]).Seq2SeqPPOTrainer, "_minibatch"),
+        "rollout": (batches, "roll_out"),
+        "update": (update, "minibatch"),
         "save": (checkpoint, "save_adapter"),
     }[moment]
     function, calls = getattr(where, name), []
@@ -215,7 +215,7 @@ def test_a_crash_anywhere_loses_nothing(place, whole, monkeypatch, moment):
         with pytest.raises(RuntimeError, match="power cut"):
             train()
     assert all((folder / n / "manifest.json").exists() for n in os.listdir(folder) if n.startswith("step-"))
-    assert 0 < checkpoint.numbers(folder)[-1] < 6
+    assert 0 < checkpoint_folders.numbers(folder)[-1] < 6
     assert train() == 0
     assert_same(folder, whole)
 
@@ -274,7 +274,7 @@ def test_prepared_data_that_changed_is_refused(place, capsys):
 def test_checkpoints_are_pruned_but_never_the_best_or_the_last(place):
     assert train("--save.every", "1", "--save.keep", "2") == 0
     folder = place / "checkpoints/r/ppo"
-    kept = checkpoint.numbers(folder)
+    kept = checkpoint_folders.numbers(folder)
     best = json.loads((folder / "step-0006/state.json").read_text())["progress"]["best"]
     assert 6 in kept and best in kept and len(kept) <= 3
 
@@ -294,8 +294,8 @@ def test_a_reward_model_that_gives_nan_stops_with_the_last_checkpoint_whole(plac
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "3 updates in a row were skipped" in error
     folder = place / "checkpoints/r/ppo"
-    for number in checkpoint.numbers(folder):
-        checkpoint.artifacts.read_manifest(folder / checkpoint.name(number), "training_ppo")
+    for number in checkpoint_folders.numbers(folder):
+        artifacts.read_manifest(folder / checkpoint_folders.name(number), "training_ppo")
     assert [("skipped" in line) for line in metrics(folder)] == [False] * 3 + [True] * 3
 
 
@@ -385,7 +385,7 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_a_checkpoint(whole, p
     shutil.copytree(whole, place / "checkpoints/r/ppo")
     (place / "checkpoints/r/ppo/notes.txt").write_text("mine")
     before = tree(place)
-    monkeypatch.setattr(rollouts, "roll_out", lambda *_: 1 / 0)
+    monkeypatch.setattr(batches, "roll_out", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train("--overwrite")
     assert tree(place) == before

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.model import hub
-from detox.ppo import checkpoint
+from detox.ppo import checkpoint_folders, checkpoint_record
 from detox.stage import artifacts, cli, paths
 from detox.stage.errors import UserError
 
@@ -58,10 +58,10 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
         UserError: one is missing, damaged or of another model, or two would be written to the same place.
     """
     own = Path(settings.checkpoints) / settings.run_name
-    checkpoint.settle(own / "ppo")
+    checkpoint_folders.settle(own / "ppo")
     folders = [Path(name) for name in settings.checkpoint]
     if not folders:
-        folders = [own / "ppo" / checkpoint.name(number) for number in checkpoint.numbers(own / "ppo")]
+        folders = [own / "ppo" / checkpoint_folders.name(number) for number in checkpoint_folders.numbers(own / "ppo")]
         if not folders:
             again = cli.command("training_ppo.py", settings)
             raise UserError(f"{own / 'ppo'} holds no checkpoint; run {again} first, or pass --checkpoint")
@@ -69,11 +69,13 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     cases = []
     for folder in folders:
         _check_is_checkpoint(folder, own)
-        manifest, weights = checkpoint.read_manifest(folder), checkpoint.read_weights(folder)
+        manifest, weights = checkpoint_record.read_manifest(folder), checkpoint_record.read_weights(folder)
         place = Path(os.path.abspath(folder))
         run = paths.shown(place.parent.parent) if place.parent.name == "ppo" else own
-        roots = tuple(checkpoint.working_folders(folder, manifest))
-        training, weights = _from_here(_pinned(checkpoint.settings_of(manifest, trained), weights), weights, run, roots)
+        roots = tuple(checkpoint_record.working_folders(folder, manifest))
+        training, weights = _from_here(
+            _pinned(checkpoint_record.settings_of(manifest, trained), weights), weights, run, roots
+        )
         suffix = "" if settings.split == "test" else f"-{settings.split}"
         cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots))
     if len({case.target for case in cases}) < len(cases):
@@ -91,17 +93,19 @@ def _check_is_checkpoint(folder: Path, run: Path) -> None:
         return
     name = f"--checkpoint={folder}"
     if not folder.exists():
-        advice = _names(checkpoint.near(run)) or "run training_ppo.py first"
+        advice = _names(checkpoint_folders.near(run)) or "run training_ppo.py first"
         raise UserError(f"{name}: no such folder; {advice}")
-    parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint.is_name(above.name)]
+    parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint_folders.is_name(above.name)]
     around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]
     if around:
         raise UserError(f"{name}: part of a checkpoint; name {around[0]}")
-    inside = checkpoint.near(folder)
+    inside = checkpoint_folders.near(folder)
     if inside:
         raise UserError(f"{name}: no checkpoint itself, it holds some; {_names(inside)}")
-    what = "an incomplete checkpoint" if checkpoint.is_name(folder.name) else "no checkpoint"
-    raise UserError(f"{name}: {what} (it has no {artifacts.MANIFEST}); {_names(checkpoint.near(run)) or 'name one'}")
+    what = "an incomplete checkpoint" if checkpoint_folders.is_name(folder.name) else "no checkpoint"
+    raise UserError(
+        f"{name}: {what} (it has no {artifacts.MANIFEST}); {_names(checkpoint_folders.near(run)) or 'name one'}"
+    )
 
 
 def _names(folders: list[Path]) -> str:

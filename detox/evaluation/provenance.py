@@ -10,7 +10,7 @@ from detox.data import preparation
 from detox.evaluation import cases
 from detox.evaluation.cases import Case
 from detox.model.engine import Engine
-from detox.ppo import checkpoint
+from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli, flags, notes
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
 
 def _training(case: Case) -> dict[str, Any]:
     """Return how the checkpoint came about; `scored_summaries` counts those of the warm-up too."""
-    ppo, manifest = case.training.ppo, checkpoint.read_manifest(case.checkpoint)
+    ppo, manifest = case.training.ppo, checkpoint_record.read_manifest(case.checkpoint)
     found = {
         "updates": manifest["counts"]["updates"],
         "batch_size": ppo.batch_size,
         "samples_per_dialogue": getattr(ppo, "samples_per_dialogue", None),
-        "scored_summaries": checkpoint.read_metrics(case.checkpoint).get("objective/scored_summaries"),
+        "scored_summaries": checkpoint_record.read_metrics(case.checkpoint).get("objective/scored_summaries"),
         "advantages": getattr(ppo, "advantages", "gae"),
         "learning_rate": ppo.learning_rate,
         "kl_coef": ppo.kl_coef,

@@ -1,16 +1,12 @@
-"""PPO checkpoints: everything that an exact resume needs, written and read, and which of them are kept."""
+"""A PPO checkpoint: all that an exact resume needs, written, restored and read."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
-import re
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path, PurePath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,88 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from detox.model import devices
 from detox.model.policy import LoraFactors, save_adapter, trainable
-from detox.ppo.trainer import Seq2SeqPPOTrainer
-from detox.stage import artifacts, notes, paths
+from detox.ppo.checkpoint_folders import remedy
+from detox.ppo.checkpoint_record import STAGE, read_state
+from detox.ppo.state import TrainingState
+from detox.stage import artifacts, notes
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
     import config
 
 
-STAGE = "training_ppo"
-_NAME = re.compile(r"step-(\d{4,})")
-
-# Settings that may differ when a run goes on; all others decide what the numbers are.
-_FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
-_FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "report_to", "plan", "plan_budget_gb"}
-
-
-def name(update: int) -> str:
-    """Return the folder name of the checkpoint after `update` updates."""
-    return f"step-{update:04d}"
-
-
-def numbers(folder: Path) -> list[int]:
-    """Return the update counts of the checkpoints in a run's `ppo` folder, in order."""
-    if not folder.is_dir():
-        return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in matches if match)
-
-
-def last(folder: Path) -> Path | None:
-    """Return the newest checkpoint in a run's `ppo` folder, or None."""
-    there = numbers(folder)
-    return folder / name(there[-1]) if there else None
-
-
-def is_name(name: str) -> bool:
-    """Return whether a checkpoint's folder can have this name."""
-    return _NAME.fullmatch(name) is not None
-
-
-def near(folder: Path) -> list[Path]:
-    """Return the checkpoints in a `ppo` folder, a run or a folder of runs, whichever `folder` is."""
-    for pattern in (".", "ppo", "*/ppo", "*/*/ppo"):
-        series = [folder] if pattern == "." else sorted(folder.glob(pattern))
-        there = [ppo / name(number) for ppo in series for number in numbers(ppo)]
-        there = [checkpoint for checkpoint in there if (checkpoint / artifacts.MANIFEST).exists()]
-        if there:
-            return there
-    return []
-
-
-def successor(folder: Path, overwrite: bool) -> AbstractContextManager[None]:
-    """Return the context in which a run begins anew: the old one is kept aside until the new has a checkpoint.
-
-    Args:
-        folder: a run's `ppo` folder.
-        overwrite: else the run goes on, and nothing is moved.
-    """
-    return artifacts.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
-
-
-def find(folder: Path, overwrite: bool) -> Path | None:
-    """Return the checkpoint to go on from, if there is one, once the leavings of dead processes are gone."""
-    settle(folder)
-    return None if overwrite else last(folder)
-
-
-def settle(folder: Path) -> None:
-    """Finish what a `successor` could not, because its process died, and remove what dead processes left."""
-    artifacts.settle(folder, _is_own, is_whole=last)
-    artifacts.sweep(folder)
-
-
-def _is_own(name: str) -> bool:
-    return is_name(name) or name in ("metrics.jsonl", "training.png", "tensorboard")
-
-
 def save(
     folder: Path,
-    trainer: Seq2SeqPPOTrainer,
+    trainer: TrainingState,
     settings: config.PPOTraining,
     *,
     supervised: LoraFactors,
@@ -150,7 +78,7 @@ def save(
         (draft.path / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
-def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
+def restore(folder: Path, trainer: TrainingState) -> dict[str, Any]:
     """Put a trainer in the state that `save` wrote, every random generator included; return the `progress`.
 
     Raises:
@@ -162,11 +90,11 @@ def restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = printable(f"{type(error).__name__}: {error}", 120)
-        raise UserError(f"{folder} can't be restored ({reason}); {_remedy(folder)}") from None
+        raise UserError(f"{folder} can't be restored ({reason}); {remedy(folder)}") from None
 
 
-def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
-    state = _read_state(folder)
+def _restore(folder: Path, trainer: TrainingState) -> dict[str, Any]:
+    state = read_state(folder)
     saved = {**load_file(folder / "ppo_lora.safetensors"), **load_file(folder / "value_head.safetensors")}
     parameters = trainable(trainer.policy)
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in parameters.items()}:
@@ -197,7 +125,7 @@ def _restore(folder: Path, trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     return progress
 
 
-def ran_on(trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
+def ran_on(trainer: TrainingState) -> dict[str, Any]:
     """Return what the settings of device, dtype, engine and threads came to."""
     engine = trainer.engine
     dtype = str(engine.head_weight.dtype).removeprefix("torch.")
@@ -205,183 +133,7 @@ def ran_on(trainer: Seq2SeqPPOTrainer) -> dict[str, Any]:
     return {"device": device, "dtype": dtype, "engine": engine.name, "threads": torch.get_num_threads()}
 
 
-def as_begun(settings: config.PPOTraining, folder: Path | None, sharded: bool = False) -> config.PPOTraining:
-    """Return the settings with what `auto` came to when the run began, so that it goes on as it began.
-
-    A device that is named is taken, and one that is gone is replaced; dtype and engine stay in any case, since they
-    decide what the numbers are.
-
-    Args:
-        settings: of the stage.
-        folder: the checkpoint that the run goes on from, or None where it begins.
-        sharded: weights are to be sharded, which leaves no choice of the engine.
-
-    Raises:
-        UserError: the checkpoint says it in a way that this program does not know.
-    """
-    begun = {} if folder is None else _read_state(folder).get("ran_on", {})
-    try:
-        settled = dataclasses.replace(
-            settings,
-            device=_device_as_begun(begun["device"]) if begun and settings.device == "auto" else settings.device,
-            dtype=begun.get("dtype", "auto") if settings.dtype == "auto" else settings.dtype,
-            engine=begun.get("engine", "auto") if settings.engine == "auto" and not sharded else settings.engine,
-            threads=begun.get("threads") if settings.threads is None else settings.threads,
-        )
-        settled.validate()
-    except (TypeError, KeyError, AttributeError, UserError):
-        if folder is None:
-            raise
-        raise UserError(f"{folder}: state.json does not say on what device it was made; {_remedy(folder)}") from None
-    return settled
-
-
-def _device_as_begun(name: str) -> str:
-    name = name.partition(":")[0] if "LOCAL_RANK" in os.environ else name  # each process takes its own
-    try:
-        devices.choose(name)
-    except UserError:
-        what = "it goes on without it, in the same dtype and through the same engine"
-        print(f"this run began on {name}, which is not on this machine: {what}", file=sys.stderr)
-        return "auto"
-    return name
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{folder}: state.json can't be read ({error}); {_remedy(folder)}") from None
-    if not isinstance(state, dict):
-        raise UserError(f"{folder}: state.json is not a JSON object; {_remedy(folder)}")
-    return state
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a whole checkpoint.
-
-    Raises:
-        UserError: it is not whole; the checkpoint before it may be.
-    """
-    manifest = artifacts.read_manifest(folder, STAGE, remedy=_remedy(folder))
-    entries = manifest["inputs"].values()
-    if type(manifest["counts"].get("updates")) is not int or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{folder}: {artifacts.MANIFEST} describes no checkpoint; {_remedy(folder)}")
-    return manifest
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the metrics of the update that a checkpoint was saved after; empty where it has none."""
-    lines = _read_state(folder).get("progress", {}).get("metrics") or [{}]
-    return dict(lines[-1])
-
-
-def read_weights(folder: Path) -> dict[str, str]:
-    """Return what told the weights of the models that a run reads from others, by their names, as `save` got it.
-
-    Raises:
-        UserError: the checkpoint does not say it.
-    """
-    found = _read_state(folder).get("weights")
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise UserError(f"{folder}: state.json does not say which weights it is of; {_remedy(folder)}")
-    return found
-
-
-def _remedy(folder: Path) -> str:
-    """Return what to do about a damaged checkpoint; to start over would put the others away."""
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
-        return "name a folder that training_ppo.py has written"
-    before = [number for number in numbers(folder.parent) if number < int(match[1])]
-    where = f"from {name(before[-1])}" if before else "from the beginning"
-    return f"move the folder {folder} away, and training_ppo.py goes on {where}"
-
-
-def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> config.PPOTraining:
-    """Return the settings that a checkpoint was made with.
-
-    Raises:
-        UserError: they are not settings that this program knows.
-    """
-    try:
-        settings = _build(kind, manifest["config"])
-        settings.validate()
-        return settings
-    except (TypeError, AttributeError, ValueError, UserError) as error:
-        raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
-
-
-def _build(kind: Any, values: Any) -> Any:
-    nested = {field.name: field.type for field in dataclasses.fields(kind) if dataclasses.is_dataclass(field.type)}
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}  # JSON has none
-    return kind(**{key: _build(nested[key], value) if key in nested else value for key, value in given.items()})
-
-
-def check(
-    folder: Path, settings: config.PPOTraining, inputs: Mapping[str, Path], weights: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the manifest of a checkpoint that a run with these settings, inputs and weights may go on from.
-
-    Raises:
-        UserError: the checkpoint is not whole, or was made with other settings, inputs or weights: each is named.
-    """
-    manifest = read_manifest(folder)
-    now = json.loads(json.dumps(dataclasses.asdict(settings)))
-    before, after = _flatten(manifest["config"]), _flatten(now)
-    roots = working_folders(folder, manifest)
-    changed = [
-        f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if key not in _FREE and not _is_same(before.get(key), after.get(key), roots)
-    ]
-    if changed:
-        raise UserError(
-            f"{folder} was made with other settings: {', '.join(changed)}; use its own, another --run, or --overwrite"
-        )
-    for key, path in inputs.items():
-        recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
-        if recorded != artifacts.sha256(path / artifacts.MANIFEST):
-            raise UserError(
-                f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
-            )
-    recorded = _read_state(folder).get("weights")
-    known = recorded if isinstance(recorded, dict) else {}
-    for model, now in weights.items():
-        if now not in (value for name, value in known.items() if _is_same(name, model, roots)):
-            raise UserError(
-                f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
-                "a hub model), or start over with --overwrite or another --run"
-            )
-    return manifest
-
-
-def working_folders(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Return the folders that a checkpoint's relative names may be of: where training ran, as far as can be told."""
-    where = Path(os.path.abspath(folder))
-    made = PurePath(str(manifest["config"].get("checkpoints", "")))
-    depth = len(made.parts) + 3  # <checkpoints>/<run>/ppo/step-NNNN
-    around = [] if made.is_absolute() or ".." in made.parts else [*where.parents][depth - 1 : depth]
-    noted = manifest.get("notes", {}).get("working_folder")
-    return [*around, *([Path(noted)] if isinstance(noted, str) else [])]
-
-
-def _is_same(one: Any, other: Any, roots: Sequence[Path]) -> bool:
-    """Return whether two settings are the same, or name the same folder, seen from here or from where training ran."""
-    if one == other:
-        return True
-    return isinstance(one, str) and any(paths.same(str(root / one), other) for root in (Path(), *roots))
-
-
-def prune(folder: Path, keep: int, best: int | None) -> None:
-    """Remove old checkpoints until `keep` are left; never the best and never the last."""
-    there = numbers(folder)
-    removable = [number for number in there[:-1] if number != best]
-    for number in removable[: max(0, len(there) - keep)]:
-        artifacts.remove(folder / name(number))
-
-
-def _optimizer_tensors(trainer: Seq2SeqPPOTrainer) -> dict[str, Tensor]:
+def _optimizer_tensors(trainer: TrainingState) -> dict[str, Tensor]:
     state = trainer.optimizer.state_dict()["state"]
     return {
         f"{index}.{key}": torch.as_tensor(value).detach().cpu().contiguous()
@@ -390,7 +142,7 @@ def _optimizer_tensors(trainer: Seq2SeqPPOTrainer) -> dict[str, Tensor]:
     }
 
 
-def _load_optimizer(trainer: Seq2SeqPPOTrainer, tensors: Mapping[str, Tensor]) -> None:
+def _load_optimizer(trainer: TrainingState, tensors: Mapping[str, Tensor]) -> None:
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, field = key.split(".", 1)
@@ -424,13 +176,3 @@ def _load_rng(tensors: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state_all(cuda)
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -1,77 +1,66 @@
-"""metrics.jsonl: one JSON object an update, append-only; and the line that a person reads."""
+"""The metrics of one update, as metrics.jsonl has them, over the rollouts of all processes."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from detox.ppo import watch
-from detox.stage.artifacts import write_atomic
+import numpy as np
+
+from detox.ppo.experience import Experience
+from detox.ppo.moments import explained_variance
+from detox.ppo.rewards import kl_penalty
+from detox.ppo.state import TrainingState
 
 
-class MetricsLog:
-    """The metrics of a run.
+def update_metrics(
+    state: TrainingState, experience: Experience, statistics: Sequence[dict[str, float]]
+) -> dict[str, float]:
+    """Return metrics by name.
 
     Args:
-        path: the file; is written anew. None keeps the lines in memory alone.
-        lines: of the updates before, as the checkpoint has them that the run goes on from. The file itself is not
-            read: a killed process may have left half a line there, and lines of updates that are done again.
+        state: after the update, and before the critic has learned of it.
+        experience: of the update.
+        statistics: of each minibatch.
     """
-
-    def __init__(self, path: Path | None, lines: Sequence[Mapping[str, Any]] = ()):
-        self.path = path
-        self.lines: list[dict[str, Any]] = [dict(line) for line in lines]
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, "".join(json.dumps(entry) + "\n" for entry in self.lines))
-
-    def append(self, entry: Mapping[str, Any]) -> list[str]:
-        """Add the line of one update, where numbers that are not finite become null; return what there is to warn of.
-
-        The kinds of these warnings stand in the line as `warnings`.
-        """
-        clean = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in entry.items()
-        }
-        self.lines.append(clean)
-        warnings = watch.warnings(self.lines)
-        if warnings:
-            clean["warnings"] = list(warnings)
-        if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(clean) + "\n")
-        return list(warnings.values())
+    mask = experience.mask
+    k3 = kl_penalty(experience.old_logprobs, experience.ref_logprobs, "k3")
+    mean = {name: float(np.mean([stats[name] for stats in statistics])) for name in statistics[-1]}
+    entropies = [stats["entropy"] for stats in statistics if "entropy" in stats]
+    return {
+        "objective/score_mean": float(experience.scores.mean()),
+        "objective/score_std": float(experience.scores.std(unbiased=False)),
+        "objective/ref_kl": float((k3 * mask).sum(1).mean()),
+        "objective/ref_kl_k1": float(((experience.old_logprobs - experience.ref_logprobs) * mask).sum(1).mean()),
+        "objective/kl_coef": float(state.kl_ctl.value),
+        "ppo/policy/approx_kl": mean["approx_kl"],
+        "ppo/policy/clip_fraction": mean["clip_fraction"],
+        "ppo/policy/entropy": float(np.mean(entropies)),
+        "ppo/loss/policy": mean["policy_loss"],
+        **_critic_metrics(state, experience, mean.get("value_loss", math.nan)),
+        "ppo/ratio_first": 1 + statistics[0]["ratio_first"],
+        "ppo/grad_norm": mean["grad_norm"],
+        "ppo/learning_rate": state.optimizer.param_groups[0]["lr"],
+        **_step_metrics(state),
+        "tokens/response_mean": float(mask.sum(1).float().mean()),
+        "tokens/finished": float(experience.finished.float().mean()),
+    }
 
 
-def objective(entries: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean over updates of what PPO maximises: score less KL penalty; minus infinity without one."""
-    values = [
-        entry["objective/score_mean"] - entry["objective/kl_coef"] * entry["objective/ref_kl"]
-        for entry in entries
-        if "skipped" not in entry
-    ]
-    return sum(values) / len(values) if values else -math.inf
+def _critic_metrics(state: TrainingState, experience: Experience, loss: float) -> dict[str, float]:
+    """Return how good the value head is, before it learns of this rollout; not a number where it takes no part."""
+    if state.critic is None:
+        return {"ppo/loss/value": math.nan, "ppo/val/explained_variance": math.nan, "ppo/val/trust": 0.0}
+    explained = explained_variance(experience.old_values, experience.returns, experience.mask)
+    trust = state.critic.trust if state.config.value_trust else 1.0
+    return {"ppo/loss/value": loss, "ppo/val/explained_variance": float(explained), "ppo/val/trust": trust}
 
 
-def summary(entry: Mapping[str, Any], updates: int) -> str:
-    """Return the line of one update for a person."""
-    place = f"update {entry['update']:>{len(str(updates))}}/{updates}"
-    if "skipped" in entry:
-        return f"{place}  skipped: {entry['skipped']}"
-    parts = [
-        place,
-        f"score {entry['objective/score_mean']:+.3f}",
-        f"KL {entry['objective/ref_kl']:.3f}",
-        f"moved {entry.get('ppo/policy/step_kl', entry['ppo/policy/approx_kl']):.4f}",
-        f"rate {entry['ppo/learning_rate']:.1e}",
-        f"clipped {entry['ppo/policy/clip_fraction']:.1%}",
-    ]
-    explained = entry["ppo/val/explained_variance"]
-    if explained is not None:
-        parts.append(f"critic explains {explained:.0%}, trusted {entry['ppo/val/trust']:.0%}")
-    parts += [f"tokens {entry['tokens/response_mean']:.1f}", f"{entry['time/total']:.2f} s"]
-    return "  ".join(parts) + (f"  warning: {entry['collapse']}" if "collapse" in entry else "")
+def _step_metrics(state: TrainingState) -> dict[str, float]:
+    if state.step_size is None:
+        return {}
+    return {
+        "ppo/policy/step_kl": state.step_size.kl,
+        "ppo/policy/step_kl_target": state.step_size.target,
+        "ppo/policy/steps_back": state.step_size.steps_back,
+    }

@@ -1,114 +1,98 @@
-"""Rollouts: prompts made summaries, what those of all processes came to, and the value head fitted to the first."""
+"""Rollouts: the policy's answers to prompts, and how they are sampled (step 1 of PPO)."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from detox.model.engine import Sampling
-from detox.ppo.prompts import Prompt, PromptStream
-from detox.ppo.trainer import Rollout, Seq2SeqPPOTrainer
-from detox.scoring.reward_terms import WeightedReward
-from detox.stage.interrupt import Interrupt
+from detox.model.engine import Encoded, Engine, Generated, Sampling, uniforms
+from detox.ppo import memory
+from detox.ppo.state import TrainingState
 
-if TYPE_CHECKING:
-    import config
-
-
-def roll_out(
-    trainer: Seq2SeqPPOTrainer, stream: PromptStream, settings: config.PPOTraining
-) -> tuple[Rollout, list[Prompt], list[str]]:
-    """Sample this process's share of the next batch of summaries, those of a dialogue one after the other.
-
-    Returns:
-        The summaries as ids, the prompts, and the summaries as text without special tokens.
-    """
-    samples, taken = settings.ppo.samples, stream.take(settings.ppo.dialogues)
-    every = [replace(prompt, key=prompt.key * samples + i) for prompt in taken for i in range(samples)]
-    prompts = every[trainer.processes.share(len(every))]
-    sampling = Sampling(
-        temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
-    )
-    rollout = trainer.rollout(
-        [prompt.query_ids for prompt in prompts],
-        [prompt.key for prompt in prompts],
-        settings.rollout.max_new_tokens,
-        sampling,
-    )
-    return rollout, prompts, trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
-
-
-def scored(ppo: config.PPO, updates: int) -> int:
-    """Return the summaries that a run has scored after so many updates, those of its warm-up included."""
-    return (math.ceil(ppo.value_warmup / ppo.batch_size) + updates) * ppo.batch_size
-
-
-def warm_up(
-    trainer: Seq2SeqPPOTrainer,
-    stream: PromptStream,
-    reward: WeightedReward,
-    settings: config.PPOTraining,
-    bar: Any,
-    interrupt: Interrupt,
-) -> int | None:
-    """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something.
-
-    Args:
-        trainer: before its first update.
-        stream: gives the prompts.
-        reward: scores the summaries.
-        settings: of the stage.
-        bar: says how many rollouts are left.
-        interrupt: ends it before its time.
-
-    Returns:
-        The signal that ended it before its time, or None.
-    """
-    rollouts: list[Rollout] = []
-    scores: list[Tensor] = []
-    left = count = scored(settings.ppo, 0)
-    while left > 0:
-        stopped_by = next(filter(None, trainer.processes.gather_objects(interrupt.received)), None)
-        if stopped_by:
-            return stopped_by
-        bar.set_postfix_str(f"value warm-up, {left} summaries left")
-        rollout, prompts, summaries = roll_out(trainer, stream, settings)
-        rollouts.append(rollout)
-        scores.append(reward.score([prompt.row for prompt in prompts], summaries)[0])
-        left -= settings.ppo.batch_size
-    if rollouts:
-        explained = trainer.warm_up_values(rollouts, scores)
-        print(f"value head fitted to {count} summaries; it explains {explained:.0%} of the returns")
-    return None
+ROLLOUT_STREAM = 0
+"""First entry of the seeds of rollouts' random numbers, which no other stream has."""
 
 
 @dataclass
-class Account:
-    """What the processes tell each other of an update, beyond what the trainer exchanges.
+class Rollout:
+    """What the policy answered to B prompts.
 
     Attributes:
-        summaries: of the rollout.
-        terms: [B] by name, of rewards that are sums.
-        peak_mb: the most memory used so far.
-        signal: that asks the run to end, or None.
+        query_ids: [length] of ids each.
+        response_ids: [length] of ids each, without the decoder start token.
+        finished: [B] bool, True = ended with an end-of-sequence token within the limit.
+        encoded: encoder outputs under the policy as it was.
+        logprobs: [B, T] float32 from sampling, or None where the responses came from elsewhere.
+        hidden: [tokens, d], packed, the decoder's last hidden states that predicted the tokens; as `logprobs` at first.
     """
 
-    summaries: list[str]
-    terms: dict[str, Tensor]
-    peak_mb: float
-    signal: int | None
+    query_ids: list[Tensor]
+    response_ids: list[Tensor]
+    finished: Tensor
+    encoded: Encoded
+    logprobs: Tensor | None = None
+    hidden: Tensor | None = None
 
-    @classmethod
-    def of_all(cls, accounts: Sequence[Account]) -> Account:
-        """Put the accounts of all processes together."""
-        return cls(
-            [summary for account in accounts for summary in account.summaries],
-            {name: torch.cat([account.terms[name] for account in accounts]) for name in accounts[0].terms},
-            max(account.peak_mb for account in accounts),
-            next((account.signal for account in accounts if account.signal), None),
+    @property
+    def lengths(self) -> list[int]:
+        return [len(response) for response in self.response_ids]
+
+
+@torch.no_grad()
+def sample(
+    state: TrainingState, query_ids: Sequence[Tensor], keys: Sequence[int], max_new_tokens: int, sampling: Sampling
+) -> Rollout:
+    """Sample a response to each prompt, without dropout.
+
+    Args:
+        state: whose policy answers.
+        query_ids: prompts, [length] of ids each; several samples of a prompt are neighbours with one tensor.
+        keys: one number a response; (seed, key) alone decides its random numbers.
+        max_new_tokens: longest response, its end-of-sequence token included.
+        sampling: temperature and the like; its uniforms are drawn here.
+    """
+    draws = uniforms(state.config.seed, ROLLOUT_STREAM, keys, max_new_tokens)
+
+    def answered(group: slice) -> tuple[Encoded, Generated]:
+        encoded = encode_once(state.engine, query_ids[group])
+        seeded = dataclasses.replace(sampling, uniforms=draws[group])
+        return encoded, state.engine.generate(encoded, max_new_tokens, seeded)
+
+    return _joined(list(query_ids), memory.in_groups(state, len(query_ids), answered))
+
+
+def encode_once(engine: Engine, query_ids: Sequence[Tensor], reference: bool = False) -> Encoded:
+    """Return prompts encoded, each tensor once, however many samples are wanted of it."""
+    different = {id(query): query for query in query_ids}
+    encoded = engine.encode(list(different.values()), reference=reference)
+    if len(different) == len(query_ids):
+        return encoded
+    places = {key: i for i, key in enumerate(different)}
+    return encoded.select([places[id(query)] for query in query_ids])
+
+
+def _joined(query_ids: list[Tensor], parts: list[tuple[Encoded, Generated]]) -> Rollout:
+    """Return what was sampled for one group of prompts after the other as one rollout."""
+    if len(parts) == 1:
+        encoded, generated = parts[0]
+        return Rollout(
+            query_ids, generated.responses, generated.finished, encoded, generated.logprobs, generated.hidden
         )
+    longest = max(generated.logprobs.shape[1] for _, generated in parts)
+    padded = [F.pad(generated.logprobs, (0, longest - generated.logprobs.shape[1])) for _, generated in parts]
+    return Rollout(
+        query_ids,
+        [response for _, generated in parts for response in generated.responses],
+        torch.cat([generated.finished for _, generated in parts]),
+        Encoded(
+            torch.cat([encoded.hidden for encoded, _ in parts]),
+            tuple(length for encoded, _ in parts for length in encoded.lengths),
+        ),
+        torch.cat(padded),
+        torch.cat([generated.hidden for _, generated in parts]),
+    )

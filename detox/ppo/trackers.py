@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 
+from detox.ppo.checkpoint_record import flatten
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -72,7 +73,11 @@ def _start(settings: config.PPOTraining, folder: Path, updates_done: int) -> Gen
     else:
         made = WandBTracker(PROJECT, name=f"{settings.run_name}-seed-{settings.seed}")
     made.start()
-    made.store_init_configuration(_flat(dataclasses.asdict(settings)))
+    flat = flatten(dataclasses.asdict(settings))
+    plain = (bool, int, float, str)
+    made.store_init_configuration(
+        {key: value if isinstance(value, plain) else str(value) for key, value in flat.items()}
+    )
     return made
 
 
@@ -92,13 +97,3 @@ def _try(call: Callable[[], object]) -> None:
 
 def _reason(error: Exception) -> str:
     return printable(f"{type(error).__name__}: {error}", 160)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from detox.ppo.arithmetic import masked_mean, masked_var
+from detox.ppo.moments import masked_mean, masked_var
 
 if TYPE_CHECKING:
-    from detox.ppo.trainer import Experience
+    from detox.ppo.experience import Experience
 
 
 def trl_statistics(
@@ -37,7 +38,8 @@ def trl_statistics(
     return_var = masked_var(experience.returns, mask)
 
     def mean(name: str) -> float:
-        return float(np.mean([stats[name] for stats in minibatches]))
+        """Return the mean over minibatches; not a number where the value head takes no part and has none."""
+        return float(np.mean([stats.get(name, math.nan) for stats in minibatches]))
 
     numbers: dict[str, Any] = {
         "objective/kl": kl.mean(),

@@ -42,6 +42,7 @@ def main(lines: bool) -> None:
 
     from benchmarks import ppo_step
     from detox.model import devices as ours
+    from detox.ppo import update
 
     ours.take("cuda")
     trainer = make_trainer()
@@ -59,7 +60,7 @@ def main(lines: bool) -> None:
     if lines:
         show("a rollout", log)
 
-    minibatch, seen = trainer._minibatch, []
+    minibatch, seen = update.minibatch, []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         before = log.counts()
@@ -67,7 +68,7 @@ def main(lines: bool) -> None:
         seen.append([after - earlier for after, earlier in zip(log.counts(), before, strict=True)])
         return stats
 
-    trainer._minibatch = counted
+    update.minibatch = counted
     log.clear()
     trainer.update(rollout, torch.randn(BATCH, generator=generator))
     found["waits_an_update"], found["caches_emptied"] = log.counts()[1], log.calls["empty_cache"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import ratio_check
-from detox.ppo.trainer import MOST_OFF
+from detox.ppo.checks import MOST_OFF
 from tests.devices import guards
 
 ROOT = Path(__file__).resolve().parent.parent.parent

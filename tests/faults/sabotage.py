@@ -92,25 +92,25 @@ def rewards(value: float, first: int, last: int) -> None:
 
 def losses(value: float, first: int, last: int) -> None:
     """Make some of the policy's losses `value`."""
-    from detox.ppo import arithmetic
+    from detox.ppo import update
 
     def spoiled(function, *arguments):
         loss, statistics = function(*arguments)
         return loss * value, statistics
 
-    _patch(arithmetic, "policy_loss", spoiled, (first, last))
+    _patch(update, "policy_loss", spoiled, (first, last))
 
 
 def gradients(value: float, first: int, last: int) -> None:
     """Put `value` into one gradient of some microbatches."""
-    from detox.ppo.trainer import Seq2SeqPPOTrainer
+    from detox.ppo import update
 
     def spoiled(function, trainer, *arguments):
         statistics = function(trainer, *arguments)
         trainer.parameters[0].grad.view(-1)[0] = value
         return statistics
 
-    _patch(Seq2SeqPPOTrainer, "_backward", spoiled, (first, last))
+    _patch(update, "microbatch", spoiled, (first, last))
 
 
 def reward_raises(first: int) -> None:
@@ -125,13 +125,13 @@ def reward_raises(first: int) -> None:
 
 def summaries(text: str, first: int) -> None:
     """Let the policy say the same of every dialogue."""
-    from detox.ppo import rollouts
+    from detox.ppo import batches
 
     def same(function, *arguments):
         *rollout, found = function(*arguments)
         return *rollout, [text] * len(found)
 
-    _patch(rollouts, "roll_out", same, (first, sys.maxsize))
+    _patch(batches, "roll_out", same, (first, sys.maxsize))
 
 
 def memory(where: str, most: int) -> None:

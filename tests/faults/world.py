@@ -20,7 +20,7 @@ from tests.faults import disk as small_disk
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = """
     config data_preparation training_lora training_ppo evaluate_ppo
-    detox.ppo.trainer detox.ppo.checkpoint detox.ppo.collapse detox.ppo.prompts detox.ppo.trackers
+    detox.ppo.trainer detox.ppo.checkpoint detox.ppo.collapse detox.ppo.prompt_stream detox.ppo.trackers
     detox.data.preparation detox.model.policy detox.scoring.reward_terms detox.scoring.toxicity
     detox.evaluation.summaries detox.report.export detox.report.pages detox.report.plots
     matplotlib.backends.backend_agg matplotlib.figure peft safetensors.torch

@@ -11,7 +11,7 @@ import torch
 
 import config
 from detox.model import devices
-from detox.ppo import checkpoint
+from detox.ppo import resume
 from detox.stage import lack_of_memory
 from detox.stage.errors import UserError
 
@@ -94,17 +94,17 @@ def begun(folder, **ran_on):
 
 def test_what_auto_came_to_is_kept(tmp_path, gpu):
     folder = begun(tmp_path / "step-0002", device="cpu", dtype="bfloat16", engine="packed", threads=3)
-    settled = checkpoint.as_begun(config.PPOTraining(), folder)
+    settled = resume.as_begun(config.PPOTraining(), folder)
     assert (settled.device, settled.dtype, settled.engine, settled.threads) == ("cpu", "bfloat16", "packed", 3)
     named = replace(config.PPOTraining(), device="cuda", threads=1)
-    settled = checkpoint.as_begun(named, folder)
+    settled = resume.as_begun(named, folder)
     assert (settled.device, settled.dtype, settled.engine, settled.threads) == ("cuda", "bfloat16", "packed", 1)
-    assert checkpoint.as_begun(named, folder, sharded=True).engine == "auto"
+    assert resume.as_begun(named, folder, sharded=True).engine == "auto"
 
 
 def test_a_device_that_is_gone_is_replaced_and_that_is_said(tmp_path, none, capsys):
     folder = begun(tmp_path / "step-0002", device="cuda:1", dtype="bfloat16", engine="packed", threads=1)
-    settled = checkpoint.as_begun(config.PPOTraining(), folder)
+    settled = resume.as_begun(config.PPOTraining(), folder)
     assert (settled.device, settled.dtype, settled.engine) == ("auto", "bfloat16", "packed")
     assert "began on cuda:1, which is not on this machine" in capsys.readouterr().err
 
@@ -112,15 +112,15 @@ def test_a_device_that_is_gone_is_replaced_and_that_is_said(tmp_path, none, caps
 def test_several_processes_go_on_on_a_device_each(tmp_path, gpu, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     folder = begun(tmp_path / "step-0002", device="cuda:0", dtype="bfloat16", engine="packed", threads=1)
-    assert checkpoint.as_begun(config.PPOTraining(), folder).device == "cuda"
+    assert resume.as_begun(config.PPOTraining(), folder).device == "cuda"
 
 
 def test_a_run_that_begins_or_does_not_say_keeps_its_settings(tmp_path):
     settings = config.PPOTraining()
-    assert checkpoint.as_begun(settings, None) == settings
-    assert checkpoint.as_begun(settings, begun(tmp_path / "step-0001")) == settings
+    assert resume.as_begun(settings, None) == settings
+    assert resume.as_begun(settings, begun(tmp_path / "step-0001")) == settings
 
 
 def test_what_no_run_leaves_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not say on what device"):
-        checkpoint.as_begun(config.PPOTraining(), begun(tmp_path / "step-0002", dtype="float32"))
+        resume.as_begun(config.PPOTraining(), begun(tmp_path / "step-0002", dtype="float32"))

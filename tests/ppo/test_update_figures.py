@@ -9,8 +9,10 @@ import torch
 from trl import AutoModelForSeq2SeqLMWithValueHead
 
 from detox.model import loading
+from detox.ppo.experience import policy_logprobs
+from detox.ppo.teacher_forcing import forced
 from tests import tiny
-from tests.ppo.test_trainer import given, queries, trainer_for, weights
+from tests.ppo.trainers import given, queries, trainer_for, weights
 
 RAGGED = [
     torch.tensor(ids) for ids in ([5, 6, 7, 8, 1], [9, 1], [10, 11, 12, 1], [1], [13, 14, 15, 16, 17, 1], [18, 1])
@@ -25,11 +27,6 @@ def moved(trainer):
             parameter.add_(0.02 * torch.sin(torch.arange(parameter.numel()).reshape(parameter.shape).float()))
     trainer.updates_done = 1  # the first update checks that nothing has moved
     return trainer
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny.t5(tmp_path_factory.mktemp("models") / "t5")
 
 
 def test_kl_of_ragged_responses_is_the_sum_over_what_counts(folder):
@@ -54,8 +51,8 @@ def test_the_first_ratio_is_told_as_a_ratio(folder):
     """Log-probabilities of sampling that are a tenth too low make the policy look 1.105 times as likely."""
     trainer = moved(trainer_for(folder))
     rollout = given(trainer, RAGGED)
-    _, hidden = trainer._old(rollout)
-    logprobs, _ = trainer._forced(trainer.engine, rollout, rollout.encoded.select)
+    _, hidden = policy_logprobs(trainer, rollout)
+    logprobs, _ = forced(trainer.engine, rollout, rollout.encoded.select, trainer.microbatch_size)
     mask = torch.arange(logprobs.shape[1]) < torch.tensor(rollout.lengths)[:, None]
     rollout.logprobs, rollout.hidden = torch.where(mask, logprobs.detach() - 0.1, 0.0), hidden.detach()
     trainer.rollout_logprobs_serve = True

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 import config
 import data_preparation
-from detox.ppo.trainer import Seq2SeqPPOConfig, deal
+from detox.ppo.ppo_config import Seq2SeqPPOConfig
+from detox.ppo.update import deal
 from detox.stage import cli, parallel
 from detox.stage.errors import UserError
 from tests import tiny

@@ -11,7 +11,7 @@ import pytest
 
 import config
 from detox.evaluation import cases
-from detox.ppo import checkpoint
+from detox.ppo import checkpoint_record
 from detox.stage import cli, paths
 from tests import tiny
 from tests.test_bad_input import FLAGS, STAGES
@@ -167,6 +167,6 @@ def test_checkpoints_of_one_model_by_two_names_are_one_model(place):
 def test_the_working_folder_is_noted_with_a_checkpoint(place):
     assert run("training_ppo", "--overwrite --ppo.updates 1 --model.adapter lora") == 0
     folder = Path("checkpoints/r/ppo/step-0001")
-    manifest = checkpoint.read_manifest(folder)
+    manifest = checkpoint_record.read_manifest(folder)
     assert manifest["notes"]["working_folder"] == os.getcwd()
-    assert checkpoint.working_folders(folder, manifest) == [place, place]
+    assert checkpoint_record.working_folders(folder, manifest) == [place, place]

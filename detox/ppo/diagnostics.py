@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from detox.stage.figures import number
 
 CLIPPED = 0.3
 """Share of tokens whose ratio the clip holds back; past it most of the gradient is lost."""
@@ -32,11 +33,11 @@ def warnings(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _step(lines: Sequence[Mapping[str, Any]]) -> str | None:
     clipped, moved, wanted = (
-        _number(lines[-1], f"ppo/policy/{name}") for name in ("clip_fraction", "step_kl", "step_kl_target")
+        number(lines[-1].get(f"ppo/policy/{name}")) for name in ("clip_fraction", "step_kl", "step_kl_target")
     )
-    if clipped > CLIPPED:
+    if clipped is not None and clipped > CLIPPED:
         much = f"{clipped:.0%} of the tokens were clipped"
-    elif moved > MOVED * wanted:
+    elif moved is not None and wanted is not None and moved > MOVED * wanted:
         much = f"the policy moved by {moved:.3g} nats a token in an update, not {wanted:.3g}"
     else:
         return None
@@ -45,7 +46,7 @@ def _step(lines: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _entropy(lines: Sequence[Mapping[str, Any]]) -> str | None:
     """Compare means over updates, since the dialogues of one are few."""
-    values = [value for line in lines if not math.isnan(value := _number(line, "ppo/policy/entropy"))]
+    values = [value for line in lines if (value := number(line.get("ppo/policy/entropy"))) is not None]
     if len(values) < 2 * IN_A_ROW:
         return None
     first, last = (sum(part) / IN_A_ROW for part in (values[:IN_A_ROW], values[-IN_A_ROW:]))
@@ -63,18 +64,12 @@ def _entropy(lines: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _critic(lines: Sequence[Mapping[str, Any]]) -> str | None:
-    explained = [_number(line, "ppo/val/explained_variance") for line in lines[-IN_A_ROW:]]
-    if len(explained) < IN_A_ROW or not all(share < 0 for share in explained):
+    explained = [number(line.get("ppo/val/explained_variance")) for line in lines[-IN_A_ROW:]]
+    if len(explained) < IN_A_ROW or not all(share is not None and share < 0 for share in explained):
         return None
-    weight = _number(lines[-1], "ppo/val/trust")
+    weight = number(lines[-1].get("ppo/val/trust"))
     heard = f"it still has a weight of {weight:.0%} in the advantages" if weight else "it takes no part for now"
     return (
         f"the value head has predicted worse than the mean for {IN_A_ROW} updates ({explained[-1]:.0%} of the variance "
         f"explained), {heard}; --ppo.advantages batch needs no value head"
     )
-
-
-def _number(line: Mapping[str, Any], key: str) -> float:
-    """Return a number of a line; not a number, which is neither more nor less than any, where there is none."""
-    value = line.get(key)
-    return float(value) if isinstance(value, (int, float)) else math.nan

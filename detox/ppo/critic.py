@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from detox.ppo.arithmetic import masked_mean
+from detox.ppo.moments import masked_mean
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, float("inf"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from detox.ppo import watch
-from detox.ppo.metrics import MetricsLog
+from detox.ppo import diagnostics
+from detox.ppo.metrics_log import MetricsLog
 
 
 def line(**changed):
@@ -33,7 +33,7 @@ def line(**changed):
     ],
 )
 def test_a_figure_out_of_range_is_told(lines, kind, says):
-    found = watch.warnings(lines)
+    found = diagnostics.warnings(lines)
     assert list(found) == [kind] and says in found[kind]
 
 
@@ -49,7 +49,7 @@ def test_a_figure_out_of_range_is_told(lines, kind, says):
     ],
 )
 def test_figures_in_their_range_are_not(lines):
-    assert watch.warnings(lines) == {}
+    assert diagnostics.warnings(lines) == {}
 
 
 def test_each_kind_is_told_once_in_a_run_that_goes_on_too(tmp_path):

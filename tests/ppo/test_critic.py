@@ -1,11 +1,10 @@
-"""Ridge regression of the value head."""
+"""The value head as a critic: its ridge regression, and how far it is trusted."""
 
 import pytest
 import torch
 from torch import nn
 
-from detox.ppo import value_head
-from detox.ppo.value_head import Critic, Lesson
+from detox.ppo.critic import TRUST_WINDOW, Critic, Lesson, fit
 
 
 def problem(responses, noise, d=24, tokens=10, seed=0):
@@ -21,7 +20,7 @@ def problem(responses, noise, d=24, tokens=10, seed=0):
 def test_a_linear_value_is_found():
     features, targets, owners = problem(200, 0.01)
     head = nn.Linear(24, 1)
-    assert value_head.fit(head, features, targets, owners) > 0.98
+    assert fit(head, features, targets, owners) > 0.98
     new_features, new_targets, _ = problem(200, 0.01)
     assert float((head(new_features).squeeze() - new_targets).square().mean()) < 0.1
 
@@ -30,7 +29,7 @@ def test_noise_gives_the_mean_and_explains_nothing():
     features, _, owners = problem(40, 0.0)
     targets = torch.randn(40, generator=torch.Generator().manual_seed(9)).repeat_interleave(10) + 5
     head = nn.Linear(24, 1)
-    explained = value_head.fit(head, features, targets, owners)
+    explained = fit(head, features, targets, owners)
     assert explained < 0.15, "rows of one response do not vouch for each other"
     assert abs(float(head(features).mean()) - float(targets.mean())) < 0.2
 
@@ -38,19 +37,19 @@ def test_noise_gives_the_mean_and_explains_nothing():
 def test_one_response_and_equal_targets_give_the_mean():
     features, targets, owners = problem(1, 0.0)
     head = nn.Linear(24, 1)
-    assert value_head.fit(head, features, targets, owners) == 0
+    assert fit(head, features, targets, owners) == 0
     torch.testing.assert_close(head(features).squeeze(), targets)
-    assert value_head.fit(head, features, torch.arange(10.0), owners) == 0
+    assert fit(head, features, torch.arange(10.0), owners) == 0
     assert not head.weight.any() and float(head.bias.detach()) == 4.5, "nothing is held out"
     features, _, owners = problem(10, 0.0)
-    assert value_head.fit(head, features, torch.full((100,), 2.5), owners) == 0
+    assert fit(head, features, torch.full((100,), 2.5), owners) == 0
     torch.testing.assert_close(head(features).squeeze(), torch.full((100,), 2.5), atol=1e-4, rtol=1e-4)
 
 
 def test_a_fold_is_predicted_from_the_others():
     """32 responses tell of 24 features, 8 do not."""
     features, targets, owners = problem(40, 0.01)
-    assert value_head.fit(nn.Linear(24, 1), features, targets, owners) > 0.9
+    assert fit(nn.Linear(24, 1), features, targets, owners) > 0.9
 
 
 def test_where_the_features_lie_changes_no_value():
@@ -58,8 +57,7 @@ def test_where_the_features_lie_changes_no_value():
     features, targets, owners = problem(60, 0.5)
     near, far = nn.Linear(24, 1).double(), nn.Linear(24, 1).double()
     explained = [
-        value_head.fit(head, features.double() + offset, targets.double(), owners)
-        for head, offset in ((near, 0), (far, 30))
+        fit(head, features.double() + offset, targets.double(), owners) for head, offset in ((near, 0), (far, 30))
     ]
     assert explained[0] == explained[1] or abs(explained[0] - explained[1]) < 1e-6
     torch.testing.assert_close(near(features.double()), far(features.double() + 30), atol=1e-6, rtol=1e-6)
@@ -91,7 +89,7 @@ def test_the_strength_is_the_one_that_predicts_responses_held_out_best(noise, be
     assert chosen == best
     for scale in (1.0, 1e-4):
         head = nn.Linear(12, 1)
-        explained = value_head.fit(head, features, targets * scale, owners)
+        explained = fit(head, features, targets * scale, owners)
         assert explained == pytest.approx(1 - errors[chosen] / mean_alone, rel=1e-4)
         weight, bias = ridge(x, y * scale, chosen)
         torch.testing.assert_close(head.weight[0].double(), weight, rtol=1e-4, atol=1e-5 * scale)
@@ -101,7 +99,7 @@ def test_the_strength_is_the_one_that_predicts_responses_held_out_best(noise, be
 def test_features_that_are_all_the_same_give_the_mean():
     owners = torch.arange(10).repeat_interleave(2)
     head = nn.Linear(4, 1)
-    assert value_head.fit(head, torch.ones(20, 4), torch.arange(20.0), owners) == 0
+    assert fit(head, torch.ones(20, 4), torch.arange(20.0), owners) == 0
     torch.testing.assert_close(head(torch.ones(1, 4)), torch.tensor([[9.5]]))
 
 
@@ -131,10 +129,68 @@ def test_a_critic_is_fitted_to_what_it_remembers_and_what_is_new():
     explained = critic.learn(lessons[3:4])
     head = nn.Linear(3, 1)
     owners = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5])
-    assert explained == value_head.fit(head, features[4:16], targets[4:16], owners)
+    assert explained == fit(head, features[4:16], targets[4:16], owners)
     assert torch.equal(critic.head.weight, head.weight) and torch.equal(critic.head.bias, head.bias)
     critic.judge(torch.ones(1, 2), torch.tensor([[1.0, 2.0]]), torch.ones(1, 2, dtype=torch.bool))
     other = Critic(nn.Linear(3, 1), window=2)
     other.load_tensors(critic.tensors())
     assert other.trust == critic.trust and len(other.lessons) == 2
     assert other.learn(lessons[4:5]) == critic.learn(lessons[4:5])
+
+
+def rollout(generator, signal, count=16):
+    """Return values and returns [count, 4] of which the values explain a share `signal`."""
+    mask = torch.ones(count, 4, dtype=torch.bool)
+    truth = torch.randn(count, 1, generator=generator).expand(count, 4)
+    noise = torch.randn(count, 1, generator=generator).expand(count, 4)
+    return 5 + signal * truth, signal**0.5 * (signal**0.5 * truth) + (1 - signal**2) ** 0.5 * noise, mask
+
+
+def test_trust_is_the_explained_share():
+    generator = torch.Generator().manual_seed(0)
+    critic = Critic(nn.Linear(4, 1), 8)
+    assert critic.trust == 0, "nothing is known"
+    for _ in range(TRUST_WINDOW):
+        critic.judge(*rollout(generator, 0.8))
+    assert 0.45 < critic.trust < 0.8, "0.64 of the variance, whatever the values' mean"
+    for _ in range(TRUST_WINDOW):
+        values, returns, mask = rollout(generator, 0.8)
+        critic.judge(-values, returns, mask)
+    assert critic.trust == 0, "a bad critic fades out as the window moves on"
+
+
+def test_a_constant_earns_no_trust():
+    critic = Critic(nn.Linear(4, 1), 8)
+    _, returns, mask = rollout(torch.Generator().manual_seed(0), 0.5)
+    critic.judge(torch.full_like(returns, 7.0), returns, mask)
+    assert critic.trust == 0
+
+
+def lesson(seed, responses=12, slope=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 5, (responses,), generator=generator)
+    features = torch.randn(int(lengths.sum()), 4, generator=generator)
+    return Lesson(features, slope * features[:, 0] + 1, lengths)
+
+
+def test_the_head_is_fitted_to_the_last_rollouts_alone():
+    critic = Critic(nn.Linear(4, 1), 2)
+    for seed, slope in enumerate((-5.0, 2.0, 2.0)):
+        explained = critic.learn([lesson(seed, slope=slope)])
+    assert len(critic.lessons) == 2
+    critic.learn([lesson(3)])
+    fresh = lesson(9)
+    assert explained < 0.99 and float((critic.head(fresh.features)[:, 0] - fresh.returns).abs().max()) < 0.05
+
+
+def test_what_a_critic_saves_is_what_it_needs():
+    one, other = Critic(nn.Linear(4, 1), 2), Critic(nn.Linear(4, 1), 2)
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(12):
+        one.judge(*rollout(generator, 0.5))
+        one.learn([lesson(seed)])
+    other.load_tensors(one.tensors())
+    assert one.trust == other.trust > 0
+    for critic in (one, other):
+        critic.learn([lesson(99)])
+    assert torch.equal(one.head.weight, other.head.weight) and torch.equal(one.head.bias, other.head.bias)
