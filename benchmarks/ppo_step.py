@@ -298,8 +298,8 @@ def stock_trl(task: Task, one_by_one: bool) -> Callable[[Sequence[Any], int, Tim
 
 def this_project(task: Task) -> Callable[[Sequence[Any], int, Timer, Any], None]:
     """Return what runs one iteration of `Seq2SeqPPOTrainer`."""
-    from detox.model.engine import Sampling
     from detox.model.policy import make_policy
+    from detox.model.sampling import Sampling
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     ppo = replace(task.ppo, learning_rate=1e-5)

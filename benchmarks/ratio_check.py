@@ -77,7 +77,7 @@ def planted(mistake: str, trainer: Any, rollout: Any, experience: Any) -> Iterat
     """Yield the experience with a mistake made, and leave the trainer as it was."""
     import torch
 
-    from detox.model.engine import make_engine
+    from detox.model.engines import make_engine
 
     engine, before = trainer.engine, [parameter.detach().clone() for parameter in trainer.parameters]
     if mistake == MISTAKES[0]:  # the packed engine has no dropout to forget

@@ -145,8 +145,8 @@ def run_child(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def training(task: ppo_step.Task, processes: TimedProcesses) -> Callable[[Sequence[Any], int], dict[str, Any]]:
     """Return what runs one iteration on this process's share of some prompts, and measures it."""
-    from detox.model.engine import Sampling
     from detox.model.policy import make_policy
+    from detox.model.sampling import Sampling
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
 
     settings = Seq2SeqPPOConfig.from_settings(task.ppo, seed=0, engine=task.engine, cpu=True, processes=processes.count)

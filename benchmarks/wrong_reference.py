@@ -64,7 +64,7 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
     """Train one run; return the KL of each update and what the summaries are like before and after."""
     import torch
 
-    from detox.model.engine import HuggingFaceEngine
+    from detox.model.hugging_face import HuggingFaceEngine
     from detox.ppo.prompts import PromptStream
     from detox.scoring.reward import RewardModel, probabilities
 

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from detox.evaluation.slices import slices
-from detox.model.engine import Encoded, Engine, Sampling, by_length, uniforms
+from detox.model.engine import Encoded, Engine, by_length
+from detox.model.sampling import Sampling, uniforms
 from detox.scoring import rouge
 from detox.stage.errors import UserError
 from detox.stage.parallel import ALONE, Processes

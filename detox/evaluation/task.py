@@ -16,7 +16,8 @@ from detox.evaluation import bad_words, summaries
 from detox.evaluation.cases import Case, check_start
 from detox.evaluation.summaries import Draw, Records
 from detox.model import adapters, devices, loading
-from detox.model.engine import Engine, make_engine
+from detox.model.engine import Engine
+from detox.model.engines import make_engine
 from detox.scoring import toxicity
 from detox.scoring.classifier import Classifier, load_classifier
 from detox.scoring.reward import RewardModel

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from detox.model.engine import Sampling
+from detox.model.sampling import Sampling
 from detox.ppo.prompts import Prompt, PromptStream
 from detox.ppo.trainer import Rollout, Seq2SeqPPOTrainer
 from detox.scoring.reward_terms import WeightedReward

@@ -35,18 +35,10 @@ from torch.nn import functional as F
 from trl import PPOConfig, PPOTrainer
 
 from detox.model import devices
-from detox.model.engine import (
-    Encoded,
-    Engine,
-    Generated,
-    Sampling,
-    by_length,
-    make_engine,
-    response_mask,
-    uniforms,
-    unpack,
-)
+from detox.model.engine import Encoded, Engine, Generated, by_length, response_mask, unpack
+from detox.model.engines import make_engine
 from detox.model.logprobs import linear_full_kl
+from detox.model.sampling import Sampling, uniforms
 from detox.ppo import arithmetic
 from detox.ppo.ppo_config import Seq2SeqPPOConfig, make_optimizer
 from detox.ppo.step_size import StepSize

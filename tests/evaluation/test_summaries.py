@@ -16,7 +16,7 @@ import torch
 import config
 from detox.evaluation import bad_words, comparison, power, results, summaries
 from detox.model import loading, packed_t5
-from detox.model.engine import make_engine
+from detox.model.engines import make_engine
 from detox.report import pages
 from detox.scoring.text_figures import words
 from tests import threads, tiny

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 
 import config
 from detox.evaluation import task
-from detox.model import adapters, engine, hub, loading, policy
+from detox.model import adapters, engines, hub, loading, policy
 from detox.report import export
 from detox.scoring.classifier import load_classifier
 from detox.stage import notes
@@ -284,7 +284,7 @@ def test_a_lora_on_the_head_changes_the_head_alone(made, tmp_path, kind, brings_
     assert torch.equal(start.get_input_embeddings().weight, own if kind != "t5" else start.shared.weight)
     for name in ("hf", "packed") if kind != "bart" else ("hf",):
         adapted = adapters.fold_head(adapters.load_adapter(loading.load_summarizer(str(made[kind])), str(folder)))
-        runs = engine.make_engine(name, adapted)
+        runs = engines.make_engine(name, adapted)
         found = runs.logprobs(runs.encode([IDS[0]]), [IDS[0, 1:]]).logprobs[0]
         start_id = start.config.decoder_start_token_id
         with torch.no_grad():

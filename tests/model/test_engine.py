@@ -8,15 +8,10 @@ from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from detox.model import adapters, devices, loading
-from detox.model.engine import (
-    HuggingFaceEngine,
-    Sampling,
-    by_length,
-    choose,
-    make_engine,
-    response_mask,
-    uniforms,
-)
+from detox.model.engine import by_length, response_mask
+from detox.model.engines import make_engine
+from detox.model.hugging_face import HuggingFaceEngine
+from detox.model.sampling import Sampling, choose, uniforms
 from tests import tiny
 from tests.devices.sums import blockwise_sums
 

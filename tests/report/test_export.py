@@ -26,7 +26,7 @@ import evaluate_ppo
 import training_ppo
 from detox.data import preparation
 from detox.evaluation import cases, summaries
-from detox.model import adapters, engine, loading
+from detox.model import adapters, hugging_face, loading
 from detox.model.hub import problem
 from detox.report import ask, contents, export
 from detox.stage import artifacts, cli
@@ -122,7 +122,7 @@ def test_plain_transformers_says_what_base_and_adapter_say(worlds, monkeypatch, 
     tokenizer = AutoTokenizer.from_pretrained("out/model")
     assert not any(report.values()) and {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     adapted = adapters.load_adapter(loading.load_summarizer("t5"), str(case.checkpoint / "adapter"))
-    pair = engine.HuggingFaceEngine(adapted)
+    pair = hugging_face.HuggingFaceEngine(adapted)
     split = preparation.load_prepared(case.run / "prepared")["test"]
     said = set()
     for dialogue, query, ids in zip(split["dialogue"], split["query"], split["input_ids"], strict=True):
@@ -243,7 +243,7 @@ def test_the_cards_own_example_runs(worlds, tmp_path):
     adapted = adapters.load_adapter(
         loading.load_summarizer(str(worlds("t5") / "t5")), str(worlds("t5") / STEP / "adapter")
     )
-    pair = engine.HuggingFaceEngine(adapted)
+    pair = hugging_face.HuggingFaceEngine(adapted)
     said = pair.generate(pair.encode([torch.tensor(ids)]), 6).responses[0].tolist()
     assert done.stdout.splitlines()[-1] == str([0, *said])
 
