@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import config
 from benchmarks.stages import spread
 from detox.data import preparation
-from detox.model import adapters, loading
+from detox.model import adapters, loading, tokenizers
 
 KINDS = {"bare base": "the supervised adapter is trained", "start": "it is merged, a fresh one is trained"}
 NEW_TOKENS = 48
@@ -57,7 +57,7 @@ def make_trainer(kind: str, seed: int, kl_coef: float) -> Any:
         accelerator_kwargs={"cpu": True},
     )
     policy = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(adapted)
-    return PPOTrainer(settings, policy, None, loading.load_tokenizer("demo:base"))
+    return PPOTrainer(settings, policy, None, tokenizers.load_tokenizer("demo:base"))
 
 
 def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox.model import hub
+from detox.model import sources
 from detox.ppo import checkpoint
 from detox.stage import artifacts, cli, paths
 from detox.stage.errors import UserError
@@ -152,7 +152,7 @@ def check_start(case: Case) -> None:
         if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
             looked = " or ".join(str(folder) for folder in dict.fromkeys((Path.cwd(), *case.looked_in)))
             raise UserError(f"{name}: no such folder{'' if Path(name).is_absolute() else f' in {looked}'}; {advice}")
-        if hub.identity(name, revision) != was:
+        if sources.identity(name, revision) != was:
             raise UserError(f"{name}: not the model that it was; {advice}")
 
 

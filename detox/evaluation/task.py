@@ -15,7 +15,7 @@ from detox.data import preparation
 from detox.evaluation import bad_words, summaries
 from detox.evaluation.cases import Case, check_start
 from detox.evaluation.summaries import Draw, Records
-from detox.model import adapters, devices, loading
+from detox.model import adapters, devices, loading, tokenizers
 from detox.model.engine import Engine
 from detox.model.engines import make_engine
 from detox.scoring import toxicity
@@ -86,7 +86,7 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     device = devices.take(settings.device)
     processes.on_main(lambda: check_start(case))
     base = case.training.model
-    tokenizer = loading.load_tokenizer(base.base, base.revision)
+    tokenizer = tokenizers.load_tokenizer(base.base, base.revision)
     loading.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
     split = preparation.load_prepared(case.run / "prepared", preparation.tokenizer_fingerprint(tokenizer))[

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from detox.model import hub, loading, weights
+from detox.model import loading, sources, tokenizers, weights
 from detox.stage.errors import UserError, printable
 
 USUAL_LABEL = "nothate"
@@ -111,13 +111,13 @@ def load_classifier(
     Raises:
         UserError: not found, not a classifier, no such label, or its weights are missing or damaged.
     """
-    source = hub.locate(name, revision, loading.WHOLE, weights.PICKLED)
+    source = sources.locate(name, revision, loading.WHOLE, weights.PICKLED)
     settings = loading.model_config(source)
     if not loading.is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}")
-    tokenizer = loading.tokenizer_of(source)
+    tokenizer = tokenizers.tokenizer_of(source)
     model = loading.load_whole(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
-    loading.check_vocabulary(source, tokenizer, loading.embedding_rows(model))
+    tokenizers.check_vocabulary(source, tokenizer, loading.embedding_rows(model))
     classifier = Classifier(model, tokenizer, 0, name)
     return classifier.with_label(label)

@@ -15,7 +15,7 @@ import torch
 
 import config
 from detox.evaluation import bad_words, comparison, power, results, summaries
-from detox.model import loading, packed_t5
+from detox.model import loading, packed_t5, tokenizers
 from detox.model.engines import make_engine
 from detox.report import pages
 from detox.scoring.text_figures import words
@@ -415,7 +415,7 @@ def test_runs_are_pooled_with_their_range(settings):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tiny.t5(tmp_path_factory.mktemp("models") / "t5")
-    return loading.load_summarizer(str(folder)), loading.load_tokenizer(str(folder))
+    return loading.load_summarizer(str(folder)), tokenizers.load_tokenizer(str(folder))
 
 
 def write(model, engine="packed", seed=0, batch_size=64, draws=None, **more):
@@ -588,7 +588,7 @@ def test_banned_sequences_are_the_words_as_the_tokenizer_writes_them(model):
 
 def test_inside_a_word_nothing_is_banned(tmp_path):
     tiny.bart(tmp_path / "bart")
-    tokenizer = loading.load_tokenizer(str(tmp_path / "bart"))
+    tokenizer = tokenizers.load_tokenizer(str(tmp_path / "bart"))
     found = bad_words.banned_sequences(tokenizer, ["ass"])
     ids = tuple(tokenizer("pass glass", add_special_tokens=False)["input_ids"])
     assert not any(ids[i : i + len(s)] == s for s in found for i in range(len(ids)))

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 
 import config
 from detox.evaluation import task
-from detox.model import adapters, engines, hub, loading, policy
+from detox.model import adapters, engines, loading, policy, sources
 from detox.report import export
 from detox.scoring.classifier import load_classifier
 from detox.stage import notes
@@ -97,7 +97,7 @@ def test_pickled_models(made, tmp_path, kind, shards):
     load = load_classifier if kind == "classifier" else loading.load_summarizer
     before = load(str(folder))
     tiny.pickled(folder, shards=shards)
-    identity = hub.identity(str(folder))
+    identity = sources.identity(str(folder))
     after = load(str(folder))
     old, new = (
         getattr(one, "model", one).state_dict() if kind == "classifier" else one.state_dict() for one in (before, after)
@@ -105,7 +105,7 @@ def test_pickled_models(made, tmp_path, kind, shards):
     assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
     for file in folder.glob("pytorch_model*.bin"):
         torch.save({key: tensor + 1 for key, tensor in torch.load(file, weights_only=True).items()}, file)
-    assert hub.identity(str(folder)) != identity, "the weights are part of it"
+    assert sources.identity(str(folder)) != identity, "the weights are part of it"
 
 
 @pytest.mark.parametrize(

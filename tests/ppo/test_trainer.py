@@ -12,7 +12,7 @@ import torch
 import trl
 
 import config
-from detox.model import loading, policy
+from detox.model import loading, policy, tokenizers
 from detox.ppo.trainer import Rollout, Seq2SeqPPOConfig, Seq2SeqPPOTrainer, TrainingError
 from detox.stage.parallel import ALONE
 from tests import threads, tiny
@@ -46,7 +46,7 @@ def trainer_for(folder, engine="hf", dropout=0.0, ref_model=None, **changes):
                 module.p = dropout
     made = policy.make_policy(start, settings)
     ppo = Seq2SeqPPOConfig.from_settings(settings, seed=0, engine=engine, cpu=True)
-    return Seq2SeqPPOTrainer(ppo, made, ref_model, loading.load_tokenizer(str(folder)))
+    return Seq2SeqPPOTrainer(ppo, made, ref_model, tokenizers.load_tokenizer(str(folder)))
 
 
 def stock_trainer(folder, **options):
@@ -55,7 +55,7 @@ def stock_trainer(folder, **options):
     ppo = trl.PPOConfig(
         batch_size=6, mini_batch_size=3, ppo_epochs=1, learning_rate=1e-2, accelerator_kwargs={"cpu": True}, **options
     )
-    return trl.PPOTrainer(ppo, made, None, loading.load_tokenizer(str(folder)))
+    return trl.PPOTrainer(ppo, made, None, tokenizers.load_tokenizer(str(folder)))
 
 
 def queries(count, seed=0, longest=20):
@@ -402,7 +402,7 @@ def test_two_processes_learn_what_one_learns_by_every_estimator(folder, estimato
     def trainer(count):
         made = policy.make_policy(loading.load_summarizer(str(folder)), settings)
         ppo = Seq2SeqPPOConfig.from_settings(settings, seed=0, engine="packed", cpu=True, processes=count)
-        return Seq2SeqPPOTrainer(ppo, made, None, loading.load_tokenizer(str(folder)))
+        return Seq2SeqPPOTrainer(ppo, made, None, tokenizers.load_tokenizer(str(folder)))
 
     def learn(processes, trainer):
         trainer.processes, trainer.minibatch_size = processes, settings.minibatch_size
