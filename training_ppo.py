@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
     from detox.ppo.prompts import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
-    from detox.scoring.reward_terms import WeightedReward
+    from detox.scoring.reward import WeightedReward
     from detox.stage.parallel import Processes
 
 
@@ -99,8 +99,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     from detox.ppo.prompts import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
     from detox.scoring.classifier import load_classifier
-    from detox.scoring.reward import RewardModel
-    from detox.scoring.reward_terms import WeightedReward
+    from detox.scoring.reward import RewardModel, WeightedReward
 
     loading.quiet()
     devices.set_threads(settings.threads)

@@ -66,7 +66,8 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
 
     from detox.model.hugging_face import HuggingFaceEngine
     from detox.ppo.prompts import PromptStream
-    from detox.scoring.reward import RewardModel, probabilities
+    from detox.scoring.classifier import probabilities
+    from detox.scoring.reward import RewardModel
 
     trainer = make_trainer(kind, seed, arguments.kl_coef)
     tokenizer = trainer.tokenizer

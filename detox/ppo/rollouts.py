@@ -13,7 +13,7 @@ from torch import Tensor
 from detox.model.sampling import Sampling
 from detox.ppo.prompts import Prompt, PromptStream
 from detox.ppo.trainer import Rollout, Seq2SeqPPOTrainer
-from detox.scoring.reward_terms import WeightedReward
+from detox.scoring.reward import WeightedReward
 from detox.stage.interrupt import Interrupt
 
 if TYPE_CHECKING:

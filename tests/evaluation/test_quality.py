@@ -13,7 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from detox.evaluation import alarms, intervals, quality, results, statistics
 from detox.evaluation.slices import identity_mention, slices
 from detox.scoring.rouge import ROUGE_TYPES, bert_score, needs_unicode, rouge, sentences
-from detox.scoring.text_figures import copied, duplicated, length, repetition
+from detox.scoring.text_figures import copied, length, repetition
 
 WORDS = (
     "the a person1 person2 meeting meets agreed running runs runner happily cancelled cancelling flights "
@@ -163,8 +163,8 @@ def test_copied_counts_4_grams_of_the_own_dialogue():
 
 
 def test_a_duplicate_is_of_another_dialogue():
-    found = duplicated(["Same.", "Same.", "same. ", "Other.", "Own.", "Own."], [1, 1, 2, 3, 4, 4])
-    assert found.tolist() == [True, True, True, False, False, False]
+    found = quality.duplicates([["Same.", "Same."], ["same. "], ["Other."], ["Own.", "Own."]])
+    assert found.value == 3 / 6
 
 
 def test_distinct():

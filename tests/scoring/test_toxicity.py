@@ -17,7 +17,7 @@ from detox.scoring.classifier import load_classifier
 from detox.stage.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULE = ROOT / "detox" / "toxicity"
+MODULE = ROOT / "detox" / "scoring" / "toxicity"
 TEXTS = [
     "you idiot",
     "the people are good",
