@@ -41,10 +41,10 @@ def main(settings: config.PPOTraining) -> int:
     run = Path(settings.checkpoints) / settings.run_name
     processes = parallel.start(settings.device)
     if settings.plan:
-        from detox.plan import plan
+        from detox.plan import printed
 
         most_tokens = config.preset(config.Preparation, settings.preset).data.max_query_tokens
-        print(plan.report(settings, run, most_tokens))
+        print(printed.report(settings, run, most_tokens))
         return 0
     trackers.check(settings)
     with processes.within(lambda: artifacts.lock(run)):

@@ -3,7 +3,7 @@
 Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every
 summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
 
-- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.sharding`), a process holds its
+- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.model.sharding`), a process holds its
   part of every block, the one that it works on and the next in full, and all that is no block.
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
 - optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
@@ -34,7 +34,7 @@ import torch
 from detox.model.devices import choose_dtype, traits
 from detox.model.logprobs import CHUNK
 from detox.model.packed_t5 import KNOWN_BYTES
-from detox.plan.sizes import Sizes, reads_prompt, rows
+from detox.plan.model_sizes import Sizes, reads_prompt, rows
 from detox.stage import artifacts
 
 if TYPE_CHECKING:
