@@ -20,13 +20,14 @@ import config
 from detox.stage import cli, lack_of_memory
 
 if TYPE_CHECKING:
-    from detox.evaluation.cases import Case
-    from detox.evaluation.summaries import Line, Results
+    from detox.evaluation.checkpoints import Case
+    from detox.evaluation.examples import Line, Results
     from detox.stage.parallel import Processes
 
 
 def main(settings: config.EvaluationStage) -> None:
-    from detox.evaluation.cases import find, is_finished, locked
+    from detox.evaluation.checkpoints import find
+    from detox.evaluation.folders import is_finished, locked
     from detox.report import ask, export
     from detox.stage import parallel
 
@@ -60,9 +61,9 @@ def evaluate(
         known: the reference's part by key, as this process has read or made it.
         processes: share the work; the main one writes.
     """
-    from detox.evaluation import reference, results, summaries
+    from detox.evaluation import examples, reference, results, summaries
     from detox.evaluation import task as evaluation_task
-    from detox.evaluation.cases import inputs, publish
+    from detox.evaluation.folders import inputs, publish
     from detox.evaluation.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
@@ -78,7 +79,7 @@ def evaluate(
         task.score(groups)
         before = reference.run(case, task, engine, known)
         if processes.is_main:
-            lines = summaries.examples(task.split, before["records"], after, before["dialogue_toxicity"])
+            lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
 
 
@@ -103,7 +104,7 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
     from detox.evaluation import comparison
-    from detox.evaluation.cases import publish
+    from detox.evaluation.folders import publish
     from detox.report import export, pages
 
     found, lines = comparison.compare(settings, cases)

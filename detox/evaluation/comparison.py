@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox.evaluation import results, statistics, summaries
-from detox.evaluation.cases import Case, differ_by_seed
-from detox.evaluation.summaries import Line, Results
+from detox.evaluation import examples, results, statistics
+from detox.evaluation.checkpoints import Case, differ_by_seed
+from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError, printable
 from detox.stage.figures import fall, signed
 
@@ -23,13 +23,13 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
     One is returned as it is. Runs that differ by seed alone are pooled; other checkpoints stand side by side
     around the one that was selected, else the last one. Then `compared` names them.
     """
-    found = {case.name: summaries.read_results(case.target) for case in cases}
+    found = {case.name: examples.read_results(case.target) for case in cases}
     focus = cases[-1]
     if len(cases) == 1 and settings.select is None:
-        return found[focus.name], summaries.read_examples(focus.target)
+        return found[focus.name], examples.read_examples(focus.target)
     extra: Results = {"compared": ", ".join(found)}
     if settings.select is None and differ_by_seed(list(cases)):
-        pooled, lines = pool(found, [summaries.read_examples(case.target) for case in cases], settings)
+        pooled, lines = pool(found, [examples.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
         return found[focus.name] | pooled | extra, lines
@@ -39,7 +39,7 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         focus = next((case for case in cases if case.name == name), focus)
     one_run = len({case.run for case in cases}) == 1
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}
-    return found[focus.name] | side_by_side(named, one_run) | extra, summaries.read_examples(focus.target)
+    return found[focus.name] | side_by_side(named, one_run) | extra, examples.read_examples(focus.target)
 
 
 def chosen(settings: config.EvaluationStage, cases: Sequence[Case], found: Results) -> Path:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detox.evaluation import alarms, intervals, power, quality, statistics
+from detox.evaluation import alarms, baselines, intervals, power, quality, statistics
+from detox.evaluation.examples import SIDES, Line, Results, column, samples, slice_masks
 from detox.evaluation.intervals import Estimate
-from detox.evaluation.summaries import SIDES, Line, Records, Results, column, samples, slice_masks
 from detox.scoring.rouge import OVERLAPS, needs_unicode
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
     if len(lines) > 1 and measured["mean"]["before"] > 0:
         found["power"] = power.table(effects(runs))
     if "filtered" in lines[0]["before"]:
-        found |= _baselines(runs, settings.evaluation.best_of)
+        found |= baselines.against(runs, settings.evaluation.best_of)
     return found | {"alarms": [dataclasses.asdict(alarm) for alarm in alarms.alarms(found)]}
 
 
@@ -149,38 +149,3 @@ def _distance(runs: Sequence[Sequence[Line]]) -> dict[str, Any]:
         together = intervals.average(each)
         found |= {name: together.value, f"{name}_ci95": intervals.interval(together)}
     return found
-
-
-# -------------------------------------------------------------------------------------------------- baselines
-
-
-def best_of(lines: Sequence[Line], count: int) -> Records:
-    """Return, for each dialogue, the highest reward among the reference's first `count` samples."""
-    pools = [line["before"]["samples"] + line["before"]["noise"] for line in lines]
-    return [[max(pool[:count], key=lambda record: record["reward"])] for pool in pools]
-
-
-def _baselines(runs: Sequence[Sequence[Line]], count: int) -> dict[str, Any]:
-    """Return the table of what PPO has to beat, and a sentence where it does not."""
-    rival, lines = f"best-of-{count} by reward", runs[0]
-    chosen: Mapping[str, Sequence[Records]] = {
-        "reference": [samples(lines, "before")],
-        rival: [best_of(lines, count)],
-        "bad-word filter": [samples(lines, "before", "filtered")],
-        "PPO": [samples(one, "after") for one in runs],
-    }
-    table = {
-        name: {
-            "toxicity_mean": float(np.mean([column(records, "toxicity") for records in each])),
-            "toxicity_std": float(np.mean([column(records, "toxicity").std() for records in each])),
-            "judge_mean": float(np.mean([column(records, "judge") for records in each])),
-            "rougeL": float(np.mean([column(records, "rougeL") for records in each])),
-            "length": float(np.mean([len(r["summary"].split()) for records in each for row in records for r in row])),
-        }
-        for name, each in chosen.items()
-    }
-    ours, its = table["PPO"]["toxicity_mean"], table[rival]["toxicity_mean"]
-    if ours < its:
-        return {"baselines": table}
-    note = f"PPO does not beat {rival}: mean toxicity {ours:.4f} against {its:.4f}, for {count} summaries"
-    return {"baselines": table, "baseline_note": f"{note} a dialogue and no training."}

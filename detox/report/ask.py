@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from detox.evaluation.cases import Case, check_start
-from detox.evaluation.task import load_engine, load_scorers
+from detox.evaluation.checkpoints import Case, check_start
+from detox.evaluation.scorers import load_scorers
+from detox.evaluation.task import load_engine
 from detox.model import devices, loading, tokenizers
 from detox.model.engine import Engine
 from detox.stage import artifacts

@@ -22,8 +22,8 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import httpx
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
 
-from detox.evaluation.cases import Case
-from detox.evaluation.summaries import Results
+from detox.evaluation.checkpoints import Case
+from detox.evaluation.examples import Results
 from detox.model import hub, loading, policy
 from detox.report import model_card
 from detox.stage import artifacts

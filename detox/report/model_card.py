@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from detox.evaluation.cases import Case
-from detox.evaluation.summaries import Results
+from detox.evaluation.checkpoints import Case
+from detox.evaluation.examples import Results
 from detox.report import contents, pages
 from detox.report.contents import Section, Table
 from detox.stage.figures import count, decimal, fall, fall_bounds, signed

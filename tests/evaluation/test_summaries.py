@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import config
-from detox.evaluation import bad_words, comparison, power, results, summaries
+from detox.evaluation import bad_words, comparison, examples, power, results, scorers, summaries
 from detox.model import loading, packed_t5, tokenizers
 from detox.model.engines import make_engine
 from detox.report import pages
 from detox.scoring.text_figures import words
+from detox.stage.errors import UserError
 from tests import threads, tiny
 
 PLACES = "park shop office school station kitchen garden museum library harbour market studio".split()
@@ -102,14 +103,14 @@ def fabricate(settings, policy, seed=0, n=60, k=2, rate=0.4):
         "input_ids": [[5] * (20 + i % 13) for i in range(n)],
         "summaries": [[rude(i), civil(i)] for i in range(n)],
     }
-    scorers = {
+    marks = {
         "toxicity": reward_model,
         "judge": judge,
         "reward": lambda texts: [4 - 8 * value for value in reward_model(texts)],
     }
-    summaries.score([*before.values(), *after.values()], scorers, split["summaries"])
+    scorers.score([*before.values(), *after.values()], marks, split["summaries"])
     heat = [0.5 + 0.001 * i for i in range(n)]
-    return summaries.examples(split, before, after, heat)
+    return examples.examples(split, before, after, heat)
 
 
 def evaluate(lines, settings):
@@ -405,7 +406,7 @@ def test_runs_are_pooled_with_their_range(settings):
     assert found["drift"]["distinct_2"]["after"] == pytest.approx(np.mean(distinct))
     assert "Several runs" in pages.markdown(found, merged)
     other = [dict(line, dialogue="Another.") for line in merged]
-    with pytest.raises(summaries.UserError, match="different dialogues"):
+    with pytest.raises(UserError, match="different dialogues"):
         comparison.pool(each, [*list(runs.values())[:2], other], settings)
 
 
@@ -442,9 +443,7 @@ def test_batch_size_changes_nothing(model, engine):
     for name in whole:
         assert ids(whole, name) == ids(single, name)
         for key in ("logprob", "reference_logprob"):
-            np.testing.assert_allclose(
-                summaries.column(whole[name], key), summaries.column(single[name], key), atol=1e-4
-            )
+            np.testing.assert_allclose(examples.column(whole[name], key), examples.column(single[name], key), atol=1e-4)
     assert all(len(row) == 3 for row in whole["samples"]) and all(len(row) == 1 for row in whole["greedy"])
 
 
@@ -475,8 +474,8 @@ def test_a_model_is_as_likely_to_itself(model):
     found = write(model)
     for name in found:
         np.testing.assert_allclose(
-            summaries.column(found[name], "logprob"),
-            summaries.column(found[name], "reference_logprob"),
+            examples.column(found[name], "logprob"),
+            examples.column(found[name], "reference_logprob"),
             atol=1e-4,
         )
 
@@ -506,7 +505,7 @@ def test_equal_texts_are_scored_once():
         return [len(text) for text in texts]
 
     groups = [[[{"summary": "a b"}, {"summary": "a b"}], [{"summary": "c"}, {"summary": "a b"}]]]
-    summaries.score(groups, {"toxicity": scorer}, [["a b"], ["a"]])
+    scorers.score(groups, {"toxicity": scorer}, [["a b"], ["a"]])
     assert asked == ["a b", "c"]
     assert [[r["toxicity"] for r in row] for row in groups[0]] == [[3, 3], [1, 3]]
     assert groups[0][0][0]["rouge1"] == 1 and groups[0][1][1]["rouge1"] == pytest.approx(2 / 3)
@@ -514,7 +513,7 @@ def test_equal_texts_are_scored_once():
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_processes_score_the_same_chunks_of_texts(monkeypatch, count):
-    monkeypatch.setattr(summaries, "_CHUNK", 4)
+    monkeypatch.setattr(scorers, "_CHUNK", 4)
     texts = [f"{'word ' * (i * 7 % 5)}{i}" for i in range(23)]
 
     def scores(texts):
@@ -522,7 +521,7 @@ def test_processes_score_the_same_chunks_of_texts(monkeypatch, count):
 
     def run(**shared):
         groups = [[[{"summary": text}] for text in texts]]
-        summaries.score(groups, {"toxicity": scores}, [["word 3"]] * 23, **shared)
+        scorers.score(groups, {"toxicity": scores}, [["word 3"]] * 23, **shared)
         return groups
 
     alone = run()
@@ -531,8 +530,8 @@ def test_processes_score_the_same_chunks_of_texts(monkeypatch, count):
 
 
 def test_a_classifier_without_a_number_is_an_error():
-    with pytest.raises(summaries.UserError, match="judge: .*NaN"):
-        summaries.score([[[{"summary": "a"}]]], {"judge": lambda texts: [math.nan]}, [["a"]])
+    with pytest.raises(UserError, match="judge: .*NaN"):
+        scorers.score([[[{"summary": "a"}]]], {"judge": lambda texts: [math.nan]}, [["a"]])
 
 
 def test_bert_score_where_it_is_installed(settings, monkeypatch):
@@ -546,7 +545,7 @@ def test_bert_score_where_it_is_installed(settings, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "bert_score", types.SimpleNamespace(score=score))
     groups = [[[{"summary": "a b"}], [{"summary": "c"}]]]
-    summaries.score(groups, {}, [["a b", "d"], ["d"]], "some/encoder")
+    scorers.score(groups, {}, [["a b", "d"], ["d"]], "some/encoder")
     assert [row[0]["bert_score"] for row in groups[0]] == [1, 0]
     lines = fabricate(settings, lambda old, i, draw: old, n=20)
     for line in lines:
@@ -560,8 +559,8 @@ def test_bert_score_where_it_is_installed(settings, monkeypatch):
         "ci95": [0.5, 0.5],
     }
     monkeypatch.setitem(sys.modules, "bert_score", None)
-    with pytest.raises(summaries.UserError, match="--evaluation.bert-score"):
-        summaries.score(groups, {}, [["a"], ["b"]], "some/encoder")
+    with pytest.raises(UserError, match="--evaluation.bert-score"):
+        scorers.score(groups, {}, [["a"], ["b"]], "some/encoder")
 
 
 # -------------------------------------------------------------------------------------------------- bad words
@@ -574,7 +573,7 @@ def test_bad_words_come_from_a_file_or_by_name(tmp_path):
     assert "idiot" in bad_words.load("default") and len(bad_words.load("demo:insults")) > 5
     path.write_text("\n")
     for name in (str(path), str(tmp_path / "none.txt"), str(tmp_path)):
-        with pytest.raises(summaries.UserError, match="--evaluation.bad-words"):
+        with pytest.raises(UserError, match="--evaluation.bad-words"):
             bad_words.load(name)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import config
-from detox.evaluation import task
+from detox.evaluation.scorers import load_scorers
 from detox.model import adapters, engines, loading, policy, sources
 from detox.report import export
 from detox.scoring.classifier import load_classifier
@@ -348,6 +348,6 @@ def test_the_scorers_of_an_evaluation_load_it_so_too(made, tmp_path):
     values = []
     for folder in (both, clean):
         roles = config.Toxicity(model=str(folder)), config.Judge(model=str(folder), label="hate")
-        _, scorers = task.load_scorers(*roles, config.Reward(model=str(folder)), torch.device("cpu"))
+        _, scorers = load_scorers(*roles, config.Reward(model=str(folder)), torch.device("cpu"))
         values.append([scorers[role](["you are a fool"]) for role in ("toxicity", "judge", "reward")])
     assert values[0] == values[1]

@@ -25,7 +25,7 @@ import data_preparation
 import evaluate_ppo
 import training_ppo
 from detox.data import preparation
-from detox.evaluation import cases, summaries
+from detox.evaluation import checkpoints, examples
 from detox.model import adapters, hugging_face, loading
 from detox.model.hub import problem
 from detox.report import ask, contents, export
@@ -106,8 +106,8 @@ def run(*more: str) -> int:
     return stage(config.EvaluationStage, evaluate_ppo.main, "--run", "r", *MODELS, *SIZES, *more)
 
 
-def find() -> cases.Case:
-    return cases.find(config.EvaluationStage(run="r"), config.PPOTraining)[0]
+def find() -> checkpoints.Case:
+    return checkpoints.find(config.EvaluationStage(run="r"), config.PPOTraining)[0]
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -266,7 +266,7 @@ def test_hostile_names_stay_text(place):
     prepared = json.loads(Path("checkpoints/r/prepared/manifest.json").read_text())
     hostile = "x\n---\nlicense: mit\n# Big [click](http://evil) <script>alert(1)</script>\x1b[2J"
     prepared["config"]["data"] |= {"dataset": hostile, "prompt": "```\n</details>{dialogue}"}
-    found = summaries.read_results(find().target)
+    found = examples.read_results(find().target)
     card = export.model_card.text(config.EvaluationStage(run="r", export="x"), find(), found, prepared)
     front = yaml.safe_load(card.split("---\n", 2)[1])
     assert "license" not in front and front["model-index"][0]["results"][0]["dataset"]["name"] == hostile
