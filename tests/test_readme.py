@@ -1,4 +1,5 @@
-"""README.md: each command is parsed by what it calls, the stages run at small sizes, and its links lead somewhere.
+"""README.md and the pages of docs: each command is parsed by what it calls, the stages run at small sizes, and links
+lead somewhere.
 
 A command is a line of a fenced block that begins with a known program, or inline code that begins with one or with a
 stage's script. A block tagged `sh` or `bash` holds nothing but commands. A new kind fails until `check` knows it.
@@ -11,6 +12,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -232,9 +234,14 @@ def check_flags(code: str) -> None:
     raise Stale((known or refusals)[0])
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = commands(README)
-FLAGS = sorted({code for code in inline(README) if code.startswith("--")})
+PAGES = {
+    path.relative_to(ROOT): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if path.name != "settings.md"  # written from config.py
+}
+TEXT = "\n".join(PAGES.values())
+COMMANDS = [list(words) for words in sorted({tuple(words) for words in commands(TEXT)})]
+FLAGS = sorted({code for code in inline(TEXT) if code.startswith("--")})
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
@@ -248,15 +255,26 @@ def test_each_flag_is_one_of_a_stage(code):
         check_flags(code)
 
 
-def test_links_and_files_are_there():
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", README) if "://" not in link]
-    files = [code for code in inline(README) if re.fullmatch(r"[\w./-]+\.(?:py|md|yaml|lock|toml)", code)]
+def anchors(text: str) -> set[str]:
+    """Return the names of a page's headings, as links have them."""
+    headings = re.findall(r"^#+ (.*)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_and_files_are_there(page):
     names = {path.name for path in ROOT.rglob("*.*") if not {".venv", ".git"} & set(path.parts)}
-    missing = [name for name in links if not (ROOT / name).exists()]
-    written = {"report.md"}  # by a stage
-    missing += [name for name in files if not (ROOT / name).exists() and name not in names | written]
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", PAGES[page]):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        if "://" not in target and not file.exists():
+            missing.append(target)
+        elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text(encoding="utf-8")):
+            missing.append(f"{target}#{anchor}")
+    files = [code for code in inline(PAGES[page]) if re.fullmatch(r"[\w./-]+\.(?:py|md|yaml|lock|toml)", code)]
+    written = {"report.md", "mine.py"}  # by a stage, by the user
+    missing += [name for name in files if not (ROOT / name).exists() and Path(name).name not in names | written]
     assert missing == []
-    assert links and files
 
 
 # --------------------------------------------------------------------------------------------------- running it
@@ -291,14 +309,13 @@ def runnable(text: str) -> list[tuple[str, list[str]]]:
 def ran(tmp_path_factory):
     """The folder in which all commands of the stages ran, the failures, and the environment of a stand-in hub."""
     place, root = tmp_path_factory.mktemp("place"), tmp_path_factory.mktemp("hub")
+    shutil.copytree(ROOT / "examples", place / "examples")
     failures = []
     tiny.t5(tiny.hub(root) / "models/google/flan-t5-xl")  # what the README plans for
     with loopback_hub.start(root) as hub:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment = clean | hub.environment(root / "home") | {"PYTHONPATH": str(ROOT)}
-        for script, argv in runnable(README):
-            for name in (word for word in argv if re.fullmatch(r"[\w-]+\.txt", word)):
-                (place / name).write_text("#Person1#: You are late.\n#Person2#: I am sorry.\n")
+        for script, argv in runnable(TEXT):
             command = [sys.executable, str(ROOT / script), *small(script, argv)]
             done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
             if done.returncode:
@@ -313,7 +330,7 @@ def test_the_stages_run_as_the_readme_says(ran):
     assert (place / "checkpoints/demo/ppo/training.png").is_file()
 
 
-@pytest.mark.parametrize("code", [content for language, content in blocks(README) if language == "python"])
+@pytest.mark.parametrize("code", [content for language, content in blocks(TEXT) if language == "python"])
 def test_python_code_runs_as_pasted(ran, code):
     place, _, environment = ran
     done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True)
