@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from detox.evaluation import intervals, statistics
-from detox.scoring import reward, rouge
-from detox.scoring.classifier import Classifier
+from detox.scoring import rouge
+from detox.scoring.classifier import Classifier, probabilities
 
 Summaries = Sequence[str] | Sequence[Sequence[str]]
 
@@ -38,8 +38,8 @@ def compare_summaries(
         seed: of them.
 
     Returns:
-        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction` and `ci95`; `p_value`,
-        `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
+        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction` and `ci95`;
+        `p_value`, `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
 
     Raises:
         ValueError: the lists do not pair, or are empty.
@@ -49,7 +49,7 @@ def compare_summaries(
     rows = [[[row] if isinstance(row, str) else list(row) for row in side] for side in (before, after)]
     shape = _shape(rows)
     texts = list(dict.fromkeys(text for side in rows for row in side for text in row))
-    found = reward.probabilities(classifier, texts, batch_size)[:, classifier.label_id].tolist()
+    found = probabilities(classifier, texts, batch_size)[:, classifier.label_id].tolist()
     toxicity = dict(zip(texts, found, strict=True))
     old, new = (np.array([[toxicity[text] for text in row] for row in side]) for side in rows)
     result = statistics.compare(old, new, threshold=threshold, resamples=resamples, seed=seed)
