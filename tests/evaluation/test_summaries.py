@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import config
-from detox.evaluation import bad_words, comparison, examples, power, results, scorers, summaries
+from detox.evaluation import bad_words, curve, examples, pooling, power, results, scorers, summaries
 from detox.model import loading, packed_t5, tokenizers
 from detox.model.engines import make_engine
 from detox.report import pages
@@ -343,15 +343,15 @@ def test_the_curve_shows_over_optimization(settings):
         "step-0010": with_figures(found, 4.0, 3.0, 0.05, 0.78),
         "step-0015": with_figures(found, 9.0, 3.5, 0.30, 0.60),
     }
-    curve = comparison.side_by_side(path, one_run=True)
-    assert [point["name"] for point in curve["checkpoints"]] == ["reference", *path]
-    assert [point["sqrt_kl"] for point in curve["checkpoints"]] == [0, 1, 2, 3]
-    assert curve["overoptimization"]["turned_over"] and curve["overoptimization"]["at"] == "step-0010"
+    shown = curve.side_by_side(path, one_run=True)
+    assert [point["name"] for point in shown["checkpoints"]] == ["reference", *path]
+    assert [point["sqrt_kl"] for point in shown["checkpoints"]] == [0, 1, 2, 3]
+    assert shown["overoptimization"]["turned_over"] and shown["overoptimization"]["at"] == "step-0010"
     del path["step-0015"]
-    assert not comparison.side_by_side(path, one_run=True)["overoptimization"]["turned_over"]
-    assert "overoptimization" not in comparison.side_by_side(path, one_run=False)
+    assert not curve.side_by_side(path, one_run=True)["overoptimization"]["turned_over"]
+    assert "overoptimization" not in curve.side_by_side(path, one_run=False)
     lines = fabricate(settings, lambda old, i, draw: civil(i))
-    page = pages.html(path["step-0010"] | curve, lines)
+    page = pages.html(path["step-0010"] | shown, lines)
     assert "Over-optimized after step-0010" in page and 'id="checkpoints"' in page
 
 
@@ -363,13 +363,13 @@ def test_select_keeps_the_floor_and_refuses_the_test_split(settings):
         "b": with_figures(found, 4, 3, 0.10, 0.73),
         "c": with_figures(found, 9, 4, 0.01, 0.50),
     }
-    assert comparison.select(path, 0.9) == "b"
-    assert comparison.select(path, 0.98) == "a"
-    assert comparison.select(path, 0.5) == "c"
-    assert comparison.select(path, 1.0) is None
+    assert curve.select(path, 0.9) == "b"
+    assert curve.select(path, 0.98) == "a"
+    assert curve.select(path, 0.5) == "c"
+    assert curve.select(path, 1.0) is None
     path["b"]["split"] = "test"
     with pytest.raises(ValueError, match="test"):
-        comparison.select(path, 0.9)
+        curve.select(path, 0.9)
 
 
 def test_runs_are_pooled_with_their_range(settings):
@@ -378,7 +378,7 @@ def test_runs_are_pooled_with_their_range(settings):
         for rate in (0.5, 0.7, 0.9)
     }
     each = {name: evaluate(lines, settings) for name, lines in runs.items()}
-    found, merged = comparison.pool(each, list(runs.values()), settings)
+    found, merged = pooling.pool(each, list(runs.values()), settings)
     for part, name in itertools.product(
         ("toxicity", "independent_judge"), ("mean", "std", "expected_max", "any_toxic")
     ):
@@ -407,7 +407,7 @@ def test_runs_are_pooled_with_their_range(settings):
     assert "Several runs" in pages.markdown(found, merged)
     other = [dict(line, dialogue="Another.") for line in merged]
     with pytest.raises(UserError, match="different dialogues"):
-        comparison.pool(each, [*list(runs.values())[:2], other], settings)
+        pooling.pool(each, [*list(runs.values())[:2], other], settings)
 
 
 # ------------------------------------------------------------------------------------------------ summarizing
