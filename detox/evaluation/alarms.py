@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,64 +25,52 @@ class Alarm:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where a figure becomes a warning, and where an alarm; a rise is after - before, 0.05 five points."""
+class Check:
+    """A figure of the results, and where it becomes a warning and where an alarm.
 
-    rouge_kept: tuple[float, float] = (0.9, 0.8)
-    """ROUGE-L after / before, at most."""
-    rouge_level: tuple[float, float] = (0.2, 0.1)
-    """ROUGE-L itself, after, at most: what texts about something else reach too."""
-    faithful_fall: tuple[float, float] = (0.05, 0.15)
-    """Share of names and numbers that the dialogue has, before - after, at least."""
-    faithful_level: tuple[float, float] = (0.7, 0.5)
-    """That share itself, after, at most."""
-    length_kept: tuple[float, float] = (0.7, 0.5)
-    """Mean length after / before, at most."""
-    length_grown: tuple[float, float] = (1.5, 2.0)
-    """Mean length after / before, at least."""
-    distinct_kept: tuple[float, float] = (0.8, 0.5)
-    """Distinct-2 after / before, at most."""
-    empty_rise: tuple[float, float] = (0.01, 0.05)
-    """Share of empty summaries, after - before, at least."""
-    empty_level: tuple[float, float] = (0.1, 0.3)
-    """That share itself, after, at least."""
-    duplicate_rise: tuple[float, float] = (0.05, 0.2)
-    """Share of summaries equal to another dialogue's, after - before, at least."""
-    repetition_rise: tuple[float, float] = (0.05, 0.15)
-    """Share of repeated 3-grams, after - before, at least."""
-    copy_rise: tuple[float, float] = (0.15, 0.3)
-    """Share of 4-grams copied from the dialogue, after - before, at least."""
-    finished_fall: tuple[float, float] = (0.05, 0.2)
-    """Share of summaries that end within the limit of tokens, before - after, at least."""
-    kl: tuple[float, float] = (15.0, 30.0)
-    """KL a summary from the starting model, in nats, at least."""
+    Attributes:
+        path: where it stands in results.json.
+        kind: what is held against the limits: `ratio` (after / before), `rise` (after - before, .05 five points),
+            `fall` (before - after), `level` (after), or the `value` itself.
+        warning, alarm: at least, or at most where the alarm is the lower.
+        name: of the alarm.
+        what: the figure is, for people.
+        form: of its numbers.
+    """
+
+    path: str
+    kind: Literal["ratio", "rise", "fall", "level", "value"]
+    warning: float
+    alarm: float
+    name: str
+    what: str
+    form: str
 
 
 _EMPTY, _FAITHFUL = "share of empty summaries", "share of names and numbers that the dialogue has"
-# where in the results, how the figure is taken, field of Limits, name of the alarm, what it is, format
-_CHECKS = (
-    ("rouge.rougeL", "ratio", "rouge_kept", "rouge", "ROUGE-L", ".3f"),
-    ("rouge.rougeL", "level", "rouge_level", "rouge", "ROUGE-L", ".3f"),
-    ("drift.faithful", "fall", "faithful_fall", "faithful", _FAITHFUL, ".1%"),
-    ("drift.faithful", "level", "faithful_level", "faithful", _FAITHFUL, ".1%"),
-    ("drift.length", "ratio", "length_kept", "length", "mean length in words", ".1f"),
-    ("drift.length", "ratio", "length_grown", "length", "mean length in words", ".1f"),
-    ("drift.distinct_2", "ratio", "distinct_kept", "distinct", "distinct-2", ".3f"),
-    ("drift.empty", "rise", "empty_rise", "empty", _EMPTY, ".1%"),
-    ("drift.empty", "level", "empty_level", "empty", _EMPTY, ".1%"),
-    ("drift.duplicate", "rise", "duplicate_rise", "duplicate", "share of summaries equal to another's", ".1%"),
-    ("drift.repetition", "rise", "repetition_rise", "repetition", "share of repeated 3-grams", ".1%"),
-    ("drift.copy", "rise", "copy_rise", "copy", "share of 4-grams copied from the dialogue", ".1%"),
-    ("drift.finished", "fall", "finished_fall", "finished", "share of finished summaries", ".1%"),
-    ("drift.kl_per_summary", "value", "kl", "kl", "KL a summary from the starting model, in nats,", ".1f"),
+CHECKS = (
+    Check("rouge.rougeL", "ratio", 0.9, 0.8, "rouge", "ROUGE-L", ".3f"),
+    Check("rouge.rougeL", "level", 0.2, 0.1, "rouge", "ROUGE-L", ".3f"),  # which texts about something else reach too
+    Check("drift.faithful", "fall", 0.05, 0.15, "faithful", _FAITHFUL, ".1%"),
+    Check("drift.faithful", "level", 0.7, 0.5, "faithful", _FAITHFUL, ".1%"),
+    Check("drift.length", "ratio", 0.7, 0.5, "length", "mean length in words", ".1f"),
+    Check("drift.length", "ratio", 1.5, 2.0, "length", "mean length in words", ".1f"),
+    Check("drift.distinct_2", "ratio", 0.8, 0.5, "distinct", "distinct-2", ".3f"),
+    Check("drift.empty", "rise", 0.01, 0.05, "empty", _EMPTY, ".1%"),
+    Check("drift.empty", "level", 0.1, 0.3, "empty", _EMPTY, ".1%"),
+    Check("drift.duplicate", "rise", 0.05, 0.2, "duplicate", "share of summaries equal to another's", ".1%"),
+    Check("drift.repetition", "rise", 0.05, 0.15, "repetition", "share of repeated 3-grams", ".1%"),
+    Check("drift.copy", "rise", 0.15, 0.3, "copy", "share of 4-grams copied from the dialogue", ".1%"),
+    Check("drift.finished", "fall", 0.05, 0.2, "finished", "share of finished summaries", ".1%"),
+    Check("drift.kl_per_summary", "value", 15.0, 30.0, "kl", "KL a summary from the starting model, in nats,", ".1f"),
 )
 _COLLAPSE = ("rouge", "length", "distinct", "empty", "duplicate", "repetition")
 
 
-def alarms(results: Mapping[str, Any], limits: Limits = Limits()) -> list[Alarm]:
+def alarms(results: Mapping[str, Any], checks: Sequence[Check] = CHECKS) -> list[Alarm]:
     """Return what is wrong in one evaluation, alarms before warnings.
 
-    Quality: each figure against its `Limits`; a change counts if it passes its limit *and* its interval leaves out
+    Quality: each figure against its limits; a change counts if it passes its limit *and* its interval leaves out
     0. A level that is bad by itself counts whatever it was before. `disagreement`: the level that `disagreement` found.
     `hacking`: mean toxicity fell (verdict `reduced`) while a change in a figure of a working summarizer (ROUGE-L,
     length, distinct-2, empty, duplicate, repetition) is at its alarm level: the reward is earned by something
@@ -93,21 +81,19 @@ def alarms(results: Mapping[str, Any], limits: Limits = Limits()) -> list[Alarm]
             `drift.{faithful, length, distinct_2, empty, duplicate, repetition, copy, finished}` hold `before`, `after`
             and the `ci95` of after - before; `drift.kl_per_summary` is a number; `disagreement` is what
             `disagreement` returned; `verdict`.
-        limits: where a figure becomes a warning, and where an alarm.
+        checks: what is held against which limits.
     """
     found: dict[str, Alarm] = {}
     broken = []
-    for path, kind, field, name, what, form in _CHECKS:
-        entry = _entry(results, path)
-        level = _level(_figure(entry, kind), getattr(limits, field))
-        if level is None or (name in found and not (level == "alarm" and found[name].level == "warning")):
+    for check in checks:
+        entry = _entry(results, check.path)
+        level = _level(_figure(entry, check.kind), check)
+        known = found.get(check.name)
+        if level is None or (known is not None and (level, known.level) != ("alarm", "warning")):
             continue
-        phrase = (
-            f"{what} is {entry['after'] if kind == 'level' else entry:{form}}" if kind in ("level", "value") else ""
-        )
-        phrase = phrase or f"{what} went from {entry['before']:{form}} to {entry['after']:{form}}"
-        found[name] = Alarm(name, level, f"{phrase[0].upper()}{phrase[1:]}.")
-        if level == "alarm" and name in _COLLAPSE and kind != "level":
+        phrase = _phrase(entry, check)
+        found[check.name] = Alarm(check.name, level, f"{phrase[0].upper()}{phrase[1:]}.")
+        if level == "alarm" and check.name in _COLLAPSE and check.kind != "level":
             broken.append(phrase)
     if broken and results.get("verdict") == "reduced":
         sentence = f"Toxicity fell because the summaries broke down: {'; '.join(broken)}."
@@ -142,14 +128,19 @@ def _figure(entry: Any, kind: str) -> float | None:
     return after - before if kind == "rise" else before - after
 
 
-def _level(value: float | None, limits: tuple[float, float]) -> Level | None:
+def _level(value: float | None, check: Check) -> Level | None:
     if value is None:
         return None
-    warning, alarm = limits
-    sign = 1 if alarm > warning else -1
-    if sign * value >= sign * alarm:
+    sign = 1 if check.alarm > check.warning else -1
+    if sign * value >= sign * check.alarm:
         return "alarm"
-    return "warning" if sign * value >= sign * warning else None
+    return "warning" if sign * value >= sign * check.warning else None
+
+
+def _phrase(entry: Any, check: Check) -> str:
+    if check.kind in ("level", "value"):
+        return f"{check.what} is {entry['after'] if check.kind == 'level' else entry:{check.form}}"
+    return f"{check.what} went from {entry['before']:{check.form}} to {entry['after']:{check.form}}"
 
 
 def worse(changes: Mapping[str, Estimate], good: Mapping[str, int]) -> list[str]:
