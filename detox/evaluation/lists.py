@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detox.evaluation import intervals, statistics
+from detox.evaluation import intervals, results, statistics
 from detox.scoring import rouge
 from detox.scoring.classifier import Classifier, probabilities
 
@@ -59,13 +59,7 @@ def compare_summaries(
             intervals.mean(rouge.rouge([text for row in side for text in row], groups)["rougeL"].reshape(shape).mean(1))
             for side in rows
         ]
-        change = overlaps[1] - overlaps[0]
-        result["rougeL"] = {
-            "before": overlaps[0].value,
-            "after": overlaps[1].value,
-            "change": change.value,
-            "ci95": intervals.interval(change),
-        }
+        result["rougeL"] = results.entry(*overlaps)
     return result
 
 

@@ -41,7 +41,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
     measured, judged = statistics.compare(*toxicity, **options), statistics.compare(*judge, **options)
     masks, least = slice_masks(lines), settings.evaluation.min_slice
     looks = _over_runs(runs)
-    described = {name: _entry(side["before"], side["after"]) for name, side in looks.items()}
+    described = {name: entry(side["before"], side["after"]) for name, side in looks.items()}
     found: Results = {
         "schema_version": 1,
         "n": len(lines),
@@ -90,7 +90,7 @@ def _noise(runs: Sequence[Sequence[Line]], key: str) -> np.ndarray:
     return column(samples(runs[0], "before", "noise"), key)
 
 
-def _entry(before: Estimate, after: Estimate) -> dict[str, Any]:
+def entry(before: Estimate, after: Estimate) -> dict[str, Any]:
     """Return both sides of a figure, and the interval of after - before."""
     change = after - before
     return {"before": before.value, "after": after.value, "change": change.value, "ci95": intervals.interval(change)}

@@ -235,7 +235,7 @@ def test_what_texts_are_together_has_the_influence_of_leaving_a_dialogue_out(nam
 
 
 def entries(before, after):
-    return {name: results._entry(before[name], after[name]) for name in before if name in after}
+    return {name: results.entry(before[name], after[name]) for name in before if name in after}
 
 
 def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
@@ -249,7 +249,7 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
         scores = [rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
         found = {
             "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
-            "rouge": {"rougeL": results._entry(*map(intervals.mean, scores))},
+            "rouge": {"rougeL": results.entry(*map(intervals.mean, scores))},
             "drift": entries(*(quality.describe(side, dialogues) for side in sides)),
             "disagreement": alarms.disagreement(toxicity, clean, toxicity, clean, resamples=500),
         }
