@@ -24,7 +24,7 @@ from detox.evaluation import checkpoints, comparison, scorers, summaries
 from detox.ppo import checkpoint
 from detox.stage import artifacts, cli
 from tests import tiny
-from tests.evaluation.test_summaries import check_by_hand
+from tests.evaluation.fabricated import check_by_hand
 
 HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"> & <b>bold</b>'
 MODELS = ["--toxicity.model", "reward", "--judge.model", "judge"]

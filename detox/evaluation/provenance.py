@@ -58,9 +58,9 @@ def _training(case: Case) -> dict[str, Any]:
     found = {
         "updates": manifest["counts"]["updates"],
         "batch_size": ppo.batch_size,
-        "samples_per_dialogue": getattr(ppo, "samples_per_dialogue", None),
+        "samples_per_dialogue": ppo.samples_per_dialogue,
         "scored_summaries": checkpoint.read_metrics(case.checkpoint).get("objective/scored_summaries"),
-        "advantages": getattr(ppo, "advantages", "gae"),
+        "advantages": ppo.advantages,
         "learning_rate": ppo.learning_rate,
         "kl_coef": ppo.kl_coef,
         "trained": manifest["created_utc"],
