@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from detox.evaluation.examples import Records
+from detox.evaluation.examples import Record, Records
 from detox.scoring import rouge, toxicity
 from detox.scoring.classifier import Classifier, load_classifier
 from detox.scoring.reward import RewardModel
@@ -74,7 +74,12 @@ def score(
     Raises:
         UserError: a scorer gives what is no number, or `bert-score` is not installed.
     """
-    records = [record for group in groups for row in group for record in row]
+    owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
+    _mark([record for _, record in owned], scorers, processes)
+    _overlap(owned, references, bert_score, processes)
+
+
+def _mark(records: Sequence[Record], scorers: Mapping[str, Scorer], processes: Processes) -> None:
     texts = list(dict.fromkeys(record["summary"] for record in records))
     for name, scorer in scorers.items():
         values = dict(zip(texts, rate(texts, scorer, processes), strict=True))
@@ -82,7 +87,15 @@ def score(
             raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
         for record in records:
             record[name] = values[record["summary"]]
-    owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
+
+
+def _overlap(
+    owned: Sequence[tuple[int, Record]],
+    references: Sequence[Sequence[str]],
+    bert_score: str | None,
+    processes: Processes,
+) -> None:
+    """Add how much of its dialogue's references is in each summary, to records with their dialogue's number."""
     pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
     written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
     part = processes.share(len(pairs))
