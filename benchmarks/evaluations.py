@@ -27,7 +27,7 @@ Array = np.ndarray
 Draw = Callable[[int, float], Array]
 """From the number of samples and the effect to toxicity, [evaluations, dialogues, samples]."""
 
-SIZES, SAMPLES, EFFECTS = (30, 100, 300), (1, 4), (0.0, 0.1, 0.5)
+SIZES, SAMPLES, EFFECTS = (30, 100, 300), (1, 4), (0.0, 0.1, 0.5, 0.9)
 FLIPS = 400
 ENDLESS = (100, 10_000)
 """Evaluations and dialogues that tell the truth."""

@@ -117,7 +117,8 @@ def interval(change: Estimate, alpha: float = ALPHA) -> Interval:
     """Return the t interval of a figure, most often a difference, wider to the side that a skew hides.
 
     Where a few dialogues add most, a sample without them has a small mean and a small spread at once. The statistic is
-    skewed to the other side then, by what the third moment tells; where that narrows the interval, it stays as it is.
+    skewed to the other side then, by what the third moment tells. The side that a skew would narrow stays as it is, and
+    what that one misses less, the other may miss more.
 
     Returns:
         None for fewer than 3 dialogues.
@@ -131,12 +132,19 @@ def interval(change: Estimate, alpha: float = ALPHA) -> Interval:
     if error == 0:
         return [change.value, change.value]
     skew = float((change.influence**3).mean() / (change.influence**2).mean() ** 1.5) / math.sqrt(n)
+    wide = _widened(t, abs(skew), alpha)
+    above, below = (wide, t) if skew > 0 else (t, wide)
+    return [change.value - below * error, change.value + above * error]
 
-    def untransformed(x: float) -> float:
-        return float(np.cbrt(1 + skew * (x - skew / 6)) - 1) / (skew / 3) if abs(skew) > 1e-6 else x
 
-    above, below = max(t, untransformed(t)), min(-t, untransformed(-t))
-    return [change.value - above * error, change.value - below * error]
+def _widened(t: float, skew: float, alpha: float) -> float:
+    """Return how many errors away the truth may be on the side that a skew above 0 hides; t on the other."""
+    if skew < 1e-6:
+        return t
+    z = NORMAL.inv_cdf(1 - alpha / 2)
+    missed = NORMAL.cdf(-z / t * (t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6))  # on the other side
+    x = t / z * NORMAL.inv_cdf(1 - alpha + missed)
+    return max(t, float(1 - np.cbrt(1 - skew * (x + skew / 6))) / (skew / 3))
 
 
 def reduction(before: float, after: float) -> float | None:

@@ -38,8 +38,8 @@ def compare_summaries(
         seed: of them.
 
     Returns:
-        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction` and `ci95`;
-        `p_value`, `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change`, `ci95`.
+        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction`, `ci95`; `p_value`,
+        `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
 
     Raises:
         ValueError: the lists do not pair, or are empty.

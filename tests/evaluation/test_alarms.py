@@ -165,6 +165,12 @@ def test_nothing_before_has_no_ratio():
         assert alarms.alarms({part: {key: side(0.0, 5.0)}}) == []
 
 
+def test_a_change_without_an_interval_can_be_chance():
+    for after in (0.1, 0.9):
+        assert alarms.alarms({"rouge": {"rougeL": {"before": 0.5, "after": after + 0.2, "ci95": None}}}) == []
+        assert alarms.alarms({"drift": {"copy": {"before": 0.5, "after": after, "ci95": None}}}) == []
+
+
 def test_kl_past_its_limit():
     drift = {**SOUND["drift"], "kl_per_summary": 20.0}
     (found,) = alarms.alarms({**SOUND, "drift": drift})
@@ -212,6 +218,13 @@ def test_the_gap_is_between_the_judges_reduction_and_half_of_ours():
     full = alarms.disagreement(*reward, *judge, share=0.9, resamples=100)
     assert full["gap"] == pytest.approx(found["judge_reduction"] - 0.9 * found["reward_reduction"])
     assert full["gap_ci95"][0] < full["gap"] < full["gap_ci95"][1]
+
+
+def test_a_reward_that_leaves_nothing_does_not_hide_what_the_judge_sees():
+    rng = np.random.default_rng(0)
+    reward, judge = simulate(rng, 40), simulate(rng, 40)
+    found = alarms.disagreement(reward[0], reward[0] * 0.001, *judge, resamples=500)
+    assert found["gap_ci95"] is not None and found["level"] in ("warning", "alarm")
 
 
 def test_a_judge_that_agrees_raises_none():

@@ -77,6 +77,15 @@ def test_quantiles_of_student_are_those_of_the_tables(degrees, alpha, known):
     assert intervals.quantile(degrees, alpha) == pytest.approx(known, rel=0.01 if degrees < 4 else 0.002)
 
 
+@pytest.mark.parametrize(("degrees", "rel"), [(12, 1e-5), (20, 1e-6), (29, 2e-7)])
+def test_students_density_leaves_alpha_beyond_the_quantile(degrees, rel):
+    """Integrated over u, x = sqrt(degrees) tan(u), where it is a power of the cosine."""
+    end = np.arctan(intervals.quantile(degrees) / np.sqrt(degrees))
+    middles = (np.arange(100_000) + 0.5) / 100_000
+    below, whole = (width * (np.cos(middles * width) ** (degrees - 1)).mean() for width in (end, np.pi / 2))
+    assert 1 - below / whole == pytest.approx(0.05, rel=rel)
+
+
 def test_a_t_interval_is_the_textbook_one():
     even = np.concatenate([VALUES[:6, 0], 4 - VALUES[:6, 0]])  # without a skew
     low, high = intervals.interval(intervals.mean(even))
@@ -84,20 +93,35 @@ def test_a_t_interval_is_the_textbook_one():
     assert [low, high] == pytest.approx([2 - half, 2 + half], rel=1e-3)
     assert intervals.interval(intervals.mean(VALUES[:2, 0])) is None
     assert intervals.interval(intervals.mean(np.full(5, 0.3))) == [0.3, 0.3]
+    low, high = intervals.interval(intervals.mean(np.array([1.0, 2.0, 3.0])))
+    assert high - 2 == pytest.approx(2 - low) == pytest.approx(4.3027 / np.sqrt(3), rel=0.01), "three are enough"
 
 
 def test_a_skew_widens_the_side_that_it_hides():
     few = intervals.mean(np.where(np.arange(40) < 3, 1.0, 0.0))
-    half = intervals.quantile(39) * few.error
+    t = intervals.quantile(39)
+    half = t * few.error
     low, high = intervals.interval(few)
-    assert low == pytest.approx(few.value - half) and high > few.value + 1.3 * half
+    assert low == pytest.approx(few.value - half) and high > few.value + 1.1 * half
     mirrored = intervals.interval(few * -1.0)
     assert mirrored == pytest.approx([-high, -low])
-    skew = (few.influence**3).mean() / few.influence.std() ** 3 / np.sqrt(40)
-    x = (few.value - high) / few.error
-    assert x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6 == pytest.approx(-intervals.quantile(39)), (
-        "Hall's statistic"
-    )
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("carriers", [3, 8])
+def test_both_sides_together_miss_as_often_as_is_said(alpha, carriers):
+    """Hall's transform makes the statistic about normal: what lies beyond either end adds up to alpha."""
+    few = intervals.mean(np.where(np.arange(80) < carriers, 1.0, 0.0))
+    skew = (few.influence**3).mean() / few.influence.std() ** 3 / np.sqrt(80)
+    low, high = intervals.interval(few, alpha)
+    missed = 0.0
+    for end, side in ((low, 1), (high, -1)):
+        x = (few.value - end) / few.error
+        normal = x + skew * x**2 / 3 + skew**2 * x**3 / 27 + skew / 6
+        # Student's for 79 degrees, by its share of normal quantiles
+        scale = intervals.NORMAL.inv_cdf(1 - alpha / 2) / intervals.quantile(79, alpha)
+        missed += intervals.NORMAL.cdf(-side * normal * scale)
+    assert missed == pytest.approx(alpha, rel=1e-6)
 
 
 def test_degrees_of_freedom_are_those_of_the_dialogues_that_vary():
@@ -118,6 +142,13 @@ def test_the_interval_of_a_reduction_holds_the_ratios_that_are_not_refuted():
     few = intervals.reduction_interval(before, after, few=True)
     assert few[0] < low and (few[1] > high or high == 1.0)
     assert intervals.reduction_interval(before, after, alpha=0.01)[0] < low
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_a_reduction_is_the_same_in_every_unit(unit):
+    before, after = intervals.mean(VALUES[:, 0]), intervals.mean(VALUES[:, 1] * 0.5)
+    expected = intervals.reduction_interval(before, after)
+    assert intervals.reduction_interval(before * unit, after * unit) == pytest.approx(expected)
 
 
 def test_a_reduction_has_no_interval_where_nothing_tells_of_it():

@@ -82,3 +82,27 @@ def test_power_figures():
 def test_power_of_nothing_is_refused(mean, reduction):
     with pytest.raises(ValueError):
         power.Effects(np.full((5, 2), mean), np.full((5, 2), mean)).dialogues(reduction)
+
+
+POINTS = (np.arange(100_000) + 0.5) / 100_000
+
+
+@pytest.mark.parametrize(
+    ("each", "variance", "near"),
+    [
+        (np.array([power.NORMAL.inv_cdf(point) for point in POINTS]), lambda d: 1 + d**2 / 2, 0.1),
+        (-np.log(POINTS), lambda d: 1 - 2 * d + 2 * d**2, 0.5),  # a skew of 2, a kurtosis of 9
+    ],
+)
+@pytest.mark.parametrize("d", [0.4, 0.55, 0.7])
+def test_a_large_effect_needs_what_the_moments_of_the_differences_say(each, variance, near, d):
+    """All toxicity goes: the differences are what there was, of unit spread and d at the middle."""
+    before = ((each - each.mean()) / each.std() + d)[:, None]
+    for chance, z in ((0.8, 0.841621), (0.999, 3.090232)):
+        size = ((1.959964 + z * variance(d) ** 0.5) / d) ** 2 + 1.959964**2 / 2
+        assert size < 20 or -near < power.Effects(before, before).dialogues(1.0, chance) - size < 1 + near
+
+
+def test_a_model_that_chance_does_not_move_tells_of_no_coupling():
+    before = np.full((30, 2), 0.4)
+    assert power.effects(before, before, before * 0.5).coupling == 0

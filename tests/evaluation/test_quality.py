@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from detox.evaluation import alarms, intervals, quality, results, statistics
@@ -111,6 +113,7 @@ def test_the_tokenizer_is_chosen_by_the_references():
     russian = "Они встретятся."
     assert not needs_unicode(["They meet at the café of Mrs Müller, β or not."])
     assert needs_unicode(["Tom и Анна."]) and needs_unicode(["OpenAI 发布了 GPT"])
+    assert needs_unicode([18 * "a" + "я"]) and not needs_unicode([19 * "a" + "я"]), "one in 20"
     assert not needs_unicode(["🙂!"]) and not needs_unicode([""])
     assert rouge(["They meet."], [[russian]])["rouge1"][0] == 0
     both = rouge(["Running flights", russian], [["running flights"], [russian]])["rouge2"]
@@ -143,6 +146,19 @@ def test_rouge_refuses_what_does_not_pair(predictions, references):
 def test_bert_score_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "bert_score", None)
     assert bert_score(["a"], [["a"]]) is None
+
+
+def test_bert_score_is_the_f1_of_summaries_against_their_references(monkeypatch):
+    asked = []
+
+    def score(candidates, references, **options):
+        asked.append((candidates, references, options))
+        return torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4]), torch.tensor([0.5, 0.25])
+
+    monkeypatch.setitem(sys.modules, "bert_score", SimpleNamespace(score=score))
+    found = bert_score(("a", "b"), (("c", "d"), ("e",)), model="m", num_layers=3)
+    assert found.tolist() == [0.5, 0.25] and found.dtype == np.float64
+    assert asked == [(["a", "b"], [["c", "d"], ["e"]], {"model_type": "m", "num_layers": 3})]
 
 
 # ------------------------------------------------------------------------------------------------------- text
@@ -234,6 +250,15 @@ def test_what_texts_are_together_has_the_influence_of_leaving_a_dialogue_out(nam
     assert whole.influence.any()
 
 
+def test_a_text_of_two_dialogues_is_none_without_either():
+    """Three dialogues share 'a', two share 'b' and 'c' each; what is left of a pair is no duplicate."""
+    rows = [["a", "b"], ["a", "b"], ["a", "c"], ["c", "d"], ["e", "f"]]
+    found = quality.describe(rows, ["d"] * 5)["duplicate"]
+    without = np.array([4 / 8, 4 / 8, 4 / 8, 5 / 8, 7 / 8])  # of the 7 in 10
+    assert found.value == pytest.approx(0.7)
+    assert found.influence == pytest.approx(4 * (0.7 - without) - (4 * (0.7 - without)).mean())
+
+
 def entries(before, after):
     return {name: results.entry(before[name], after[name]) for name in before if name in after}
 
@@ -295,6 +320,11 @@ def test_identity_mentions(text):
 )
 def test_no_identity_mentions(text):
     assert not identity_mention(text)
+
+
+def test_the_most_toxic_tenth_of_a_few_dialogues_is_one():
+    found = slices(["a"] * 3, toxicity=np.array([0.1, 0.3, 0.2]), lengths=np.array([1, 1, 1]))
+    assert found["most toxic tenth"].tolist() == [False, True, False] and not found["longest quarter"].any()
 
 
 def test_slices():

@@ -98,7 +98,7 @@ def spikes(rng, n, k, effect):
         (heavy, 30, 4, 0.5, 0.0),
         (heavy, 100, 4, 0.5, 0.8),
         (spikes, 30, 4, 0.5, 0.0),
-        (spikes, 300, 1, 0.0, 0.9),
+        (spikes, 300, 1, 0.0, 0.8),
     ],
 )
 def test_intervals_cover_the_truth_or_there_is_none(world, n, k, effect, least):
@@ -128,13 +128,46 @@ def test_too_little_toxicity_gives_a_sentence_in_place_of_an_interval():
     assert result["mean"]["ci95"] is result["difference"]["ci95"] is None
     assert result["mean"]["note"] == (
         "No interval: 3 of 50 dialogues carry nine tenths of the toxicity, and all of it, before and after, is that of "
-        "4.4 wholly toxic ones; 6 are needed."
+        "4.4 wholly toxic ones; 6 dialogues and the toxicity of 6 are needed."
     )
     assert (
         result["difference"]["note"] == result["mean"]["note"] and result["mean"]["note"] in result["verdict_sentence"]
     )
     before[:6] = 0.9
     assert "note" not in st.compare(before, after, resamples=100)["mean"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((4, 2, 3), (4, 3, 3)), ((4, 3, 3), (4, 2, 3)), ((4, 2), (4, 3)), ((4, 2), (5, 2))]
+)
+def test_what_does_not_pair_up_is_refused(before, after):
+    with pytest.raises(ValueError, match="must pair up"):
+        st.compare(np.full(before, 0.5), np.full(after, 0.5))
+
+
+def test_what_carries_an_interval_is_counted_where_the_limits_are():
+    """Six dialogues must carry nine tenths; six wholly toxic ones, all; one must be left for a reduction."""
+    calm = np.zeros(94)
+    assert "5 of 99 dialogues carry" in st.too_little(np.concatenate([np.full(5, 1.9), calm]))
+    assert st.too_little(np.concatenate([np.full(6, 1.9), calm])) is None
+    assert "5 of 100" in st.too_little(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
+    assert st.too_little(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
+    assert "of 5.9 wholly" in st.too_little(np.full(100, 0.0594)) and st.too_little(np.full(100, 0.0601)) is None
+    assert "0 of 100 dialogues" in st.too_little(np.zeros(100))
+    plenty = np.full(100, 0.5)
+    assert st.too_little(plenty, 1.0) is None and "left is that of 0.9 wholly" in st.too_little(plenty, 0.94)
+    assert st.too_little(plenty[:2]) == "2 dialogues give no interval."
+    assert st.too_little(plenty[:1]) == "1 dialogue gives no interval." and st.too_little(3 * plenty[:3]) is not None
+
+
+def test_a_reduction_to_next_to_nothing_has_a_difference_alone():
+    before, after = np.full((60, 1), 0.8), np.full((60, 1), 0.001)
+    before[::2], after[0] = 0.6, 0.5
+    result = st.compare(before, after, resamples=100)
+    assert result["mean"]["ci95"] is None and "all toxicity that is left" in result["mean"]["note"]
+    assert result["difference"]["ci95"] is not None and "note" not in result["difference"]
+    after[:3] = 0.5
+    assert st.compare(before, after, resamples=100)["mean"]["ci95"] is not None
 
 
 def test_a_drop_without_an_interval_is_reduced_by_its_p_value_alone():

@@ -20,8 +20,9 @@ from tests.faults import disk as small_disk
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = """
     config data_preparation training_lora training_ppo evaluate_ppo
-    detox.trainer detox.checkpoint detox.collapse detox.data detox.evaluation detox.export detox.plots detox.policy
-    detox.prompts detox.report detox.reward_terms detox.toxicity detox.trackers
+    detox.ppo.trainer detox.ppo.checkpoint detox.ppo.collapse detox.ppo.prompts detox.ppo.trackers
+    detox.data.preparation detox.model.policy detox.scoring.reward_terms detox.scoring.toxicity
+    detox.evaluation.summaries detox.report.export detox.report.pages detox.report.plots
     matplotlib.backends.backend_agg matplotlib.figure peft safetensors.torch
     transformers.models.roberta transformers.models.t5 transformers.trainer_seq2seq
     tests.faults.disk tests.faults.sabotage tests.faults.world

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from detox.model import adapters, devices, loading
 from detox.model.engine import by_length, response_mask
 from detox.model.engines import make_engine
 from detox.model.hugging_face import HuggingFaceEngine
+from detox.model.packed_t5 import PackedT5Engine
 from detox.model.sampling import Sampling, choose, uniforms
 from tests import tiny
 from tests.devices.sums import blockwise_sums
@@ -222,6 +225,30 @@ def test_a_decoder_may_have_other_layers_than_the_encoder(layers):
         torch.testing.assert_close(made.logprobs, forced.logprobs, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_value_is_read_in_float32_and_moves_the_policy_only_where_it_may(folders, detached):
+    engine = engine_for(folders, "bart", "hf")
+    engine.value_head = torch.nn.Linear(16, 1)
+    engine.value_reads_detached = detached
+    hidden = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    found = engine.value(hidden)
+    expected = hidden.detach().double() @ engine.value_head.weight[0].double() + float(engine.value_head.bias.detach())
+    assert found.dtype == torch.float32 and found.shape == (5,)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+    found.sum().backward()
+    assert (hidden.grad is None) == detached
+
+
+def test_auto_is_the_packed_engine_where_a_new_shape_costs_nothing(folders, monkeypatch):
+    model = loading.load_summarizer(str(folders["t5 1.0"][0]))
+    assert type(make_engine("auto", model)) is PackedT5Engine and type(make_engine("hf", model)) is HuggingFaceEngine
+    assert type(engine_for(folders, "bart", "auto")) is HuggingFaceEngine
+    for compiles, kind in ((True, HuggingFaceEngine), (False, PackedT5Engine)):
+        there = replace(devices.traits(torch.device("cpu")), compiles_shapes=compiles)
+        monkeypatch.setattr("detox.engine.traits", lambda device, there=there: there)
+        assert type(make_engine("auto", model)) is kind
+
+
 def test_filters_leave_what_they_should():
     logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
     draws = (torch.arange(1000) + 0.5) / 1000
@@ -240,6 +267,7 @@ def test_filters_leave_what_they_should():
     assert drawn(banned=((1,), (3, 0))) == {0, 2, 3}
     assert drawn(prefix=(3,), banned=((1,), (3, 0))) == {2, 3}
     assert drawn(prefix=(0, 3), banned=((1,), (3, 0), (2, 3, 2))) == {2, 3}
+    assert drawn(prefix=(1, 2, 3), banned=((2, 3, 1), (3, 2, 0), (1, 2, 3, 2))) == {0, 3}
     greedy, _ = choose(logits, None, Sampling(banned=((0,),)), torch.empty(1, 0))
     assert int(greedy) == 1
 

@@ -327,6 +327,7 @@ def test_there_is_no_graph_for_what_is_frozen():
     ):
         assert reference.grad_fn is None and not reference.requires_grad
     with torch.no_grad():
+        assert not both.encode(queries).hidden.requires_grad
         assert both.decode(both.encode(queries), responses).grad_fn is None
 
 

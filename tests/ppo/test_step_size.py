@@ -79,6 +79,7 @@ def test_a_policy_that_is_no_number_goes_back():
     step_size.took_step()
     assert step_size.measured(math.nan) == pytest.approx(0.1)
     assert step_size.rate == pytest.approx(1e-4) and step_size.steps_back == 1
+    assert step_size.kl == 0, "nothing is known"
 
 
 def test_what_is_saved_goes_on_alike():
@@ -87,3 +88,27 @@ def test_what_is_saved_goes_on_alike():
     other = StepSize(5.0)
     other.load_state_dict(one.state_dict())
     assert update(one, 2e4) == update(other, 2e4)
+
+
+def test_what_was_measured_far_away_counts_as_its_distance_squared_says():
+    """After a step of 1, half of the update, the KL is 0.16: the policy keeps an eighth, to a quarter of the target."""
+    step_size = StepSize(1.0)
+    step_size.begin(0.01, 2)
+    step_size.measured(0.0)
+    step_size.took_step()
+    assert step_size.measured(0.16) == pytest.approx(1 / 8)
+    assert step_size.kl == pytest.approx(0.16 / 64) and step_size.steps_back == 1
+    # Measured again at 1/8, ten times as curved. The first weighs 1/64 of the second there, as 1 to 1/8 squared.
+    curvature = (0.16 + 64 * 1.6) / 65
+    assert step_size.measured(1.6 / 64) == pytest.approx(math.sqrt(0.0025 / (curvature / 64)))
+    assert step_size.rate == pytest.approx(math.sqrt(0.01 / curvature) / 2)
+
+
+def test_a_rate_that_is_far_too_low_grows_fourfold_a_step():
+    step_size = StepSize(1e-6)
+    step_size.begin(TARGET, STEPS)
+    step_size.measured(0.0)
+    for taken in range(1, 4):
+        step_size.took_step()
+        assert step_size.measured(1e4 * (1e-6 * (4**taken - 1) / 3) ** 2) == 1
+        assert step_size.rate == pytest.approx(1e-6 * 4**taken)

@@ -147,6 +147,7 @@ def test_at_the_first_update_kl_is_0_and_ratio_is_1(folder, scope):
     metrics = trainer.update(rollout, rewarded(rollout))
     assert metrics["objective/ref_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["ppo/ratio_first"] == pytest.approx(1, abs=1e-5)
+    assert trainer.rollout_logprobs_serve, "those of sampling are those of teacher forcing in float32"
     rollout = trainer.rollout(queries(6, seed=1), range(6, 12), 10)
     metrics = trainer.update(rollout, rewarded(rollout))
     assert metrics["objective/ref_kl"] > 1e-4, "after an update the policy has moved"
@@ -340,19 +341,33 @@ def test_value_warm_up_shapes_scores_as_the_updates_will(folder):
 
 def test_a_critic_is_judged_by_what_it_has_not_seen(folder):
     trainer = trainer_for(folder, value_trust=True, value_refit=4)
-    fitted = []
+    fitted, judged = [], []
     plain_fit, plain_judge = trainer.critic.learn, trainer.critic.judge
     trainer.critic.learn = lambda lessons: (fitted.append("learn"), plain_fit(lessons))[1]
-    trainer.critic.judge = lambda *a: (fitted.append("judge"), plain_judge(*a))[1]
+    trainer.critic.judge = lambda *a: (fitted.append("judge"), judged.append(a), plain_judge(*a))[2]
     for update in range(6):
         rollout = trainer.rollout(queries(6, update), range(6 * update, 6 * update + 6), 8)
         metrics = trainer.update(rollout, rewarded(rollout))
         assert 0 <= metrics["ppo/val/trust"] <= 1
     assert fitted == ["judge", "learn"] * 6
+    for lesson, (_, returns, mask) in zip(trainer.critic.lessons, judged[2:], strict=True):
+        assert torch.equal(lesson.returns, returns[mask]), "it is judged by the returns that it learns of then"
     assert len(trainer.critic.lessons) == 4
     trainer.critic.record.append(torch.tensor([0.5, 1.0]) * 1e9)
     rollout = trainer.rollout(queries(6, 7), range(42, 48), 8)
     assert trainer.update(rollout, rewarded(rollout))["ppo/val/trust"] == pytest.approx(0.5), "what this update used"
+
+
+def test_a_rollout_that_varies_less_than_usual_stays_quiet(folder):
+    """The usual variance keeps three quarters of itself: 1, then 3/4 + 1/400 of it, then 3/4 of that + 1/400."""
+    trainer, forgetful = trainer_for(folder, whiten_memory=0.75), trainer_for(folder, whiten_memory=0.0)
+    mask = torch.ones(4, 2, dtype=torch.bool)
+    loud = torch.tensor([[2.0, -2.0]] * 4)
+    first, second, third = (trainer._whitened(loud * scale, mask) for scale in (1.0, 0.1, 0.1))
+    assert float(second[0, 0] / first[0, 0]) == pytest.approx(0.1 / math.sqrt(0.7525), rel=1e-5)
+    assert float(third[0, 0] / first[0, 0]) == pytest.approx(0.1 / math.sqrt(0.75 * 0.7525 + 0.0025), rel=1e-5)
+    for scale in (1.0, 0.1):
+        torch.testing.assert_close(forgetful._whitened(loud * scale, mask), first)
 
 
 def test_without_a_critic_the_value_head_stays_as_it_is(folder):
@@ -563,6 +578,19 @@ def test_generate_gives_policy_and_reference(folder):
     assert all(torch.equal(a, b) for a, b in zip(still, reference_ids))
     assert any(not torch.equal(a, b) for a, b in zip(moved, reference_ids))
     assert trainer.generate(prompts[0], max_new_tokens=6).shape[0] == 1
+
+
+def test_generate_samples_by_its_seed_or_by_torchs_generator(folder):
+    trainer, prompts = trainer_for(folder), queries(6)
+
+    def drawn(**options):
+        return torch.cat(trainer.generate(prompts, max_new_tokens=8, do_sample=True, **options)).tolist()
+
+    assert drawn(seed=5) == drawn(seed=5, batch_size=2) != drawn(seed=6)
+    torch.manual_seed(3)
+    first, second = drawn(), drawn()
+    torch.manual_seed(3)
+    assert drawn() == first != second
 
 
 def test_learning_raises_the_score(folder):

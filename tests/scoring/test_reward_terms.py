@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -159,6 +160,25 @@ def test_a_function_that_fails_is_named(code, says, place):
         reward_terms.measure({name: reward_terms.load(name)}, ["a", "b"], ["", ""], [["r"], ["r"]])
     assert str(refusal.value).startswith("--reward.extra=broken.py:own: it ")
     assert says.replace("{place}", str(place.resolve())) in str(refusal.value)
+
+
+def test_a_long_error_is_cut(place):
+    name = f"{write('broken.py', 'def own(**texts): raise ValueError(500 * chr(120))')}:own"
+    with pytest.raises(UserError) as refusal:
+        reward_terms.measure({name: reward_terms.load(name)}, ["a"], [""], [["r"]])
+    (reason,) = re.findall(r"\((ValueError: x+…)\); correct it", str(refusal.value))
+    assert len(reason) == 300
+
+
+def test_a_function_is_tried_on_four_summaries_before_the_run(place):
+    write(
+        "counts.py",
+        "seen = []\ndef own(summaries, **texts):\n    seen.append(summaries)\n    return [0] * len(summaries)\n",
+    )
+    examples = Dataset.from_dict({"dialogue": list("abcdef"), "summaries": [[f"{i}", "no"] for i in range(6)]})
+    settings = config.Reward(model="m", extra=("counts.py:own=1",))
+    reward = WeightedReward(settings, Classifier(), examples)
+    assert reward.terms["counts.py:own"].__globals__["seen"] == [["0", "1", "2", "3"]]
 
 
 def test_the_metrics_name_a_term_by_its_function(place):

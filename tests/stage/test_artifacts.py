@@ -182,7 +182,7 @@ KILLED_AT_EVERY_STEP = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_artifacts import artifacts, publish, read, tree
+from tests.stage.test_artifacts import artifacts, publish, read, tree
 
 folder, scenario = Path(sys.argv[1]), sys.argv[2]
 if "aside" in scenario:
@@ -601,7 +601,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 sys.path.insert(0, "tests")
-from test_artifacts import SETTINGS, artifacts
+from tests.stage.test_artifacts import SETTINGS, artifacts
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 folder, way = Path(sys.argv[1]), sys.argv[2]
 try:
@@ -683,7 +683,7 @@ def test_sha256_of_more_than_one_piece(tmp_path):
 
 def test_git_rev_is_the_program_s_own_or_null(tmp_path):
     program = tmp_path / "project" / "program"
-    (program / "detox").mkdir(parents=True)
+    (program / "detox" / "stage").mkdir(parents=True)
     for name in ("config.py", "detox/__init__.py", "detox/stage/errors.py", "detox/stage/artifacts.py"):
         shutil.copy(ROOT / name, program / name)
 
@@ -693,7 +693,7 @@ def test_git_rev_is_the_program_s_own_or_null(tmp_path):
         return done.stdout.strip()
 
     def git_rev(**options):
-        done = run_python("from detox import artifacts; print(artifacts.git_rev())", cwd=program, **options)
+        done = run_python("from detox.stage import artifacts; print(artifacts.git_rev())", cwd=program, **options)
         assert done.stderr == ""
         return done.stdout.strip()
 
