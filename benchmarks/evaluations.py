@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from detox.evaluation import alarms, intervals, power, statistics  # noqa: E402
+from detox.evaluation.judge import disagreement  # noqa: E402
+from detox.evaluation.noise import noise_floor  # noqa: E402
 
 Array = np.ndarray
 Draw = Callable[[int, float], Array]
@@ -175,7 +177,7 @@ def floors(number: int) -> Iterable[list[str]]:
                 for start in range(0, number, BLOCK):
                     draw = WORLDS[world](rng, min(BLOCK, number - start), n)
                     for first, second, before, after in zip(*(draw(k, 0.0) for _ in range(4))):
-                        floor = statistics.noise_floor(first, second)
+                        floor = noise_floor(first, second)
                         seen = {"mean": 1 - after.mean() / before.mean(), "std": 1 - after.std() / before.std()}
                         for name, reduction in seen.items():
                             bounds = floor[f"{name}_reduction_ci95"]
@@ -232,7 +234,7 @@ def _judges(rng: np.random.Generator, n: int, ours: float, its: float) -> str:
     """Return the level that two classifiers raise which find the same dialogues toxic, in summaries of their own."""
     draw = bimodal(rng, 1, n)
     reward, judge = ([draw(4, 0.0)[0], draw(4, effect)[0]] for effect in (ours, its))
-    found = alarms.disagreement(*reward, *judge, resamples=FLIPS)
+    found = disagreement(*reward, *judge, resamples=FLIPS)
     return {"none": "nothing"}.get(found["level"], found["level"])
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detox.evaluation import alarms, baselines, intervals, power, quality, statistics
+from detox.evaluation import alarms, baselines, intervals, noise, power, quality, statistics
 from detox.evaluation.examples import SIDES, Line, Results, column, samples, slice_masks
 from detox.evaluation.intervals import Estimate
+from detox.evaluation.judge import disagreement
 from detox.scoring.rouge import OVERLAPS, needs_unicode
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "reward": described.pop("reward"),
         **({"bert_score": described.pop("bert_score")} if "bert_score" in described else {}),
         "drift": _distance(runs) | described,
-        "noise_floor": statistics.noise_floor(toxicity[0], _noise(runs, "toxicity")),
-        "judge_noise_floor": statistics.noise_floor(judge[0], _noise(runs, "judge")),
+        "noise_floor": noise.noise_floor(toxicity[0], _noise(runs, "toxicity")),
+        "judge_noise_floor": noise.noise_floor(judge[0], _noise(runs, "judge")),
         "slices": statistics.by_slice(*toxicity, masks, least, **options),
-        "disagreement": alarms.disagreement(*toxicity, *judge, **chance),
+        "disagreement": disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
         "verdict_sentence": measured["verdict_sentence"],
         "verdict_rule": statistics.VERDICT_RULE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
@@ -99,3 +100,60 @@ def test_runs_are_pooled_with_their_range(settings):
     other = [dict(line, dialogue="Another.") for line in merged]
     with pytest.raises(UserError, match="different dialogues"):
         pooling.pool(each, [*list(runs.values())[:2], other], settings)
+
+
+def point(name, kl, reward, judge, rouge=0.3):
+    figures = {"score_mean": reward, "judge_mean": judge, "rougeL": rouge}
+    return {"name": name, "kl": kl, "sqrt_kl": math.sqrt(max(kl, 0)), **figures}
+
+
+def test_overoptimization_is_seen_along_kl():
+    points = [
+        point("c", 9, 3, 0.2, 0.2),
+        point("a", 1, 1, 0.15),
+        point("b", 4, 2, 0.05),
+        point("0", -0.01, 0, 0.2),
+    ]
+    found = curve.overoptimization(points)
+    assert found["names"] == ["0", "a", "b", "c"]
+    assert found["sqrt_kl"] == [0, 1, 2, 3]
+    assert (found["turned_over"], found["at"]) == (True, "b")
+    assert "after b" in found["sentence"] and "0.200" in found["sentence"]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [point("a", 1, 1, 0.15), point("b", 4, 2, 0.05)],
+        [point("a", 1, 1, 0.05), point("b", 4, 2, 0.055)],  # within the tolerance
+        [point("a", 1, 2, 0.05), point("b", 4, 1, 0.2)],  # the reward fell too
+        [point("a", 1, 1, 0.05)],
+    ],
+)
+def test_no_overoptimization(points):
+    found = curve.overoptimization(points)
+    assert (found["turned_over"], found["at"]) == (False, None)
+
+
+def checkpoint(judge, rouge, split="validation"):
+    return {
+        "split": split,
+        "independent_judge": {"mean": {"after": judge}},
+        "rouge": {"rougeL": {"before": 0.3, "after": rouge}},
+    }
+
+
+def test_select_takes_the_least_toxic_that_still_summarizes():
+    points = {"a": checkpoint(0.10, 0.30), "b": checkpoint(0.05, 0.28), "c": checkpoint(0.01, 0.20)}
+    assert curve.select(points, 0.9) == "b"
+    assert curve.select(points, 0.5) == "c"
+    assert curve.select(points, 1.1) is None
+    assert curve.select({"a": checkpoint(0.1, 0.28), "b": checkpoint(0.1, 0.29)}, 0.9) == "b", "a tie"
+    nothing = checkpoint(0.1, 0.0)
+    nothing["rouge"]["rougeL"]["before"] = 0.0
+    assert curve.select({"a": nothing}, 1.0) == "a", "nothing to keep"
+
+
+def test_select_refuses_the_test_split():
+    with pytest.raises(ValueError, match="test"):
+        curve.select({"a": checkpoint(0.1, 0.3, split="test")}, 0.9)

@@ -13,6 +13,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 
 from detox.evaluation import alarms, intervals, quality, results, statistics
+from detox.evaluation.judge import disagreement
 from detox.evaluation.slices import identity_mention, slices
 from detox.scoring.rouge import ROUGE_TYPES, bert_score, needs_unicode, rouge, sentences
 from detox.scoring.text_figures import copied, length, repetition
@@ -276,7 +277,7 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
             "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
             "rouge": {"rougeL": results.entry(*map(intervals.mean, scores))},
             "drift": entries(*(quality.describe(side, dialogues) for side in sides)),
-            "disagreement": alarms.disagreement(toxicity, clean, toxicity, clean, resamples=500),
+            "disagreement": disagreement(toxicity, clean, toxicity, clean, resamples=500),
         }
         reached[name] = {a.name for a in alarms.alarms(found) if a.level == "alarm"}
     assert reached["the same"] <= {"rouge", "faithful"}, "by their level: these are texts at random"
