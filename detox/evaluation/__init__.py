@@ -17,7 +17,9 @@ Summaries:
 Figures:
     results: results.json, from those lines.
     intervals: how surely a figure is known.
-    statistics: what two models' toxicity shows.
+    distribution: how toxic one model's summaries are.
+    statistics: what the toxicity of two models shows.
+    sign_flips: the test behind its p-value.
     noise: what chance alone would show.
     quality: whether summaries are still summaries.
     slices: parts of the dialogues that are shown apart.

@@ -10,6 +10,7 @@ import numpy as np
 from detox.evaluation import intervals
 from detox.evaluation.distribution import FIGURES, distribution, estimates, pairs, too_little, worth
 from detox.evaluation.intervals import ALPHA, Interval
+from detox.evaluation.sign_flips import sign_flip_test
 
 Verdict = Literal["reduced", "not distinguishable", "increased"]
 
@@ -66,7 +67,7 @@ def compare(
     bounds = intervals.interval(drop, alpha)
     result["difference"] = {"value": drop.value, **_shown(bounds, too_little(added["mean"] + its["mean"]), same)}
     result["paired_sd"] = float(differences.std(ddof=1)) if len(differences) > 1 else None
-    result["p_value"] = intervals.sign_flip_test(differences, resamples, seed)
+    result["p_value"] = sign_flip_test(differences, resamples, seed)
     result["verdict"], result["verdict_sentence"] = verdict(result["difference"], result["p_value"], alpha)
     return result
 

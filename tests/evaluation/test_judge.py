@@ -7,6 +7,7 @@ import pytest
 
 from detox.evaluation import alarms
 from detox.evaluation.judge import disagreement
+from tests.evaluation.test_alarms import SOUND
 from tests.evaluation.test_statistics import simulate
 
 
