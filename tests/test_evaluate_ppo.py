@@ -20,7 +20,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.evaluation import checkpoints, comparison, scorers, summaries
+from detox.evaluation import checkpoints, curve, scorers, summaries
 from detox.ppo import checkpoint
 from detox.stage import artifacts, cli
 from tests import tiny
@@ -415,7 +415,7 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
     assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
     assert f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
 
-    monkeypatch.setattr(comparison, "select", lambda named, floor: None)
+    monkeypatch.setattr(curve, "select", lambda named, floor: None)
     assert run("--select", "1") == 2
     refused(capsys, "--select=1", "no checkpoint keeps")
 

@@ -214,7 +214,7 @@ def test_auto_is_the_packed_engine_where_a_new_shape_costs_nothing(folders, monk
     assert type(engine_for(folders, "bart", "auto")) is HuggingFaceEngine
     for compiles, kind in ((True, HuggingFaceEngine), (False, PackedT5Engine)):
         there = replace(devices.traits(torch.device("cpu")), compiles_shapes=compiles)
-        monkeypatch.setattr("detox.engine.traits", lambda device, there=there: there)
+        monkeypatch.setattr("detox.model.engines.traits", lambda device, there=there: there)
         assert type(make_engine("auto", model)) is kind
 
 
