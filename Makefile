@@ -16,7 +16,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 help:
 	@echo "make run          the whole pipeline on the embedded demo models, offline; prints the before/after table"
 	@echo "make test         all tests"
-	@echo "make check        formatting, lint, security rules, types, all tests, known vulnerabilities of what is installed"
+	@echo "make check        formatting, lint, security rules, types, imports, all tests, known vulnerabilities of what is installed"
 	@echo "make devices      tries everything on this machine's GPU, or on a Mac; prints a table; minutes"
 	@echo "make faults       kills, full disks and damaged files, tried on every stage; prints a table; minutes"
 	@echo "make dev          only make $(VENV), with all that tests and checks need"
@@ -43,6 +43,7 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q $(PARALLEL)
 	$(BIN)/python -m tests.audit
 

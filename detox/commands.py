@@ -1,0 +1,33 @@
+"""The stages as commands of an installed package: `detox-prepare`, `detox-lora`, `detox-train`, `detox-evaluate`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+INSTALLED = Path(__file__).parent / "scripts"
+"""Where the scripts and `config.py` lie in an installed package; in a checkout they stand at its root."""
+
+
+def prepare() -> None:
+    _run("data_preparation.py")
+
+
+def lora() -> None:
+    _run("training_lora.py")
+
+
+def train() -> None:
+    _run("training_ppo.py")
+
+
+def evaluate() -> None:
+    _run("evaluate_ppo.py")
+
+
+def _run(script: str) -> None:
+    """Run a script as Python would: its folder is the first in which modules are looked for."""
+    folder = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[1]
+    sys.path.insert(0, str(folder))
+    runpy.run_path(str(folder / script), run_name="__main__")
