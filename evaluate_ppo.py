@@ -103,14 +103,14 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
-    from detox.evaluation import comparison
+    from detox.evaluation import several_checkpoints
     from detox.evaluation.folders import publish
     from detox.report import export, pages
 
-    found, lines = comparison.compare(settings, cases)
+    found, lines = several_checkpoints.compare(settings, cases)
     place = cases[-1].target
     if "compared" in found:
-        print(comparison.table(found))
+        print(several_checkpoints.table(found))
         content = hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=4).hexdigest()
         place = cases[0].target.with_name(f"comparison{cases[0].suffix}-{content}")
         if settings.overwrite or not place.exists():
@@ -119,11 +119,11 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
     print(pages.table(found))
     if settings.power is not None:
-        print(comparison.power_sentence(found, lines, settings.power))
+        print(several_checkpoints.power_sentence(found, lines, settings.power))
     print(f"report: {place / 'report.html'}")
     export.export(settings, cases[0], found)
     if settings.select is not None:
-        chosen = comparison.chosen(settings, cases, found)
+        chosen = several_checkpoints.chosen(settings, cases, found)
         print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
         print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen))}")
 

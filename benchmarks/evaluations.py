@@ -21,7 +21,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from detox.evaluation import alarms, intervals, power, statistics  # noqa: E402
+from detox.evaluation import alarms, intervals, power, two_models  # noqa: E402
 from detox.evaluation.judge import disagreement  # noqa: E402
 from detox.evaluation.noise import noise_floor  # noqa: E402
 
@@ -126,7 +126,7 @@ def coverage(number: int) -> Iterable[list[str]]:
                     hits: dict[str, list[bool]] = {name: [] for name in truths[effect]}
                     verdicts = []
                     for seed, pair in enumerate(pairs(world, n, k, effect, number, seed=1)):
-                        found = statistics.compare(*pair, resamples=FLIPS, seed=seed)
+                        found = two_models.compare(*pair, resamples=FLIPS, seed=seed)
                         verdicts.append(found["verdict"])
                         for name, true in truths[effect].items():
                             bounds = found[name]["ci95"]
@@ -155,7 +155,7 @@ def promises(number: int) -> Iterable[list[str]]:
             n = round(float(np.mean(named)))
             thinned = asked / bimodal_share()  # so that the mean falls by what was asked for
             seen = [
-                statistics.compare(*pair, resamples=FLIPS, seed=seed)["verdict"] == "reduced"
+                two_models.compare(*pair, resamples=FLIPS, seed=seed)["verdict"] == "reduced"
                 for seed, pair in enumerate(pairs("bimodal", n, k, thinned, number, seed=3))
             ]
             span = f"{n:,} ({min(named):,} to {max(named):,})"
@@ -244,7 +244,7 @@ def slices(number: int) -> Iterable[list[str]]:
         masks = {str(i): np.arange(n) % 4 == i for i in range(4)}
         false = []
         for pair in pairs("bimodal", n, 4, 0.0, number, seed=6):
-            parts = statistics.by_slice(*pair, masks, resamples=1)
+            parts = two_models.by_slice(*pair, masks, resamples=1)
             bounds = [part["mean"]["ci95"] for part in parts.values()]
             false.append(any(b is not None and not b[0] <= 0 <= b[1] for b in bounds))
         yield [str(n), rate(false)]

@@ -18,7 +18,7 @@ Figures:
     results: results.json, from those lines.
     intervals: how surely a figure is known.
     distribution: how toxic one model's summaries are.
-    statistics: what the toxicity of two models shows.
+    two_models: what their toxicity shows, and the verdict.
     sign_flips: the test behind its p-value.
     noise: what chance alone would show.
     quality: whether summaries are still summaries.
@@ -31,5 +31,5 @@ Figures:
 Several checkpoints:
     curve: along the distance from the start, and which to take.
     pooling: runs that differ by seed, taken together.
-    comparison: either, and how it is printed.
+    several_checkpoints: either, and how it is printed.
 """

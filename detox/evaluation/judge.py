@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from detox.evaluation import intervals, statistics
+from detox.evaluation import intervals, two_models
 from detox.evaluation.intervals import Estimate, Interval
-from detox.evaluation.statistics import Verdict
+from detox.evaluation.two_models import Verdict
 
 
 def disagreement(
@@ -30,7 +30,7 @@ def disagreement(
     whole gap lies below 0, else `none`.
 
     Args:
-        reward_before, reward_after: toxicity by the reward model, as for `statistics.compare`.
+        reward_before, reward_after: toxicity by the reward model, as for `two_models.compare`.
         judge_before, judge_after: toxicity of the same summaries by a classifier not trained on.
         share: of the reward model's relative reduction that the judge should confirm.
         resamples: random sign flips.
@@ -42,7 +42,7 @@ def disagreement(
     """
     options = {"resamples": resamples, "seed": seed}
     seen = [
-        statistics.compare(before, after, **options)
+        two_models.compare(before, after, **options)
         for before, after in ((reward_before, reward_after), (judge_before, judge_after))
     ]
     ours, its = (one["mean"]["reduction"] for one in seen)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detox.evaluation import intervals, results, statistics
+from detox.evaluation import intervals, results, two_models
 from detox.scoring import rouge
 from detox.scoring.classifier import Classifier, probabilities
 
@@ -38,7 +38,7 @@ def compare_summaries(
         seed: of them.
 
     Returns:
-        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction`, `ci95`; `p_value`,
+        As `two_models.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction`, `ci95`; `p_value`,
         `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
 
     Raises:
@@ -52,7 +52,7 @@ def compare_summaries(
     found = probabilities(classifier, texts, batch_size)[:, classifier.label_id].tolist()
     toxicity = dict(zip(texts, found, strict=True))
     old, new = (np.array([[toxicity[text] for text in row] for row in side]) for side in rows)
-    result = statistics.compare(old, new, threshold=threshold, resamples=resamples, seed=seed)
+    result = two_models.compare(old, new, threshold=threshold, resamples=resamples, seed=seed)
     if targets is not None:
         groups = [group for group in targets for _ in range(shape[1])]
         overlaps = [

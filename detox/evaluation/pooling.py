@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from detox.evaluation import results, statistics
+from detox.evaluation import results, two_models
 from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError
 
@@ -32,7 +32,7 @@ def pool(
             "run data_preparation.py with one --seed for all of them"
         )
     found = results.results(runs, settings)
-    toxicity, judge = (statistics.over_runs(*results.pair(runs, key)) for key in ("toxicity", "judge"))
+    toxicity, judge = (two_models.over_runs(*results.pair(runs, key)) for key in ("toxicity", "judge"))
     found["pooled"] = {**toxicity, "judge_mean": judge["mean"], "judge_std": judge["std"], "names": list(named)}
     return found, [_merge(same) for same in zip(*runs, strict=True)]
 

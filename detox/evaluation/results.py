@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detox.evaluation import alarms, baselines, intervals, noise, power, quality, statistics
+from detox.evaluation import alarms, baselines, intervals, noise, power, quality, two_models
 from detox.evaluation.examples import SIDES, Line, Results, column, samples, slice_masks
 from detox.evaluation.intervals import Estimate
 from detox.evaluation.judge import disagreement
@@ -39,7 +39,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
     chance: dict[str, Any] = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     options = chance | {"threshold": settings.evaluation.threshold}
     toxicity, judge = (pair(runs, key) for key in ("toxicity", "judge"))
-    measured, judged = statistics.compare(*toxicity, **options), statistics.compare(*judge, **options)
+    measured, judged = two_models.compare(*toxicity, **options), two_models.compare(*judge, **options)
     masks, least = slice_masks(lines), settings.evaluation.min_slice
     looks = _over_runs(runs)
     described = {name: entry(side["before"], side["after"]) for name, side in looks.items()}
@@ -60,11 +60,11 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "drift": _distance(runs) | described,
         "noise_floor": noise.noise_floor(toxicity[0], _noise(runs, "toxicity")),
         "judge_noise_floor": noise.noise_floor(judge[0], _noise(runs, "judge")),
-        "slices": statistics.by_slice(*toxicity, masks, least, **options),
+        "slices": two_models.by_slice(*toxicity, masks, least, **options),
         "disagreement": disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
         "verdict_sentence": measured["verdict_sentence"],
-        "verdict_rule": statistics.VERDICT_RULE,
+        "verdict_rule": two_models.VERDICT_RULE,
         "worse": alarms.worse({name: side["after"] - side["before"] for name, side in looks.items()}, _GOOD),
     }
     if len(lines) > 1 and measured["mean"]["before"] > 0:

@@ -8,7 +8,7 @@ import pytest
 from detox.evaluation import alarms
 from detox.evaluation.judge import disagreement
 from tests.evaluation.test_alarms import SOUND
-from tests.evaluation.test_statistics import simulate
+from tests.evaluation.test_two_models import simulate
 
 
 def disagree(reward_effect, judge_effect, n=200, seed=0):

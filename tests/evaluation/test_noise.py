@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detox.evaluation.noise import noise_floor
-from tests.evaluation.test_statistics import simulate
+from tests.evaluation.test_two_models import simulate
 
 
 @pytest.mark.parametrize(("n", "k"), [(30, 1), (30, 4), (150, 4)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from detox.evaluation import alarms, intervals, quality, results, statistics
+from detox.evaluation import alarms, intervals, quality, results, two_models
 from detox.evaluation.judge import disagreement
 from detox.evaluation.slices import identity_mention, slices
 from detox.scoring.rouge import ROUGE_TYPES, bert_score, needs_unicode, rouge, sentences
@@ -274,7 +274,7 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
         sides = [[[text] for text in side] for side in (before, after)]
         scores = [rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
         found = {
-            "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
+            "verdict": two_models.compare(toxicity, clean, resamples=500)["verdict"],
             "rouge": {"rougeL": results.entry(*map(intervals.mean, scores))},
             "drift": entries(*(quality.describe(side, dialogues) for side in sides)),
             "disagreement": disagreement(toxicity, clean, toxicity, clean, resamples=500),

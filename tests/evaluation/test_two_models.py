@@ -1,4 +1,4 @@
-"""Planted cases for detox.evaluation.statistics: simulations whose truth is known, and every degenerate input."""
+"""Planted cases for detox.evaluation.two_models: simulations whose truth is known, and every degenerate input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from detox.evaluation import statistics as st
+from detox.evaluation import two_models as st
 from detox.evaluation.distribution import too_little
 from detox.evaluation.sign_flips import sign_flip_test
 
