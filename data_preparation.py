@@ -17,7 +17,7 @@ from detox.stage.errors import UserError
 
 def main(settings: config.Preparation) -> None:
     from detox.data import preparation
-    from detox.model import loading
+    from detox.model import loading, tokenizers
     from detox.stage import parallel
 
     processes = parallel.start("cpu")
@@ -27,7 +27,7 @@ def main(settings: config.Preparation) -> None:
             "already; leave it out"
         )
     if not processes.is_main:
-        tokenizer = loading.load_tokenizer(settings.model.base, settings.model.revision)
+        tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         return preparation.assist(settings.data, tokenizer, processes)
     run = Path(settings.checkpoints) / settings.run_name
     with (
@@ -38,7 +38,7 @@ def main(settings: config.Preparation) -> None:
     ):
         source = preparation.locate(settings.data, settings.seed)
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
-        tokenizer = loading.load_tokenizer(settings.model.base, settings.model.revision)
+        tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         base, limits = settings.model, settings.data
         loading.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
         loading.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)

@@ -20,13 +20,14 @@ import config
 from detox.stage import cli, lack_of_memory
 
 if TYPE_CHECKING:
-    from detox.evaluation.cases import Case
-    from detox.evaluation.summaries import Line, Results
+    from detox.evaluation.checkpoints import Case
+    from detox.evaluation.examples import Line, Results
     from detox.stage.parallel import Processes
 
 
 def main(settings: config.EvaluationStage) -> None:
-    from detox.evaluation.cases import find, is_finished, locked
+    from detox.evaluation.checkpoints import find
+    from detox.evaluation.folders import is_finished, locked
     from detox.report import ask, export
     from detox.stage import parallel
 
@@ -60,9 +61,9 @@ def evaluate(
         known: the reference's part by key, as this process has read or made it.
         processes: share the work; the main one writes.
     """
-    from detox.evaluation import reference, results, summaries
+    from detox.evaluation import examples, reference, results, summaries
     from detox.evaluation import task as evaluation_task
-    from detox.evaluation.cases import inputs, publish
+    from detox.evaluation.folders import inputs, publish
     from detox.evaluation.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
@@ -78,7 +79,7 @@ def evaluate(
         task.score(groups)
         before = reference.run(case, task, engine, known)
         if processes.is_main:
-            lines = summaries.examples(task.split, before["records"], after, before["dialogue_toxicity"])
+            lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
 
 
@@ -102,14 +103,14 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
-    from detox.evaluation import comparison
-    from detox.evaluation.cases import publish
+    from detox.evaluation import several_checkpoints
+    from detox.evaluation.folders import publish
     from detox.report import export, terminal
 
-    found, lines = comparison.compare(settings, cases)
+    found, lines = several_checkpoints.compare(settings, cases)
     place = cases[-1].target
     if "compared" in found:
-        print(comparison.table(found))
+        print(several_checkpoints.table(found))
         content = hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=4).hexdigest()
         place = cases[0].target.with_name(f"comparison{cases[0].suffix}-{content}")
         if settings.overwrite or not place.exists():
@@ -118,11 +119,11 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
     print(terminal.table(found))
     if settings.power is not None:
-        print(comparison.power_sentence(found, lines, settings.power))
+        print(several_checkpoints.power_sentence(found, lines, settings.power))
     print(f"report: {place / 'report.html'}")
     export.export(settings, cases[0], found)
     if settings.select is not None:
-        chosen = comparison.chosen(settings, cases, found)
+        chosen = several_checkpoints.chosen(settings, cases, found)
         print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
         print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen))}")
 

@@ -28,7 +28,7 @@ IGNORED = -100
 
 def main(settings: config.LoraTraining) -> None:
     from detox.data import preparation
-    from detox.model import devices, loading
+    from detox.model import devices, loading, tokenizers
     from detox.stage import notes, parallel
 
     processes = parallel.start("cpu")
@@ -52,7 +52,7 @@ def main(settings: config.LoraTraining) -> None:
         ) as draft,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        tokenizer = loading.load_tokenizer(settings.model.base, settings.model.revision)
+        tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         dataset = preparation.load_prepared(run / "prepared", preparation.tokenizer_fingerprint(tokenizer))
         draft.inputs["prepared"] = run / "prepared"
         model = add_lora(settings)

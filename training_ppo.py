@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
     from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
-    from detox.scoring.reward_terms import WeightedReward
+    from detox.scoring.reward import WeightedReward
     from detox.stage.parallel import Processes
 
 
@@ -41,10 +41,10 @@ def main(settings: config.PPOTraining) -> int:
     run = Path(settings.checkpoints) / settings.run_name
     processes = parallel.start(settings.device)
     if settings.plan:
-        from detox.plan import plan
+        from detox.plan import printed
 
         most_tokens = config.preset(config.Preparation, settings.preset).data.max_query_tokens
-        print(plan.report(settings, run, most_tokens))
+        print(printed.report(settings, run, most_tokens))
         return 0
     trackers.check(settings)
     with processes.within(lambda: artifacts.lock(run)):
@@ -79,7 +79,7 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
     """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
-    from detox.model import hub
+    from detox.model import sources
     from detox.scoring import reward_terms
 
     names = {
@@ -87,7 +87,7 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
         settings.model.adapter: settings.model.adapter_revision,
         settings.reward.model: settings.reward.revision,
     }
-    weights = {name: hub.identity(name, revision) for name, revision in names.items() if name != "none"}
+    weights = {name: sources.identity(name, revision) for name, revision in names.items() if name != "none"}
     own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
     return weights | {name: reward_terms.identity(name) for name in own}
 
@@ -95,18 +95,18 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
     from detox.data import preparation
-    from detox.model import devices, loading, policy, sharding
+    from detox.model import devices, loading, policy, sharding, tokenizers
+    from detox.ppo.ppo_config import Seq2SeqPPOConfig
     from detox.ppo.prompt_stream import PromptStream
-    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
     from detox.scoring.classifier import load_classifier
-    from detox.scoring.reward import RewardModel
-    from detox.scoring.reward_terms import WeightedReward
+    from detox.scoring.reward import RewardModel, WeightedReward
 
     loading.quiet()
     devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     base, revision = settings.model.base, settings.model.revision
-    tokenizer = loading.load_tokenizer(base, revision)
+    tokenizer = tokenizers.load_tokenizer(base, revision)
     loading.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     prepared = preparation.load_prepared(inputs["prepared"], preparation.tokenizer_fingerprint(tokenizer))
     dtype = devices.choose_dtype(settings.dtype, device)

@@ -21,7 +21,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from detox.evaluation import alarms, intervals, power, statistics  # noqa: E402
+from detox.evaluation import alarms, intervals, power, two_models  # noqa: E402
+from detox.evaluation.judge import disagreement  # noqa: E402
+from detox.evaluation.noise import noise_floor  # noqa: E402
 
 Array = np.ndarray
 Draw = Callable[[int, float], Array]
@@ -124,7 +126,7 @@ def coverage(number: int) -> Iterable[list[str]]:
                     hits: dict[str, list[bool]] = {name: [] for name in truths[effect]}
                     verdicts = []
                     for seed, pair in enumerate(pairs(world, n, k, effect, number, seed=1)):
-                        found = statistics.compare(*pair, resamples=FLIPS, seed=seed)
+                        found = two_models.compare(*pair, resamples=FLIPS, seed=seed)
                         verdicts.append(found["verdict"])
                         for name, true in truths[effect].items():
                             bounds = found[name]["ci95"]
@@ -153,7 +155,7 @@ def promises(number: int) -> Iterable[list[str]]:
             n = round(float(np.mean(named)))
             thinned = asked / bimodal_share()  # so that the mean falls by what was asked for
             seen = [
-                statistics.compare(*pair, resamples=FLIPS, seed=seed)["verdict"] == "reduced"
+                two_models.compare(*pair, resamples=FLIPS, seed=seed)["verdict"] == "reduced"
                 for seed, pair in enumerate(pairs("bimodal", n, k, thinned, number, seed=3))
             ]
             span = f"{n:,} ({min(named):,} to {max(named):,})"
@@ -175,7 +177,7 @@ def floors(number: int) -> Iterable[list[str]]:
                 for start in range(0, number, BLOCK):
                     draw = WORLDS[world](rng, min(BLOCK, number - start), n)
                     for first, second, before, after in zip(*(draw(k, 0.0) for _ in range(4))):
-                        floor = statistics.noise_floor(first, second)
+                        floor = noise_floor(first, second)
                         seen = {"mean": 1 - after.mean() / before.mean(), "std": 1 - after.std() / before.std()}
                         for name, reduction in seen.items():
                             bounds = floor[f"{name}_reduction_ci95"]
@@ -232,7 +234,7 @@ def _judges(rng: np.random.Generator, n: int, ours: float, its: float) -> str:
     """Return the level that two classifiers raise which find the same dialogues toxic, in summaries of their own."""
     draw = bimodal(rng, 1, n)
     reward, judge = ([draw(4, 0.0)[0], draw(4, effect)[0]] for effect in (ours, its))
-    found = alarms.disagreement(*reward, *judge, resamples=FLIPS)
+    found = disagreement(*reward, *judge, resamples=FLIPS)
     return {"none": "nothing"}.get(found["level"], found["level"])
 
 
@@ -242,7 +244,7 @@ def slices(number: int) -> Iterable[list[str]]:
         masks = {str(i): np.arange(n) % 4 == i for i in range(4)}
         false = []
         for pair in pairs("bimodal", n, 4, 0.0, number, seed=6):
-            parts = statistics.by_slice(*pair, masks, resamples=1)
+            parts = two_models.by_slice(*pair, masks, resamples=1)
             bounds = [part["mean"]["ci95"] for part in parts.values()]
             false.append(any(b is not None and not b[0] <= 0 <= b[1] for b in bounds))
         yield [str(n), rate(false)]

@@ -90,12 +90,12 @@ def prompt_lengths(count: int, shortest: int, longest: int, mean: int) -> list[i
 
 
 def useful_gflop(shape: Shape, lengths: Sequence[int], new_tokens: int, ppo: config.PPO) -> dict[str, float]:
-    """Return the floating-point work (10^9) that each phase cannot do without; `detox.plan.work` says what counts."""
-    from detox.plan import work
-    from detox.plan.sizes import ClassifierSizes, Sizes
+    """Return the floating-point work (10^9) that each phase cannot do without; `detox.plan.flops` says what counts."""
+    from detox.plan import flops
+    from detox.plan.model_sizes import ClassifierSizes, Sizes
 
     sizes, classifier = Sizes.of(t5_config(shape), ppo), ClassifierSizes.of(classifier_config(shape))
-    made = work.useful_gflop(sizes, classifier, lengths, new_tokens, ppo)
+    made = flops.useful_gflop(sizes, classifier, lengths, new_tokens, ppo)
     made["rollout"] = made.pop("encode") + made.pop("generate")
     return {phase: made.get(phase, 0.0) for phase in PHASES}
 
@@ -104,7 +104,7 @@ def measured_peak(device: str) -> dict[str, float]:
     """Return the best rate (10^9 a second) of a large square matrix product in each dtype."""
     import torch
 
-    from detox.plan.scaling import measured_gflops
+    from detox.plan.machine import measured_gflops
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     return {name: measured_gflops(torch.device(device), dtype, repeats=40) for name, dtype in dtypes.items()}
@@ -302,10 +302,11 @@ def stock_trl(task: Task, one_by_one: bool) -> Callable[[Sequence[Any], int, Tim
 
 def this_project(task: Task) -> Callable[[Sequence[Any], int, Timer, Any], None]:
     """Return what runs one iteration of `Seq2SeqPPOTrainer`."""
-    from detox.model.engine import Sampling
     from detox.model.policy import make_policy
+    from detox.model.sampling import Sampling
     from detox.ppo import experience
-    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.ppo.ppo_config import Seq2SeqPPOConfig
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
 
     ppo = replace(task.ppo, learning_rate=1e-5)
     policy = make_policy(make_t5(task.shape), ppo, dtype=task.dtype).to(task.device)

@@ -46,7 +46,8 @@ def make_trainer(shape: str, dtype: str, device: str, rate: float) -> Any:
     import torch
 
     from detox.model import policy
-    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.ppo.ppo_config import Seq2SeqPPOConfig
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
 
     ppo = replace(config.PPO(), learning_rate=rate)
     model = ppo_step.make_t5(ppo_step.SHAPES[shape])
@@ -77,7 +78,7 @@ def planted(mistake: str, trainer: Any, rollout: Any, experience: Any) -> Iterat
     """Yield the experience with a mistake made, and leave the trainer as it was."""
     import torch
 
-    from detox.model.engine import make_engine
+    from detox.model.engines import make_engine
     from detox.ppo.teacher_forcing import forced
     from detox.ppo.update import minibatch
 

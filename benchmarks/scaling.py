@@ -145,9 +145,10 @@ def run_child(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def training(task: ppo_step.Task, processes: TimedProcesses) -> Callable[[Sequence[Any], int], dict[str, Any]]:
     """Return what runs one iteration on this process's share of some prompts, and measures it."""
-    from detox.model.engine import Sampling
     from detox.model.policy import make_policy
-    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.model.sampling import Sampling
+    from detox.ppo.ppo_config import Seq2SeqPPOConfig
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
 
     settings = Seq2SeqPPOConfig.from_settings(task.ppo, seed=0, engine=task.engine, cpu=True, processes=processes.count)
     policy = make_policy(ppo_step.make_t5(task.shape), task.ppo, dtype=task.dtype)
@@ -199,7 +200,7 @@ def link_rate(processes: Processes) -> float | None:
 
 def sizes_of(settings: config.PPOTraining, arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Return the sizes of summarizer and classifier, as the plan reads them."""
-    from detox.plan.sizes import ClassifierSizes, Sizes
+    from detox.plan.model_sizes import ClassifierSizes, Sizes
 
     shape = ppo_step.SHAPES[arguments.shape]
     return Sizes.of(ppo_step.t5_config(shape), settings.ppo), ClassifierSizes.of(ppo_step.classifier_config(shape))
@@ -221,13 +222,14 @@ def planned_update(run: Run, arguments: argparse.Namespace, gflops: float, memor
     """Return the plan's estimate of one update, from the rates of a process and of what connects it to the others."""
     import torch
 
-    from detox.plan import scaling
+    from detox.plan import update_time
+    from detox.plan.machine import Machine
 
     settings = settings_of(run, arguments)
     mean = round(statistics.fmean(lengths_of(settings, arguments)))
-    machine = scaling.Machine(gflops, memory_rate, link, ("", "", ""))
+    machine = Machine(gflops, memory_rate, link, ("", "", ""))
     sizes = sizes_of(settings, arguments)
-    return scaling.estimate(settings, *sizes, torch.device("cpu"), mean, machine, run.processes)
+    return update_time.estimate(settings, *sizes, torch.device("cpu"), mean, machine, run.processes)
 
 
 # --- the parent ---
@@ -264,14 +266,14 @@ def summarize(found: Sequence[dict[str, Any]], arguments: argparse.Namespace) ->
     """Return medians by run, against one process (ratios within a repeat), theory and plan."""
     import torch
 
-    from detox.plan import scaling
+    from detox.plan.machine import measured_memory_rate
 
     runs = runs_of(arguments.processes)
     of = {run: [own for own in found if own["run"] == run.name] for run in runs}
     alone = of[runs[0]]
     work = planned_update(runs[0], arguments, 1.0, math.inf, math.inf).compute
     gflops = work / median(alone, lambda own: own["seconds"]["total"])
-    memory_rate = scaling.measured_memory_rate(torch.device("cpu"), getattr(torch, arguments.dtype))
+    memory_rate = measured_memory_rate(torch.device("cpu"), getattr(torch, arguments.dtype))
     summary = {}
     for run, own in of.items():
         link = math.inf if run.processes == 1 else median(own, lambda made: made["link_gb_per_second"])

@@ -26,8 +26,9 @@ def run(shape: str, rate: float, schedule: str, arguments: argparse.Namespace) -
 
     from detox.model.devices import choose_dtype
     from detox.model.policy import make_policy
+    from detox.ppo.ppo_config import Seq2SeqPPOConfig
     from detox.ppo.rewards import kl_penalty
-    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
 
     torch.manual_seed(0)
     made, device = ppo_step.SHAPES[shape], torch.device("cpu")

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import config
 from benchmarks.stages import spread
 from detox.data import preparation
-from detox.model import adapters, loading
+from detox.model import adapters, loading, tokenizers
 
 KINDS = {"bare base": "the supervised adapter is trained", "start": "it is merged, a fresh one is trained"}
 NEW_TOKENS = 48
@@ -57,16 +57,17 @@ def make_trainer(kind: str, seed: int, kl_coef: float) -> Any:
         accelerator_kwargs={"cpu": True},
     )
     policy = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(adapted)
-    return PPOTrainer(settings, policy, None, loading.load_tokenizer("demo:base"))
+    return PPOTrainer(settings, policy, None, tokenizers.load_tokenizer("demo:base"))
 
 
 def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one run; return the KL of each update and what the summaries are like before and after."""
     import torch
 
-    from detox.model.engine import HuggingFaceEngine
+    from detox.model.hugging_face import HuggingFaceEngine
     from detox.ppo.prompt_stream import PromptStream
-    from detox.scoring.reward import RewardModel, probabilities
+    from detox.scoring.classifier import probabilities
+    from detox.scoring.reward import RewardModel
 
     trainer = make_trainer(kind, seed, arguments.kl_coef)
     tokenizer = trainer.tokenizer

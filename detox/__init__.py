@@ -15,9 +15,9 @@ _WHERE = {
     "compare_summaries": "detox.evaluation.lists",
     "load_classifier": "detox.scoring.classifier",
     "load_summarizer": "detox.model.loading",
-    "load_tokenizer": "detox.model.loading",
+    "load_tokenizer": "detox.model.tokenizers",
     "load_toxicity": "detox.scoring.toxicity",
-    "make_engine": "detox.model.engine",
+    "make_engine": "detox.model.engines",
 }
 __all__ = sorted(_WHERE)
 

@@ -20,11 +20,11 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.evaluation import cases, comparison, summaries, task
+from detox.evaluation import checkpoints, curve, scorers, summaries
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli
 from tests import tiny
-from tests.evaluation.test_summaries import check_by_hand
+from tests.evaluation.fabricated import check_by_hand
 
 HOSTILE = '<script>window.pwned=1</script><img src=x onerror="window.pwned=1"> & <b>bold</b>'
 MODELS = ["--toxicity.model", "reward", "--judge.model", "judge"]
@@ -88,7 +88,7 @@ def done(world, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def nothing_loaded():
     """Names are of another folder in every test."""
-    task.load_scorers.cache_clear()
+    scorers.load_scorers.cache_clear()
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
     """The names are the same, the contents are not: the judge's marks are part of what is kept."""
     shutil.rmtree("judge")
     tiny.bert_classifier(Path("judge"), seed=7)
-    task.load_scorers.cache_clear()  # as in a new process
+    scorers.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "reference"]
@@ -334,9 +334,10 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
 def test_hub_models_are_those_of_the_commits_that_training_started_from():
     model = config.Model(base="owner/base", adapter="owner/adapter", adapter_revision="main")
     training = dataclasses.replace(config.preset(config.PPOTraining, "flan-t5"), model=model)
-    pinned = cases._pinned(training, {"owner/base": "a" * 40, "owner/adapter": "b" * 40, "reward": "c" * 40}).model
+    commits = {"owner/base": "a" * 40, "owner/adapter": "b" * 40, "reward": "c" * 40}
+    pinned = checkpoints._pinned(training, commits).model
     assert (pinned.revision, pinned.adapter_revision) == ("a" * 40, "b" * 40)
-    local = cases._pinned(training, {"owner/base": "a" * 64, "owner/adapter": "b" * 64}).model
+    local = checkpoints._pinned(training, {"owner/base": "a" * 64, "owner/adapter": "b" * 64}).model
     assert local == model, "folders have no commits"
 
 
@@ -414,7 +415,7 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
     assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
     assert f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
 
-    monkeypatch.setattr(comparison, "select", lambda named, floor: None)
+    monkeypatch.setattr(curve, "select", lambda named, floor: None)
     assert run("--select", "1") == 2
     refused(capsys, "--select=1", "no checkpoint keeps")
 

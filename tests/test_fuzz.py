@@ -16,7 +16,7 @@ import config
 import data_preparation
 import training_ppo
 from detox.data import preparation
-from detox.model import loading
+from detox.model import loading, tokenizers
 from detox.ppo import checkpoint, checkpoint_record, resume
 from detox.ppo.metrics_log import MetricsLog
 from detox.stage import artifacts, cli
@@ -256,7 +256,7 @@ def test_any_settings_of_a_model(tmp_path_factory, name, content):
     before = path.read_bytes()
     try:
         path.write_bytes(content)
-        loading.load_tokenizer(str(folder))
+        tokenizers.load_tokenizer(str(folder))
         loading.load_summarizer(str(folder))
     except UserError as error:
         in_one_line(error)

@@ -14,7 +14,7 @@ from transformers import Seq2SeqTrainer
 import config
 import training_lora
 from detox.data import preparation
-from detox.model import adapters, loading
+from detox.model import adapters, loading, tokenizers
 from detox.stage import artifacts, cli
 from tests import tiny
 
@@ -30,7 +30,7 @@ def prepared(tmp_path_factory, base) -> Path:
     root = tmp_path_factory.mktemp("prepared")
     source = tiny.dialogsum(root / "source", train=16, validation=4, test=2)
     settings = config.Preparation(data=config.Data(str(source), max_query_tokens=2000, max_summary_tokens=500))
-    tokenizer = loading.load_tokenizer(str(base))
+    tokenizer = tokenizers.load_tokenizer(str(base))
     dataset, _ = preparation.prepare(settings.data, tokenizer, 0)
     target = root / "checkpoints" / "flan-t5" / "prepared"
     with artifacts.publish(target, stage="data_preparation", settings=settings) as draft:
@@ -87,7 +87,7 @@ def test_the_adapter_is_an_ordinary_peft_folder_that_fits_the_base(base, place, 
     assert (counts["train"], counts["validation"], counts["steps"]) == (16, 4, 8)
     assert manifest["inputs"]["prepared"]["path"] == "../prepared"
 
-    tokenizer = loading.load_tokenizer(str(base))
+    tokenizer = tokenizers.load_tokenizer(str(base))
     validation = preparation.load_prepared(place / "checkpoints/flan-t5/prepared")["validation"]
     with torch.no_grad():
         loss = adapted(**training_lora.collator(tokenizer)(validation.to_list())).loss
@@ -113,7 +113,7 @@ def test_named_targets_alone_are_adapted(base, place):
 
 
 def test_labels_count_the_end_of_the_summary_and_nothing_after_it(base):
-    tokenizer = loading.load_tokenizer(str(base))
+    tokenizer = tokenizers.load_tokenizer(str(base))
     texts = ["the fool", "the fool wants to go back again"]
     examples = [{"input_ids": tokenizer(text)["input_ids"], "summaries": [text, "another"]} for text in texts]
     batch = training_lora.collator(tokenizer)(examples)

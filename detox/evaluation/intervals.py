@@ -1,4 +1,4 @@
-"""How surely a figure is known: estimates with each dialogue's influence, their intervals, the sign-flip test. NumPy.
+"""How surely a figure is known: estimates with each dialogue's influence, and their intervals. NumPy.
 
 A figure over n dialogues is taken as smooth in how much each dialogue counts. Its standard error then follows from what
 each of them adds (the infinitesimal jackknife), pairs included: the influence of a difference is the difference of the
@@ -21,9 +21,6 @@ Interval = list[float] | None
 
 ALPHA = 0.05
 NORMAL = NormalDist()
-_CELLS = 2_000_000
-"""Random signs are drawn in blocks of so many, to bound memory."""
-_EXACT_FLIPS = 2**14
 
 
 @dataclass(frozen=True)
@@ -186,36 +183,3 @@ def reduction_interval(before: Estimate, after: Estimate, alpha: float = ALPHA, 
         return None
     root = math.sqrt(max(b**2 - a * c, 0.0))
     return [1 - (b + root) / a, min(1 - (b - root) / a, 1.0)]
-
-
-# ------------------------------------------------------------------------------------------------- sign flips
-
-
-def sign_flip_test(differences: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:
-    """Return the two-sided p-value of paired differences under random swaps of before and after.
-
-    Exact where all swaps of the dialogues that differ can be listed (14 or fewer); else over random swaps,
-    the observed one counted in, so that it is never 0.
-
-    Args:
-        differences: [n] float, one mean difference a dialogue.
-        resamples: random swaps.
-        seed: of the swaps.
-
-    Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
-    """
-    differences = np.asarray(differences, dtype=np.float64)
-    differences = differences[differences != 0]
-    observed = abs(differences.sum()) * (1 - 1e-9)  # ties count although sums round differently
-    if 2 ** len(differences) <= _EXACT_FLIPS:
-        sums = np.zeros(1)
-        for d in differences:
-            sums = np.concatenate([sums + d, sums - d])
-        return float((np.abs(sums) >= observed).mean())
-    rng, n, extreme, left = np.random.default_rng(seed), len(differences), 0, resamples
-    while left > 0:
-        block = min(left, max(1, _CELLS // n))
-        sums = (2.0 * rng.integers(0, 2, size=(block, n)) - 1.0) @ differences
-        extreme += int((np.abs(sums) >= observed).sum())
-        left -= block
-    return (1 + extreme) / (1 + resamples)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from detox.evaluation import intervals, statistics
-from detox.scoring import reward, rouge
-from detox.scoring.classifier import Classifier
+from detox.evaluation import intervals, results, two_models
+from detox.scoring import rouge
+from detox.scoring.classifier import Classifier, probabilities
 
 Summaries = Sequence[str] | Sequence[Sequence[str]]
 
@@ -38,7 +38,7 @@ def compare_summaries(
         seed: of them.
 
     Returns:
-        As `statistics.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction`, `ci95`; `p_value`,
+        As `two_models.compare`: `mean`, `std` and others, each with `before`, `after`, `reduction`, `ci95`; `p_value`,
         `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
 
     Raises:
@@ -49,23 +49,17 @@ def compare_summaries(
     rows = [[[row] if isinstance(row, str) else list(row) for row in side] for side in (before, after)]
     shape = _shape(rows)
     texts = list(dict.fromkeys(text for side in rows for row in side for text in row))
-    found = reward.probabilities(classifier, texts, batch_size)[:, classifier.label_id].tolist()
+    found = probabilities(classifier, texts, batch_size)[:, classifier.label_id].tolist()
     toxicity = dict(zip(texts, found, strict=True))
     old, new = (np.array([[toxicity[text] for text in row] for row in side]) for side in rows)
-    result = statistics.compare(old, new, threshold=threshold, resamples=resamples, seed=seed)
+    result = two_models.compare(old, new, threshold=threshold, resamples=resamples, seed=seed)
     if targets is not None:
         groups = [group for group in targets for _ in range(shape[1])]
         overlaps = [
             intervals.mean(rouge.rouge([text for row in side for text in row], groups)["rougeL"].reshape(shape).mean(1))
             for side in rows
         ]
-        change = overlaps[1] - overlaps[0]
-        result["rougeL"] = {
-            "before": overlaps[0].value,
-            "after": overlaps[1].value,
-            "change": change.value,
-            "ci95": intervals.interval(change),
-        }
+        result["rougeL"] = results.entry(*overlaps)
     return result
 
 

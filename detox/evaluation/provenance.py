@@ -7,8 +7,8 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from detox.data import preparation
-from detox.evaluation import cases
-from detox.evaluation.cases import Case
+from detox.evaluation import folders
+from detox.evaluation.checkpoints import Case
 from detox.model.engine import Engine
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli, flags, notes
@@ -58,9 +58,9 @@ def _training(case: Case) -> dict[str, Any]:
     found = {
         "updates": manifest["counts"]["updates"],
         "batch_size": ppo.batch_size,
-        "samples_per_dialogue": getattr(ppo, "samples_per_dialogue", None),
+        "samples_per_dialogue": ppo.samples_per_dialogue,
         "scored_summaries": checkpoint_record.read_metrics(case.checkpoint).get("objective/scored_summaries"),
-        "advantages": getattr(ppo, "advantages", "gae"),
+        "advantages": ppo.advantages,
         "learning_rate": ppo.learning_rate,
         "kl_coef": ppo.kl_coef,
         "trained": manifest["created_utc"],
@@ -84,7 +84,7 @@ def command(script: str, settings: config.Stage, *, deciding: bool = False, chec
     for flag in _flags(settings):
         if flag.default == preset[flag.name].default or flag.name in (*_PASSING, "--checkpoint"):
             continue
-        if deciding and not cases.decides(flag.name):
+        if deciding and not folders.decides(flag.name):
             continue
         words += (
             [flag.name, *shlex.split(flag.default)] if flag.kind else [flag.name if flag.default == "on" else flag.off]

@@ -17,7 +17,7 @@ _PART = re.compile(r"\d+|[^\W\d_]+")
 """A number, or letters in a row."""
 
 
-def _duplicates(summaries: Sequence[Sequence[str]]) -> Estimate:
+def duplicates(summaries: Sequence[Sequence[str]]) -> Estimate:
     """Return the share of summaries that another dialogue got too; without a dialogue, its twins may be none."""
     texts = [[" ".join(s.lower().split()) for s in row] for row in summaries]
     owners: defaultdict[str, set[int]] = defaultdict(set)
@@ -123,7 +123,7 @@ def describe(
         "length": _mean([text_figures.length(s) for s in row] for row in summaries),
         "named": intervals.mean(all_of / sizes.pop()),
         "empty": _mean([not s.strip() for s in row] for row in summaries),
-        "duplicate": _duplicates(summaries),
+        "duplicate": duplicates(summaries),
         "repetition": _mean(map(text_figures.repetition, summaries)),
         **{f"distinct_{n}": distinct(summaries, n) for n in (1, 2, 3)},
         "copy": _mean(text_figures.copied(row, [dialogue] * len(row)) for row, dialogue in zip(summaries, dialogues)),

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from detox.evaluation import cases, summaries
-from detox.evaluation.cases import Case
+from detox.evaluation import folders, scorers
+from detox.evaluation.checkpoints import Case
 from detox.evaluation.summaries import Draw
 from detox.evaluation.task import Task
 from detox.model.engine import Engine
@@ -49,7 +49,7 @@ def run(case: Case, task: Task, engine: Engine, known: dict[str, dict[str, Any]]
         return kept
     records = task.summarize(engine, draws, "reference")
     task.score(list(records.values()))
-    heat = summaries.rate(task.split["dialogue"], task.scorers["toxicity"], task.processes)
+    heat = scorers.rate(task.split["dialogue"], task.scorers["toxicity"], task.processes)
     known[key] = {"records": records, "dialogue_toxicity": heat}
     task.processes.on_main(lambda: _keep(task, folder, known[key]))
     return known[key]
@@ -60,13 +60,13 @@ def _read(case: Case, name: str) -> dict[str, Any] | None:
     own = case.target.parent / name
     for folder in (own, *sorted(case.run.parent.glob(f"*/evaluation/{name}"))):
         if folder.exists():
-            artifacts.read_manifest(folder, cases.STAGE)
+            artifacts.read_manifest(folder, folders.STAGE)
             return json.loads((folder / _FILE).read_text(encoding="utf-8"))
     return None
 
 
 def _keep(task: Task, target: Path, part: dict[str, Any]) -> None:
-    with cases.publish(task.settings, target, {}, str(task.device)) as folder:
+    with folders.publish(task.settings, target, {}, str(task.device)) as folder:
         (folder / _FILE).write_text(json.dumps(part) + "\n", encoding="utf-8")
 
 

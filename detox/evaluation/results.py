@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detox.evaluation import alarms, intervals, power, quality, statistics
+from detox.evaluation import alarms, baselines, intervals, noise, power, quality, two_models
+from detox.evaluation.examples import SIDES, Line, Results, column, samples, slice_masks
 from detox.evaluation.intervals import Estimate
-from detox.evaluation.summaries import SIDES, Line, Records, Results, column, samples, slice_masks
+from detox.evaluation.judge import disagreement
 from detox.scoring.rouge import OVERLAPS, needs_unicode
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
     chance: dict[str, Any] = {"resamples": settings.evaluation.resamples, "seed": settings.seed}
     options = chance | {"threshold": settings.evaluation.threshold}
     toxicity, judge = (pair(runs, key) for key in ("toxicity", "judge"))
-    measured, judged = statistics.compare(*toxicity, **options), statistics.compare(*judge, **options)
+    measured, judged = two_models.compare(*toxicity, **options), two_models.compare(*judge, **options)
     masks, least = slice_masks(lines), settings.evaluation.min_slice
     looks = _over_runs(runs)
-    described = {name: _entry(side["before"], side["after"]) for name, side in looks.items()}
+    described = {name: entry(side["before"], side["after"]) for name, side in looks.items()}
     found: Results = {
         "schema_version": 1,
         "n": len(lines),
@@ -57,19 +58,19 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "reward": described.pop("reward"),
         **({"bert_score": described.pop("bert_score")} if "bert_score" in described else {}),
         "drift": _distance(runs) | described,
-        "noise_floor": statistics.noise_floor(toxicity[0], _noise(runs, "toxicity")),
-        "judge_noise_floor": statistics.noise_floor(judge[0], _noise(runs, "judge")),
-        "slices": statistics.by_slice(*toxicity, masks, least, **options),
-        "disagreement": alarms.disagreement(*toxicity, *judge, **chance),
+        "noise_floor": noise.noise_floor(toxicity[0], _noise(runs, "toxicity")),
+        "judge_noise_floor": noise.noise_floor(judge[0], _noise(runs, "judge")),
+        "slices": two_models.by_slice(*toxicity, masks, least, **options),
+        "disagreement": disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],
         "verdict_sentence": measured["verdict_sentence"],
-        "verdict_rule": statistics.VERDICT_RULE,
+        "verdict_rule": two_models.VERDICT_RULE,
         "worse": alarms.worse({name: side["after"] - side["before"] for name, side in looks.items()}, _GOOD),
     }
     if len(lines) > 1 and measured["mean"]["before"] > 0:
         found["power"] = power.table(effects(runs))
     if "filtered" in lines[0]["before"]:
-        found |= _baselines(runs, settings.evaluation.best_of)
+        found |= baselines.against(runs, settings.evaluation.best_of)
     return found | {"alarms": [dataclasses.asdict(alarm) for alarm in alarms.alarms(found)]}
 
 
@@ -90,7 +91,7 @@ def _noise(runs: Sequence[Sequence[Line]], key: str) -> np.ndarray:
     return column(samples(runs[0], "before", "noise"), key)
 
 
-def _entry(before: Estimate, after: Estimate) -> dict[str, Any]:
+def entry(before: Estimate, after: Estimate) -> dict[str, Any]:
     """Return both sides of a figure, and the interval of after - before."""
     change = after - before
     return {"before": before.value, "after": after.value, "change": change.value, "ci95": intervals.interval(change)}
@@ -149,38 +150,3 @@ def _distance(runs: Sequence[Sequence[Line]]) -> dict[str, Any]:
         together = intervals.average(each)
         found |= {name: together.value, f"{name}_ci95": intervals.interval(together)}
     return found
-
-
-# -------------------------------------------------------------------------------------------------- baselines
-
-
-def best_of(lines: Sequence[Line], count: int) -> Records:
-    """Return, for each dialogue, the highest reward among the reference's first `count` samples."""
-    pools = [line["before"]["samples"] + line["before"]["noise"] for line in lines]
-    return [[max(pool[:count], key=lambda record: record["reward"])] for pool in pools]
-
-
-def _baselines(runs: Sequence[Sequence[Line]], count: int) -> dict[str, Any]:
-    """Return the table of what PPO has to beat, and a sentence where it does not."""
-    rival, lines = f"best-of-{count} by reward", runs[0]
-    chosen: Mapping[str, Sequence[Records]] = {
-        "reference": [samples(lines, "before")],
-        rival: [best_of(lines, count)],
-        "bad-word filter": [samples(lines, "before", "filtered")],
-        "PPO": [samples(one, "after") for one in runs],
-    }
-    table = {
-        name: {
-            "toxicity_mean": float(np.mean([column(records, "toxicity") for records in each])),
-            "toxicity_std": float(np.mean([column(records, "toxicity").std() for records in each])),
-            "judge_mean": float(np.mean([column(records, "judge") for records in each])),
-            "rougeL": float(np.mean([column(records, "rougeL") for records in each])),
-            "length": float(np.mean([len(r["summary"].split()) for records in each for row in records for r in row])),
-        }
-        for name, each in chosen.items()
-    }
-    ours, its = table["PPO"]["toxicity_mean"], table[rival]["toxicity_mean"]
-    if ours < its:
-        return {"baselines": table}
-    note = f"PPO does not beat {rival}: mean toxicity {ours:.4f} against {its:.4f}, for {count} summaries"
-    return {"baselines": table, "baseline_note": f"{note} a dialogue and no training."}

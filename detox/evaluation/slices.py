@@ -59,7 +59,7 @@ def identity_mention(text: str) -> bool:
 
 
 def slices(dialogues: Sequence[str], toxicity: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the parts of the dialogues on which results are shown apart; `statistics.by_slice` takes them.
+    """Return the parts of the dialogues on which results are shown apart; `two_models.by_slice` takes them.
 
     Args:
         dialogues: n texts.

@@ -1,53 +1,32 @@
-"""Evaluating a checkpoint against its reference: summaries of both under the same seeds, and what is said of them.
+"""The summaries of a model under given seeds, and how likely they are to the reference.
 
-A summary is a record (a dict) that carries every number that was measured on it. Figures are computed from
-the lines of examples.jsonl, which hold these records, and from nothing else (results.py): whoever has that file can
-compute them again. Several processes share the batches, which are the same whatever their number, and so is
-every record, to the last bit.
+Several processes share the batches, which are the same whatever their number, and so is every record, to the last bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
 from operator import attrgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from detox.evaluation.slices import slices
-from detox.model.engine import Encoded, Engine, Sampling, by_length, uniforms
-from detox.scoring import rouge
-from detox.stage.errors import UserError
+from detox.evaluation.examples import Record, Records
+from detox.model.engine import Encoded, Engine, by_length
+from detox.model.sampling import Sampling, uniforms
 from detox.stage.parallel import ALONE, Processes
 
 if TYPE_CHECKING:
     import config
 
 
-Record = dict[str, Any]
-Records = list[list[Record]]
-"""[dialogues][samples]."""
-Line = dict[str, Any]
-"""Of examples.jsonl: a dialogue with its references and the records of both models."""
-Results = dict[str, Any]
-
 EVALUATION_STREAM = 10
 _KEYS_A_DIALOGUE = 1 << 16
-_CHUNK = 64
-"""Texts that a scorer is given at once."""
-SIDES = ("before", "after")
-
-
-# -------------------------------------------------------------------------------------------------- summaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,124 +185,3 @@ def teacher_force(
     for batch, found in zip(batches, made, strict=True):
         for (_, record), logprob in zip(batch.jobs, found, strict=True):
             record["reference_logprob"] = logprob
-
-
-def score(
-    groups: Sequence[Records],
-    scorers: Mapping[str, Callable[[list[str]], Sequence[float]]],
-    references: Sequence[Sequence[str]],
-    bert_score: str | None = None,
-    processes: Processes = ALONE,
-) -> None:
-    """Add what the scorers say, the ROUGE F1 and BERTScore to every record; equal texts are scored once.
-
-    Args:
-        groups: records of the same n dialogues.
-        scorers: name of the number to the function that gives it, from texts.
-        references: reference summaries of the n dialogues.
-        bert_score: encoder for BERTScore; None leaves it out.
-        processes: share the work but for BERTScore, which is the main one's; all have the same records.
-
-    Raises:
-        UserError: a scorer gives what is no number, or `bert-score` is not installed.
-    """
-    records = [record for group in groups for row in group for record in row]
-    texts = list(dict.fromkeys(record["summary"] for record in records))
-    for name, scorer in scorers.items():
-        values = dict(zip(texts, rate(texts, scorer, processes), strict=True))
-        if not all(map(math.isfinite, values.values())):
-            raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
-        for record in records:
-            record[name] = values[record["summary"]]
-    owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
-    pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
-    written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
-    part = processes.share(len(pairs))
-    parts = processes.gather_objects(rouge.rouge(written[part], wanted[part]))
-    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in rouge.OVERLAPS}
-    if bert_score is not None:
-        overlaps["bert_score"] = processes.on_main(lambda: rouge.bert_score(written, wanted, bert_score))
-        if overlaps["bert_score"] is None:
-            raise UserError("--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out")
-    place = {pair: at for at, pair in enumerate(pairs)}
-    for i, record in owned:
-        at = place[i, record["summary"]]
-        record |= {name: float(values[at]) for name, values in overlaps.items()}
-
-
-def rate(
-    texts: Sequence[str], scorer: Callable[[list[str]], Sequence[float]], processes: Processes = ALONE
-) -> list[float]:
-    """Return what a scorer says of each text; texts of like length go to it together, and processes take turns."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
-    chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
-    found = processes.map(lambda rows: list(map(float, scorer([texts[i] for i in rows]))), chunks)
-    values = dict(zip(chain.from_iterable(chunks), chain.from_iterable(found), strict=True))
-    return [values[i] for i in range(len(texts))]
-
-
-def examples(
-    split: Mapping[str, Sequence[Any]],
-    before: Mapping[str, Records],
-    after: Mapping[str, Records],
-    dialogue_toxicity: Sequence[float],
-) -> list[Line]:
-    """Return the lines of examples.jsonl.
-
-    Args:
-        split: columns of the prepared dataset, n dialogues.
-        before: of the reference: `samples` and `noise` (other seeds) [n][k], `greedy` [n][1]; with baselines
-            `filtered` [n][k] too.
-        after: of the policy: `samples`, paired with the reference's, and `greedy`.
-        dialogue_toxicity: [n], by the classifier of the toxicity measurement; chooses the most toxic tenth.
-    """
-    lines = [
-        {
-            "id": identity,
-            "topic": split["topic"][i],
-            "dialogue": split["dialogue"][i],
-            "dialogue_toxicity": dialogue_toxicity[i],
-            "query_tokens": len(split["input_ids"][i]),
-            "references": list(split["summaries"][i]),
-            "before": {name: _without_ids(records[i], name) for name, records in before.items()},
-            "after": {name: _without_ids(records[i], name) for name, records in after.items()},
-        }
-        for i, identity in enumerate(split["id"])
-    ]
-    masks = slice_masks(lines)
-    for i, line in enumerate(lines):
-        line["slices"] = [name for name, mask in masks.items() if mask[i]]
-    return lines
-
-
-def _without_ids(row: Sequence[Record], name: str) -> Any:
-    clean = [{key: value for key, value in record.items() if key != "ids"} for record in row]
-    return clean[0] if name == "greedy" else clean
-
-
-def read_examples(folder: Path) -> list[Line]:
-    """Return the lines of examples.jsonl of a finished evaluation."""
-    with open(folder / "examples.jsonl", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def read_results(folder: Path) -> Results:
-    """Return results.json of a finished evaluation."""
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-
-
-def samples(lines: Sequence[Line], side: str, name: str = "samples") -> Records:
-    """Return the records [dialogues][samples] of one side, `greedy` as one sample."""
-    found = [line[side][name] for line in lines]
-    return [[record] for record in found] if name == "greedy" else found
-
-
-def column(records: Records, name: str) -> np.ndarray:
-    """Return [dialogues, samples] of one number of each record."""
-    return np.array([[record[name] for record in row] for row in records], dtype=np.float64)
-
-
-def slice_masks(lines: Sequence[Line]) -> dict[str, np.ndarray]:
-    """Return which dialogues belong to each slice, [n] bool."""
-    heat, lengths = (np.array([line[key] for line in lines]) for key in ("dialogue_toxicity", "query_tokens"))
-    return slices([line["dialogue"] for line in lines], heat, lengths)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +11,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from detox.data import preparation
-from detox.evaluation import bad_words, summaries
-from detox.evaluation.cases import Case, check_start
-from detox.evaluation.summaries import Draw, Records
-from detox.model import adapters, devices, loading
-from detox.model.engine import Engine, make_engine
-from detox.scoring import toxicity
-from detox.scoring.classifier import Classifier, load_classifier
-from detox.scoring.reward import RewardModel
+from detox.evaluation import bad_words, scorers, summaries
+from detox.evaluation.checkpoints import Case, check_start
+from detox.evaluation.examples import Records
+from detox.evaluation.scorers import Scorer, load_scorers
+from detox.evaluation.summaries import Draw
+from detox.model import adapters, devices, loading, tokenizers
+from detox.model.engine import Engine
+from detox.model.engines import make_engine
+from detox.scoring.classifier import Classifier
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
 
 if TYPE_CHECKING:
     import config
-
-
-Scorer = Callable[[list[str]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class Task:
     def score(self, groups: list[Records]) -> None:
         """Add to the records what the classifiers and the references say of them."""
         references, with_bert = self.split["summaries"], self.settings.evaluation.bert_score
-        summaries.score(groups, self.scorers, references, with_bert, self.processes)
+        scorers.score(groups, self.scorers, references, with_bert, self.processes)
 
 
 def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) -> Task:
@@ -85,7 +82,7 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     device = devices.take(settings.device)
     processes.on_main(lambda: check_start(case))
     base = case.training.model
-    tokenizer = loading.load_tokenizer(base.base, base.revision)
+    tokenizer = tokenizers.load_tokenizer(base.base, base.revision)
     loading.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
     split = preparation.load_prepared(case.run / "prepared", preparation.tokenizer_fingerprint(tokenizer))[
@@ -98,33 +95,6 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     banned = bad_words.banned_sequences(tokenizer, words)
     return Task(settings, split, queries, tokenizer, banned, classifiers, scorers, device, processes)
-
-
-@functools.lru_cache(maxsize=1)
-def load_scorers(
-    measured: config.Toxicity, judge: config.Judge, reward: config.Reward, device: torch.device
-) -> tuple[dict[str, Classifier], dict[str, Scorer]]:
-    """Load toxicity measurement, judge and reward model; one that serves twice is loaded once."""
-    loaded: dict[tuple[str, str | None], Classifier] = {}
-    classifiers = {}
-    for role, wanted in (("toxicity", measured), ("judge", judge), ("reward", reward)):
-        source = wanted.model, wanted.revision
-        if source not in loaded:
-            loaded[source] = load_classifier(*source, wanted.label)
-        classifiers[role] = loaded[source].with_label(wanted.label)
-    for role in ("toxicity", "judge"):
-        classifiers[role].check_probabilities()
-
-    def probability(role: str, label: str) -> Scorer:
-        measurement = toxicity.load_toxicity(classifiers[role], device)
-        return lambda texts: measurement.compute(predictions=texts, toxic_label=label)["toxicity"]
-
-    logit = RewardModel(classifiers["reward"], "logit", reward.batch_size, device)
-    return classifiers, {
-        "toxicity": probability("toxicity", measured.label),
-        "judge": probability("judge", judge.label),
-        "reward": lambda texts: logit.score(texts).tolist(),
-    }
 
 
 def load_engine(settings: config.EvaluationStage, case: Case, adapter: str, device: torch.device) -> Engine:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from detox.model import hub, weights
-from detox.model.hub import Source
+from detox.model import sources, weights
+from detox.model.sources import Source
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ _FILES = ("adapter_config.json", "adapter_model.safetensors")
 _WRAPPERS = ("base_model.model.", "module.", "pretrained_model.", "_orig_mod.", "_fsdp_wrapped_module.")
 """What DDP, TRL's value-head model, torch.compile and FSDP put before the names of what they wrap."""
 _FACTOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
-_LOADING = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
 
 
 def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None) -> PeftModel:
@@ -43,7 +41,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    source = hub.locate(name, revision, _FILES, ("adapter_model.bin",))
+    source = sources.locate(name, revision, _FILES, ("adapter_model.bin",))
     _check_plain_lora(source)
     found = weights.find(source, "adapter_model.safetensors", "adapter_model.bin")
     factors = _factors(source, weights.read(source, found), model)
@@ -59,7 +57,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
             adapted = get_peft_model(model, settings)
         _check_complete(source, factors, adapted)
         set_peft_model_state_dict(adapted, {f"base_model.model.{key}": tensor for key, tensor in factors.items()})
-    except _LOADING as error:
+    except sources.FAILURES as error:
         raise UserError(
             f"{source.name}: cannot be loaded as a LoRA adapter ({printable(str(error).partition(chr(10))[0], 200)}); "
             "check its adapter_config.json, or name another one"

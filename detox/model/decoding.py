@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +13,7 @@ from torch.nn import functional as F
 from detox.model import packing
 from detox.model.engine import Encoded
 from detox.model.layers import LinearsOfFew, linears
-
-if TYPE_CHECKING:
-    from detox.model.packed_t5 import Attention, Norm, PackedT5Engine
+from detox.model.t5_stacks import Attention, Norm, T5Stacks
 
 ALIGNMENT = 8
 """Numbers, of two or four bytes, that CUDA's fused attention reads at once of a mask, wherever that lies."""
@@ -66,7 +63,7 @@ class Decoding:
         encoded: b prompts.
     """
 
-    def __init__(self, engine: PackedT5Engine, encoded: Encoded):
+    def __init__(self, engine: T5Stacks, encoded: Encoded):
         self.engine = engine
         self.linears = LinearsOfFew(engine.attention_dtype)
         self.norms: dict[Norm, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What runs the summarizer: encode, log-probabilities of responses, generate; and the Hugging Face engine.
+"""What runs the summarizer: the interface of all engines (encode, log-probabilities of responses, generate).
 
 The trainer and the evaluation see an `Engine` only. Sequences travel as lists of unpadded id tensors and as packed
 rows, so padding is each engine's own affair and never part of a mask.
@@ -7,23 +7,19 @@ rows, so padding is each engine's own affair and never part of a mask.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache
 
-from detox.model.allocator import keep_freed_memory
 from detox.model.devices import traits
 from detox.model.layers import wide
 from detox.model.logprobs import linear_logprobs
+from detox.model.sampling import GREEDY, Sampling, choose
 from detox.model.sharding import is_sharded
-from detox.stage.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -94,34 +90,6 @@ class Generated:
     logprobs: Tensor
     finished: Tensor
     hidden: Tensor
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a next token is chosen.
-
-    Attributes:
-        uniforms: [B, at least max_new_tokens] in [0, 1): token t of example b is the inverse of the cumulative
-            distribution at uniforms[b, t], whatever else is in the batch; None is greedy.
-        temperature, top_k, top_p: change the distribution; the defaults leave it whole.
-        banned: sequences of ids that are never completed.
-    """
-
-    uniforms: Tensor | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    banned: tuple[tuple[int, ...], ...] = ()
-
-
-def uniforms(seed: int, stream: int, keys: Sequence[int], count: int) -> Tensor:
-    """Return [len(keys), count] uniform numbers in [0, 1) that depend on (seed, stream, key) alone.
-
-    Each example has a stream of its own, so that batch order, batch size and the number of processes do not change
-    what it is given.
-    """
-    draws = [np.random.default_rng([seed, stream, key]).random(count, dtype=np.float32) for key in keys]
-    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, count)
 
 
 def response_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -249,7 +217,7 @@ class Engine(ABC):
 
     @torch.no_grad()
     def generate(
-        self, encoded: Encoded, max_new_tokens: int, sampling: Sampling = Sampling(), *, reference: bool = False
+        self, encoded: Encoded, max_new_tokens: int, sampling: Sampling = GREEDY, *, reference: bool = False
     ) -> Generated:
         """Generate a response to each prompt; finished sequences leave the batch.
 
@@ -356,168 +324,3 @@ class Engine(ABC):
 def unpack(packed: Tensor, mask: Tensor) -> Tensor:
     """Return [B, T] with the packed numbers [tokens] where `mask` [B, T] is True, 0 elsewhere."""
     return packed.new_zeros(mask.shape).masked_scatter(mask, packed)
-
-
-def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Choose the next token of each row.
-
-    Args:
-        logits: [b, V] float32.
-        draws: [b] uniform numbers, or None for the most likely token.
-        sampling: temperature, top-k, top-p and banned sequences.
-        prefixes: [b, t] the tokens so far; needed where sequences of several tokens are banned.
-
-    Returns:
-        The tokens [b] and their log-probabilities [b] under `logits` as they came.
-    """
-    full = logits
-    if sampling.banned:
-        logits = _ban(logits, prefixes, sampling.banned)
-    if draws is None:
-        tokens = logits.argmax(-1)
-    else:
-        if sampling.temperature != 1.0:
-            logits = logits / sampling.temperature
-        if sampling.top_k:
-            kth = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
-        if sampling.top_p < 1.0:
-            ordered, order = logits.softmax(-1).sort(-1, descending=True)
-            beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
-            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-        # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
-        cumulative = _cumulative(logits.softmax(-1))
-        found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
-        tokens = found.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
-    return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
-
-
-def _cumulative(probabilities: Tensor) -> Tensor:
-    """Return the sums of [b, V] probabilities from left to right, which rise at probabilities above 0 only.
-
-    A device that adds up in parts rounds the parts in other orders, so that its sums fall here and rise there where
-    the probability is 0; `searchsorted` could then draw such a token.
-    """
-    sums = probabilities.cumsum(-1)
-    if traits(probabilities.device).ordered_scan:
-        return sums
-    return sums.masked_fill_(probabilities == 0, 0.0).cummax(-1).values
-
-
-def _ban(logits: Tensor, prefixes: Tensor | None, banned: Sequence[Sequence[int]]) -> Tensor:
-    """Return a copy of `logits` in which no token completes a banned sequence."""
-    logits = logits.clone()
-    logits[:, [sequence[0] for sequence in banned if len(sequence) == 1]] = -torch.inf
-    beginnings = [(list(sequence[:-1]), sequence[-1]) for sequence in banned if len(sequence) > 1]
-    for row, prefix in enumerate(prefixes.tolist() if beginnings and prefixes is not None else ()):
-        for beginning, last in beginnings:
-            if prefix[-len(beginning) :] == beginning:
-                logits[row, last] = -torch.inf
-    return logits
-
-
-class HuggingFaceEngine(Engine):
-    """Any encoder-decoder of `transformers`, through its own modules, right-padded and length-sorted.
-
-    Args:
-        batch_size: prompts encoded at once.
-    """
-
-    name = "hf"
-    kind = "Hugging Face"
-
-    def __init__(
-        self,
-        model: nn.Module,
-        value_head: nn.Module | None = None,
-        value_reads_detached: bool = True,
-        *,
-        batch_size: int = 16,
-    ):
-        super().__init__(model, value_head, value_reads_detached)
-        self.batch_size = batch_size
-        self.encoder, self.decoder = self.base.get_encoder(), self.base.get_decoder()
-        parameters = inspect.signature(self.decoder.forward).parameters
-        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
-
-    def encode(self, queries: Sequence[Tensor], *, reference: bool = False) -> Encoded:
-        lengths = [len(query) for query in queries]
-        rows = [torch.empty(0)] * len(queries)
-        with self.adapters_off() if reference else contextlib.nullcontext():
-            with torch.set_grad_enabled(torch.is_grad_enabled() and self.encoder_is_trained and not reference):
-                for group in by_length(lengths, self.batch_size):
-                    ids, mask = self._pad([queries[i].to(self.device) for i in group])
-                    hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-                    for row, i in enumerate(group):
-                        rows[i] = hidden[row, : lengths[i]]
-        return Encoded(torch.cat(rows), tuple(lengths))
-
-    def decode(self, encoded: Encoded, responses: Sequence[Tensor], *, reference: bool = False) -> Tensor:
-        memory, memory_mask = self._pad(encoded.rows())
-        start = torch.tensor([self.start_id], device=self.device)
-        inputs, _ = self._pad([torch.cat([start, response[:-1].to(self.device)]) for response in responses])
-        with self.adapters_off() if reference else contextlib.nullcontext():
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
-                hidden = self.decoder(
-                    input_ids=inputs,
-                    encoder_hidden_states=memory,
-                    encoder_attention_mask=memory_mask,
-                    use_cache=False,
-                ).last_hidden_state
-        return torch.cat([hidden[row, : len(response)] for row, response in enumerate(responses)])
-
-    def start(self, encoded: Encoded) -> dict[str, Any]:
-        memory, mask = self._pad(encoded.rows())
-        # Without a configuration, which counts the encoder's layers, the caches grow with the layers that are run.
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        return {"cache": cache, "memory": memory, "mask": mask}
-
-    def advance(self, state: dict[str, Any], tokens: Tensor) -> Tensor:
-        return self.decoder(
-            input_ids=tokens[:, None],
-            encoder_hidden_states=state["memory"],
-            encoder_attention_mask=state["mask"],
-            use_cache=True,
-            **{self._cache_name: state["cache"]},
-        ).last_hidden_state[:, -1]
-
-    def keep(self, state: dict[str, Any], indices: Sequence[int]) -> None:
-        places = torch.tensor(indices, device=self.device)
-        state["cache"].batch_select_indices(places)
-        state["memory"], state["mask"] = state["memory"][places], state["mask"][places]
-
-    def _pad(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Right-pad rows [length, ...] with zeros; return [B, S, ...] and the mask [B, S], 1 = a real position."""
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-        beyond = -padded.shape[1] % self.traits.pad_multiple
-        if beyond:
-            padded = nn.functional.pad(padded, (0, 0) * (padded.dim() - 2) + (0, beyond))
-        mask = torch.arange(padded.shape[1], device=self.device)[None, :] < lengths[:, None]
-        return padded, mask.long()
-
-
-def make_engine(
-    name: str, model: nn.Module, value_head: nn.Module | None = None, value_reads_detached: bool = True
-) -> Engine:
-    """Return the engine called `name` around `model`.
-
-    Args:
-        name: `hf`, `packed`, or `auto`: packed for the T5 family, but not where every new shape costs a kernel;
-            there the Hugging Face engine's rounded lengths keep their number small.
-
-    Raises:
-        UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
-    """
-    keep_freed_memory()
-    compiles, sharded = traits(next(model.parameters()).device).compiles_shapes, is_sharded(model)
-    if name == "packed" and sharded:
-        raise UserError("--engine=packed: reads weights in place, and these are sharded; leave it to auto, or use hf")
-    if name == "packed" or (name == "auto" and not compiles and not sharded):
-        from detox.model.packed_t5 import PackedT5Engine
-
-        if PackedT5Engine.supports(model):
-            return PackedT5Engine(model, value_head, value_reads_detached)
-        if name == "packed":
-            raise UserError("--engine=packed: runs T5 models with plain or LoRA linear layers only; use --engine hf")
-    return HuggingFaceEngine(model, value_head, value_reads_detached)

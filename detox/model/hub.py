@@ -1,11 +1,9 @@
-"""Where models and datasets are: embedded, in a folder, or on the hub, whether it is in reach or not."""
+"""The hub of models and datasets: whether it is in reach, what is fetched from it, what goes wrong in words."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import json
 import os
 import re
 import sys
@@ -13,18 +11,15 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import get_session, httpx
 
-from detox.stage import artifacts, environment
+from detox.stage import environment
 from detox.stage.errors import UserError, printable
 
-DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
 PROBE_SECONDS = 4.0
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -32,9 +27,6 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 class HubUnreachable(UserError):
     """A model is not in the local cache, and the hub cannot be reached."""
-
-
-# ------------------------------------------------------------------------------------------------- in reach?
 
 
 @functools.lru_cache(maxsize=4)
@@ -191,95 +183,3 @@ def fetch(name: str, revision: str | None, patterns: Sequence[str], kind: str = 
             )
     finally:
         constants.HF_HUB_OFFLINE = offline
-
-
-# -------------------------------------------------------------------------------------------------- a model
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model's folder on this disk, the name that the user gave, and the commit if it came from the hub."""
-
-    name: str
-    folder: Path
-    commit: str | None = None
-
-    def has(self, file: str) -> bool:
-        """Return whether the folder has a file of this name."""
-        return (self.folder / file).is_file()
-
-    def json(self, file: str) -> dict[str, Any]:
-        """Return the content of a JSON file of the folder."""
-        path = self.folder / file
-        try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise UserError(f"{self.name}: has no {file}; {self._instead(file)}") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.name}: {file} cannot be read ({error}); fetch or save it again") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{self.name}: {file} is not a JSON object; fetch or save it again")
-        return content
-
-    def _instead(self, file: str) -> str:
-        """Return what may have been meant: an adapter, or a folder inside of this one."""
-        if file == "config.json" and self.has("adapter_config.json"):
-            return "it is an adapter: give the summarizer's as --model.adapter, merge others into their base first"
-        inside = sorted(path.parent for path in self.folder.glob(f"*/{file}"))
-        if inside and self.commit is None:
-            return f"name a folder inside of it, such as {Path(self.name) / inside[-1].name}"
-        return "name a folder or repository that is complete"
-
-
-def locate(name: str, revision: str | None, patterns: Sequence[str], otherwise: Sequence[str] = ()) -> Source:
-    """Find a model: `demo:<name>`, a folder, or a hub repository, of which the files `patterns` are fetched.
-
-    Only files at the top of a repository are fetched, so that no name in its listing leads elsewhere.
-
-    Args:
-        name: as the user gave it.
-        revision: commit, tag or branch of a hub name.
-        patterns: names of the files that are wanted, with `*`.
-        otherwise: names of those that are fetched where the repository has no safetensors.
-    """
-    if name.startswith("demo:"):
-        known = sorted(path.name for path in DEMO_MODELS.glob("*") if path.is_dir())
-        if name.removeprefix("demo:") not in known:
-            choices = ", ".join(f"demo:{choice}" for choice in known) or "none (run `make demo-models`)"
-            raise UserError(f"{name}: no such embedded model; there are {choices}")
-        return Source(name, DEMO_MODELS / name.removeprefix("demo:"))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if revision is not None:
-            raise UserError(f"{name}: a local folder, which has no revision {revision}; leave the revision out")
-        return Source(name, path)
-    if path.exists():
-        raise UserError(f"{name}: a file; name the folder that holds the model")
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
-        raise UserError(f"{name}: no such folder; name an existing folder or a model on the hub (owner/name)")
-    folder = fetch(name, revision, patterns)
-    if otherwise and not any(folder.glob("*.safetensors")):
-        folder = fetch(name, folder.name, [*patterns, *otherwise])
-    return Source(name, folder, commit=folder.name)
-
-
-def identity(name: str, revision: str | None = None) -> str:
-    """Return what tells a model from others: the commit of a hub name, the hash of a folder's settings and weights.
-
-    Raises:
-        UserError: there is no such model.
-    """
-    settings = ("config.json", "adapter_config.json")
-    source = locate(name, revision, settings)
-    if source.commit is not None:
-        return source.commit
-    digest = hashlib.sha256()
-    files = [source.folder / file for file in settings if source.has(file)]
-    files += sorted(source.folder.glob("*.safetensors"))
-    if not source.has("adapter_model.safetensors"):
-        files += source.folder.glob("adapter_model.bin")
-    if source.has("config.json") and not any(source.folder.glob("model*.safetensors")):
-        files += sorted(source.folder.glob("pytorch_model*.bin"))
-    for path in files:
-        digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
-    return digest.hexdigest()

@@ -1,66 +1,28 @@
-"""Loading models: devices, tokenizers, summarizers and classifiers that are whole and fit."""
+"""Models that are whole and of the right kind: their settings, their weights, and what of both is refused."""
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import importlib
 import logging
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from detox.model import hub, weights
-from detox.model.hub import Source
+from detox.model import sources, tokenizers, weights
+from detox.model.sources import Source
 from detox.stage import notes
 from detox.stage.errors import UserError, printable
 
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "source.spm",
-    "vocab.json",
-    "vocab.txt",
-)
-_SENTENCEPIECE = tuple(file for file in _TOKENIZER if file.endswith((".model", ".spm")))
-_SMALL_FILES = (
-    "config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "target.spm",
-)
-WHOLE = (*_SMALL_FILES, *_TOKENIZER, "generation_config.json", *weights.SAFE)
-_LOADING = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    SafetensorError,
-)
+WHOLE = (*tokenizers.FILES, "generation_config.json", *weights.SAFE)
 
 
 def quiet() -> None:
@@ -81,93 +43,6 @@ def quiet() -> None:
         logging.getLogger(reporter).setLevel(logging.ERROR)
 
 
-# ------------------------------------------------------------------------------------------------- tokenizers
-
-
-def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a summarizer; it pads and truncates on the right.
-
-    Raises:
-        UserError: not found, incomplete, without padding or end token, or larger than the model's vocabulary.
-    """
-    source = hub.locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
-    tokenizer = tokenizer_of(source)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name}: its tokenizer has no end-of-sequence token; choose an encoder-decoder such as T5")
-    if (source.folder / "config.json").exists():
-        size = source.json("config.json").get("vocab_size")
-        if isinstance(size, int):
-            check_vocabulary(source, tokenizer, size)
-    return tokenizer
-
-
-def tokenizer_of(source: Source) -> PreTrainedTokenizerBase:
-    if not any(source.has(file) for file in _TOKENIZER):
-        raise UserError(f"{source.name}: has no tokenizer ({', '.join(_TOKENIZER)}); save one next to the model")
-    with _without_marks(source) as folder:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # a foreign file can fail in any way, tokenizers' own errors are bare Exceptions
-            if any(source.has(file) for file in _SENTENCEPIECE) and not _reads_sentencepiece():
-                raise UserError(
-                    f"{source.name}: its tokenizer needs `pip install sentencepiece protobuf` (see requirements.txt)"
-                ) from None
-            raise _unloadable(source, "a tokenizer", error) from None
-    if tokenizer.pad_token_id is None:
-        raise UserError(f"{source.name}: its tokenizer has no padding token; batches need one, choose another model")
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    tokenizer.name_or_path = source.name
-    vars(tokenizer)["_resolved_revision"] = source.commit
-    return tokenizer
-
-
-def _reads_sentencepiece() -> bool:
-    try:
-        return all(map(importlib.import_module, ("sentencepiece", "google.protobuf")))
-    except ImportError:
-        return False
-
-
-@contextlib.contextmanager
-def _without_marks(source: Source) -> Iterator[Path]:
-    """Yield the folder, or one like it where a text file begins with a byte order mark, which libraries do not read."""
-    marked = {file for file in source.folder.glob("*") if file.suffix in (".json", ".txt") and _is_marked(file)}
-    if not marked:
-        yield source.folder
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        for file in source.folder.glob("*"):
-            if file in marked:
-                Path(folder, file.name).write_bytes(file.read_bytes().removeprefix(codecs.BOM_UTF8))
-            elif file.is_file():
-                try:
-                    Path(folder, file.name).symlink_to(file.resolve())
-                except OSError:  # Windows, where not everybody may
-                    shutil.copyfile(file, Path(folder, file.name))
-        yield Path(folder)
-
-
-def _is_marked(file: Path) -> bool:
-    with open(file, "rb") as opened:
-        return opened.read(3) == codecs.BOM_UTF8
-
-
-def check_vocabulary(source: Source, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= size:
-        raise UserError(
-            f"{source.name}: its tokenizer does not fit: token id {largest}, but {size} rows of embedding; "
-            "put the tokenizer that the model was trained with next to it"
-        )
-
-
-def embedding_rows(model: PreTrainedModel) -> int:
-    return model.get_input_embeddings().get_parameter("weight").shape[0]
-
-
-# ----------------------------------------------------------------------------------------------------- models
-
-
 def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load an encoder-decoder, in eval mode, on the CPU.
 
@@ -179,15 +54,15 @@ def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype =
     Raises:
         UserError: not found, not an encoder-decoder, or its weights are missing or damaged.
     """
-    source = hub.locate(name, revision, WHOLE, weights.PICKLED)
+    source = sources.locate(name, revision, WHOLE, weights.PICKLED)
     settings = model_config(source)
     if not settings.is_encoder_decoder or is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not an encoder-decoder for text; choose one such as google/flan-t5-base")
     _complete_ids(source, settings)
     model = load_whole(AutoModelForSeq2SeqLM, source, settings, "an encoder-decoder", dtype)
-    if any(source.has(file) for file in _TOKENIZER):
-        check_vocabulary(source, tokenizer_of(source), embedding_rows(model))
+    if tokenizers.is_in(source):
+        tokenizers.check_vocabulary(source, tokenizers.tokenizer_of(source), embedding_rows(model))
     return model
 
 
@@ -224,7 +99,7 @@ def read_config(name: str, revision: str | None = None) -> tuple[PreTrainedConfi
     Raises:
         UserError: not found, or no model that is loaded here; `HubUnreachable` where that is all.
     """
-    source = hub.locate(name, revision, ("config.json",))
+    source = sources.locate(name, revision, ("config.json",))
     return model_config(source), source.json("config.json")
 
 
@@ -240,7 +115,7 @@ def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None)
     Raises:
         UserError: it has not, or there is no such model.
     """
-    source = hub.locate(name, revision, (*_SMALL_FILES, *_TOKENIZER))
+    source = sources.locate(name, revision, tokenizers.FILES)
     has_config = (source.folder / "config.json").exists()
     limit = source.json("config.json").get("max_position_embeddings") if has_config else None
     if isinstance(limit, int) and tokens > limit:
@@ -257,8 +132,8 @@ def plain_files(name: str, revision: str | None = None) -> tuple[dict[str, Any],
     Raises:
         UserError: not found, or config.json can't be read.
     """
-    source = hub.locate(name, revision, WHOLE, weights.PICKLED)
-    files = (source.folder / file for file in (*_SMALL_FILES, *_TOKENIZER) if file != "config.json")
+    source = sources.locate(name, revision, WHOLE, weights.PICKLED)
+    files = (source.folder / file for file in tokenizers.FILES if file != "config.json")
     return source.json("config.json"), [file for file in files if file.is_file()]
 
 
@@ -268,10 +143,10 @@ def model_config(source: Source) -> PreTrainedConfig:
     if not isinstance(kind, str):
         raise UserError(f"{source.name}: config.json names no model_type; name a transformers model")
     try:
-        with _without_marks(source) as folder:
+        with source.readable() as folder:
             settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a foreign config can fail in any way
-        raise _unloadable(source, f"a model of type {kind!r} (code of repositories is never run)", error) from None
+        raise source.unloadable(f"a model of type {kind!r} (code of repositories is never run)", error) from None
     if getattr(settings, "quantization_config", None):
         raise UserError(f"{source.name}: quantized weights, which cannot be trained here; name the unquantized model")
     settings._attn_implementation = None  # a config can name a hub repository of compiled kernels here
@@ -295,7 +170,7 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
             f"{source.name} holds an adapter beside a whole model; the model is loaded alone, as config.json says"
         )
     try:
-        with _without_marks(source) as folder:
+        with source.readable() as folder:
             model, report = auto.from_pretrained(
                 folder,
                 config=settings,
@@ -307,8 +182,8 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except _LOADING as error:
-        raise _unloadable(source, what, error) from None
+    except sources.FAILURES as error:
+        raise source.unloadable(what, error) from None
     missing = sorted(set(report["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})
     if missing:
         raise UserError(
@@ -320,12 +195,10 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
     return model.eval()
 
 
-def _unloadable(source: Source, what: str, error: Exception) -> UserError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = printable(lines[0] if lines else type(error).__name__, 200)
-    return UserError(f"{source.name}: cannot be loaded as {what} ({reason}); check the files, or name another model")
-
-
 def resolved_revision(model: object) -> str | None:
     """Return the hub commit that a model, adapter or tokenizer was loaded at, if any."""
     return vars(model).get("_resolved_revision")
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    return model.get_input_embeddings().get_parameter("weight").shape[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from detox.model.engine import HuggingFaceEngine
+from detox.model.hugging_face import HuggingFaceEngine
 from detox.stage.errors import UserError, printable
 
 _TOLERANCE = 1e-3

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detox.model.hub import Source
+from detox.model.sources import Source
 from detox.stage import artifacts, notes
 from detox.stage.errors import UserError, printable
 

@@ -3,7 +3,7 @@
 Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every
 summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
 
-- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.sharding`), a process holds its
+- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.model.sharding`), a process holds its
   part of every block, the one that it works on and the next in full, and all that is no block.
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
 - optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
@@ -34,7 +34,7 @@ import torch
 from detox.model.devices import choose_dtype, traits
 from detox.model.logprobs import CHUNK
 from detox.model.packed_t5 import KNOWN_BYTES
-from detox.plan.sizes import Sizes, reads_prompt, rows
+from detox.plan.model_sizes import Sizes, reads_prompt, rows
 from detox.stage import artifacts
 
 if TYPE_CHECKING:
@@ -83,29 +83,16 @@ def plan(
     """
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     w, on_cpu = dtype.itemsize, device.type == "cpu"
-    a = 4 if packed and on_cpu else w  # inside attention
-    rollout_tokens, update_tokens = ppo.batch_size * query_tokens, ppo.effective_microbatch * query_tokens
     new_tokens = settings.rollout.max_new_tokens
     answers = ppo.effective_microbatch * new_tokens
-    adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
     # What a rollout leaves: the encoder's output and the hidden states that predicted each token.
-    left = rollout_tokens * sizes.d * w + ppo.batch_size * new_tokens * sizes.d * 4
-    generate = _generating(sizes, ppo.batch_size, query_tokens, new_tokens, a)
-    if dtype == torch.float32 and shards == 1:
-        generate += sizes.lora_weights * 4
-    encode = _encoding(
-        sizes, min(rollout_tokens, max(traits(device).encode_rows, query_tokens)) if packed else rollout_tokens, w
-    )
-    kept = _kept_by_packed(sizes, answers, update_tokens, ppo.lora_r, w, a)
-    known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)
-    kept += known if known <= KNOWN_BYTES and not sizes.encoder_is_trained else 0
-    if not packed:
-        kept = _kept_by_modules(sizes, answers, update_tokens, ppo.lora_r, w)
+    left = ppo.batch_size * (query_tokens * sizes.d * w + new_tokens * sizes.d * 4)
+    rollout = left + _rollout(settings, sizes, device, query_tokens, packed, whole=shards == 1)
+    update = left + _update(settings, sizes, device, query_tokens, packed)
     step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
     chunk_logits = min(CHUNK, answers) * sizes.vocabulary * (12 if w == 4 else 14)
-    rollout, update = left + max(generate, encode), left + kept
-    phase = max(rollout + step_logits, update + chunk_logits)
-    in_rollout = phase == rollout + step_logits
+    in_rollout = rollout + step_logits >= update + chunk_logits
+    adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
     backbone = sizes.weights
     if shards > 1:
         blocks = sizes.encoder_blocks + sizes.decoder_blocks
@@ -126,6 +113,36 @@ def plan(
     peak = sum(parts.values()) - (update if in_rollout else rollout)
     engine = "packed" if packed else "Hugging Face"
     return Plan(parts, peak, ppo.effective_microbatch, query_tokens, new_tokens, engine, dtype)
+
+
+def _rollout(
+    settings: config.PPOTraining, sizes: Sizes, device: torch.device, query_tokens: int, packed: bool, whole: bool
+) -> int:
+    """Bytes that encoding or generating takes, whichever is more; of a `whole` backbone also the merged weights."""
+    ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
+    tokens, a = ppo.batch_size * query_tokens, _inside_attention(dtype, device, packed)
+    generate = _generating(sizes, ppo.batch_size, query_tokens, settings.rollout.max_new_tokens, a)
+    if dtype == torch.float32 and whole:
+        generate += sizes.lora_weights * 4
+    at_once = min(tokens, max(traits(device).encode_rows, query_tokens)) if packed else tokens
+    return max(generate, _encoding(sizes, at_once, dtype.itemsize))
+
+
+def _update(settings: config.PPOTraining, sizes: Sizes, device: torch.device, query_tokens: int, packed: bool) -> int:
+    """Bytes that the backward pass of one microbatch needs."""
+    ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
+    w, tokens = dtype.itemsize, ppo.effective_microbatch * query_tokens
+    answers = ppo.effective_microbatch * settings.rollout.max_new_tokens
+    if not packed:
+        return _kept_by_modules(sizes, answers, tokens, ppo.lora_r, w)
+    known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)
+    shared = known if known <= KNOWN_BYTES and not sizes.encoder_is_trained else 0
+    return shared + _kept_by_packed(sizes, answers, tokens, ppo.lora_r, w, _inside_attention(dtype, device, packed))
+
+
+def _inside_attention(dtype: torch.dtype, device: torch.device, packed: bool) -> int:
+    """Bytes of a number inside attention."""
+    return 4 if packed and device.type == "cpu" else dtype.itemsize
 
 
 def _generating(sizes: Sizes, batch: int, query_tokens: int, new_tokens: int, w: int) -> int:

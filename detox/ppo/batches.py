@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from detox.model.engine import Sampling
+from detox.model.sampling import Sampling
 from detox.ppo.prompt_stream import Prompt, PromptStream
 from detox.ppo.rollouts import Rollout
 from detox.ppo.trainer import Seq2SeqPPOTrainer

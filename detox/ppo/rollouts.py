@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detox.model.engine import Encoded, Engine, Generated, Sampling, uniforms
+from detox.model.engine import Encoded, Engine, Generated
+from detox.model.sampling import Sampling, uniforms
 from detox.ppo import memory
 from detox.ppo.state import TrainingState
 

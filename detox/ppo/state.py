@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from detox.model.engine import make_engine
+from detox.model.engines import make_engine
 from detox.ppo.critic import Critic
 from detox.ppo.kl_control import AdaptiveKLController, FixedKLController
 from detox.ppo.moments import RunningMoments

@@ -37,7 +37,7 @@ from torch import Tensor
 from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
 
 from detox.model import devices
-from detox.model.engine import Sampling, uniforms
+from detox.model.sampling import Sampling, uniforms
 from detox.ppo import value_learning
 from detox.ppo.checks import check_ratio, check_reference
 from detox.ppo.experience import Experience, make_experience

@@ -11,7 +11,7 @@ from detox.ppo import batches
 from detox.ppo.prompt_stream import PromptStream
 from detox.ppo.rollouts import Rollout
 from detox.ppo.trainer import Seq2SeqPPOTrainer
-from detox.scoring.reward_terms import WeightedReward
+from detox.scoring.reward import WeightedReward
 from detox.stage.interrupt import Interrupt
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from detox.evaluation.cases import Case, check_start
-from detox.evaluation.task import load_engine, load_scorers
-from detox.model import devices, loading
+from detox.evaluation.checkpoints import Case, check_start
+from detox.evaluation.scorers import load_scorers
+from detox.evaluation.task import load_engine
+from detox.model import devices, loading, tokenizers
 from detox.model.engine import Engine
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
@@ -42,7 +43,7 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     device = devices.take(settings.device)
     check_start(case)
     start = case.training.model
-    tokenizer = loading.load_tokenizer(start.base, start.revision)
+    tokenizer = tokenizers.load_tokenizer(start.base, start.revision)
     query = to_query(settings.ask, case.run / "prepared", tokenizer)
     _, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     columns = {}

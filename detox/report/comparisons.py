@@ -10,7 +10,7 @@ from detox.report.toxicity import COLUMNS, row
 from detox.stage.figures import decimal, fall, fall_bounds, initial, lookup, number, signed, signed_decimal
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 _BASELINE_COLUMNS = (

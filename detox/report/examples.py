@@ -13,7 +13,7 @@ from detox.stage.errors import printable
 from detox.stage.figures import NOTHING, count, decimal, lookup, number, signed_decimal
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 A_GROUP = 10

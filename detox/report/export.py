@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox.evaluation.cases import Case
-from detox.evaluation.summaries import Results
+from detox.evaluation.checkpoints import Case
+from detox.evaluation.examples import Results
 from detox.model import loading, policy
 from detox.report import hub_push, model_card, plain_model
 from detox.stage import artifacts

@@ -10,7 +10,7 @@ from detox.stage.errors import printable
 from detox.stage.figures import count, lookup
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 _VERDICTS = {

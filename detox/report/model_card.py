@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from detox.evaluation.cases import Case
-from detox.evaluation.summaries import Results
+from detox.evaluation.checkpoints import Case
+from detox.evaluation.examples import Results
 from detox.report import quality, templating
 from detox.stage.figures import decimal, fall, fall_bounds, signed
 

@@ -10,7 +10,7 @@ from detox.report.examples import Example
 from detox.report.plots import drawings
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 def html(results: Results, examples: Sequence[Example]) -> str:

@@ -9,7 +9,7 @@ from detox.report.table import Table
 from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 _TRAINING = {

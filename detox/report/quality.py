@@ -12,7 +12,7 @@ from detox.report.toxicity import COLUMNS
 from detox.stage.figures import Form, bounds, decimal, interval, lookup, points, share, signed_decimal
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from detox.stage.errors import printable
 from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
-    from detox.evaluation.summaries import Results
+    from detox.evaluation.examples import Results
 
 
 def table(results: Results) -> str:

@@ -1,17 +1,17 @@
-"""A sequence classifier, whole, and the label of it that is asked for."""
+"""A sequence classifier: whole, the label of it that is asked for, and what it says of texts, in batches."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from detox.model import hub, loading, weights
+from detox.model import loading, sources, tokenizers, weights
 from detox.stage.errors import UserError, printable
 
 USUAL_LABEL = "nothate"
@@ -111,13 +111,50 @@ def load_classifier(
     Raises:
         UserError: not found, not a classifier, no such label, or its weights are missing or damaged.
     """
-    source = hub.locate(name, revision, loading.WHOLE, weights.PICKLED)
+    source = sources.locate(name, revision, loading.WHOLE, weights.PICKLED)
     settings = loading.model_config(source)
     if not loading.is_classifier(settings):
         kind = (settings.architectures or [settings.model_type])[0]
         raise UserError(f"{name}: {kind} is not a sequence classifier; choose one that has the label {label!r}")
-    tokenizer = loading.tokenizer_of(source)
+    tokenizer = tokenizers.tokenizer_of(source)
     model = loading.load_whole(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
-    loading.check_vocabulary(source, tokenizer, loading.embedding_rows(model))
+    tokenizers.check_vocabulary(source, tokenizer, loading.embedding_rows(model))
     classifier = Classifier(model, tokenizer, 0, name)
     return classifier.with_label(label)
+
+
+@torch.no_grad()
+def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
+    """Return the logits of all labels, in batches of texts of like length.
+
+    Args:
+        classifier: is used on the device where its model lies, in eval mode.
+        texts: as many as one likes, empty ones too; cut to the model's limit of tokens.
+        batch_size: texts in one forward pass; does not change the result but for rounding.
+
+    Returns:
+        [B, labels], float32, on the CPU, in the order of `texts`.
+    """
+    model, tokenizer = classifier.model.eval(), classifier.tokenizer
+    logits = torch.empty(len(texts), model.config.num_labels)
+    if not texts:
+        return logits
+    tokens = tokenizer(list(texts), truncation=True, max_length=classifier.max_length)
+    order = sorted(range(len(texts)), key=lambda i: len(tokens["input_ids"][i]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = tokenizer.pad({key: [tokens[key][i] for i in rows] for key in tokens}, return_tensors="pt")
+        logits[rows] = model(**batch.to(model.device)).logits.float().cpu()
+    return logits
+
+
+def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
+    """Return the probabilities of all labels, [B, labels] float32 on the CPU; arguments as in `classify`."""
+    return log_probabilities(classifier, classify(classifier, texts, batch_size)).exp()
+
+
+def log_probabilities(classifier: Classifier, logits: Tensor) -> Tensor:
+    """Turn logits into log-probabilities, as transformers' text-classification pipeline does."""
+    if classifier.multi_label:
+        return nn.functional.logsigmoid(logits)
+    return torch.log_softmax(logits, dim=-1)

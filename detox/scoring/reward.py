@@ -1,53 +1,23 @@
-"""The classifier as reward: one number a summary, and the batched pass that the measurement shares."""
+"""The reward of a summary: the signal of a classifier, and further terms, added with their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 
-from detox.scoring.classifier import Classifier
+from detox.scoring import reward_terms
+from detox.scoring.classifier import Classifier, classify, log_probabilities
+from detox.stage.errors import UserError, printable
+
+if TYPE_CHECKING:
+    import config
+
 
 Signal = Literal["logit", "logprob", "probability"]
-
-
-@torch.no_grad()
-def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the logits of all labels, in batches of texts of like length.
-
-    Args:
-        classifier: is used on the device where its model lies, in eval mode.
-        texts: as many as one likes, empty ones too; cut to the model's limit of tokens.
-        batch_size: texts in one forward pass; does not change the result but for rounding.
-
-    Returns:
-        [B, labels], float32, on the CPU, in the order of `texts`.
-    """
-    model, tokenizer = classifier.model.eval(), classifier.tokenizer
-    logits = torch.empty(len(texts), model.config.num_labels)
-    if not texts:
-        return logits
-    tokens = tokenizer(list(texts), truncation=True, max_length=classifier.max_length)
-    order = sorted(range(len(texts)), key=lambda i: len(tokens["input_ids"][i]), reverse=True)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = tokenizer.pad({key: [tokens[key][i] for i in rows] for key in tokens}, return_tensors="pt")
-        logits[rows] = model(**batch.to(model.device)).logits.float().cpu()
-    return logits
-
-
-def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
-    """Return the probabilities of all labels, [B, labels] float32 on the CPU; arguments as in `classify`."""
-    return _log_probabilities(classifier, classify(classifier, texts, batch_size)).exp()
-
-
-def _log_probabilities(classifier: Classifier, logits: Tensor) -> Tensor:
-    """Turn logits into log-probabilities, as transformers' text-classification pipeline does."""
-    if classifier.multi_label:
-        return torch.nn.functional.logsigmoid(logits)
-    return torch.log_softmax(logits, dim=-1)
 
 
 class RewardModel:
@@ -91,7 +61,62 @@ class RewardModel:
         """
         scores = classify(self.classifier, summaries, self.batch_size)
         if self.signal != "logit":
-            scores = _log_probabilities(self.classifier, scores)
+            scores = log_probabilities(self.classifier, scores)
         if self.signal == "probability":
             scores = scores.exp()
         return scores[:, self.classifier.label_id].clone()
+
+
+class WeightedReward:
+    """The score of a summary: the classifier's signal and further terms, added with their weights.
+
+    Args:
+        settings: weights and names of the terms.
+        classifier: as the settings name it.
+        examples: what the rows of `score` count in; has the columns `dialogue` and `summaries`.
+
+    Raises:
+        UserError: a term cannot be loaded, or fails on the first examples with their own references as summaries.
+    """
+
+    def __init__(self, settings: config.Reward, classifier: RewardModel, examples: Dataset):
+        self.settings, self.classifier, self.examples = settings, classifier, examples
+        self.terms = {name: reward_terms.load(name) for name in settings.terms}
+        self.labels = reward_terms.labels(settings.terms)
+        some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run
+        reward_terms.measure(self.terms, [group[0] for group in some["summaries"]], some["dialogue"], some["summaries"])
+
+    def score(self, rows: Sequence[int], summaries: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scores of summaries and what they are the sums of.
+
+        Args:
+            rows: B rows of the examples, whose dialogues were summarized.
+            summaries: B texts without special tokens.
+
+        Returns:
+            The scores [B] float32 on the CPU; and `classifier` and each further term by its label, [B] before
+            weighting, or nothing where there are no further terms.
+
+        Raises:
+            UserError: the classifier or a further term fails.
+        """
+        signal = self._signal(summaries)
+        scores = self.settings.weight * signal
+        if not self.terms:
+            return scores, {}
+        texts = self.examples[list(rows)]
+        values = reward_terms.measure(self.terms, summaries, texts["dialogue"], texts["summaries"])
+        for name, weight in self.settings.terms.items():
+            scores = scores + weight * values[name]
+        return scores, {"classifier": signal, **{self.labels[name]: each for name, each in values.items()}}
+
+    def _signal(self, summaries: Sequence[str]) -> Tensor:
+        try:
+            return self.classifier.score(summaries)
+        except Exception as error:  # a model of others can fail in any way
+            reason = printable(f"{type(error).__name__}: {error}", 200)
+            raise UserError(
+                f"--reward.model={self.settings.model}: it failed on {len(summaries)} summaries ({reason}); the last "
+                f"checkpoint is whole: lower --reward.batch-size={self.settings.batch_size} if memory is short, or "
+                "name another model"
+            ) from error

@@ -1,4 +1,4 @@
-"""The score as a weighted sum: the classifier, and length, overlap and functions of the user's own."""
+"""Terms of the reward besides the classifier: length, overlap, and functions of the user's own."""
 
 from __future__ import annotations
 
@@ -13,22 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset
 from nltk.stem.porter import PorterStemmer
 from torch import Tensor
 
 from detox.scoring import text_figures
-from detox.scoring.reward import RewardModel
 from detox.scoring.rouge import rouge
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
-
-if TYPE_CHECKING:
-    import config
-
 
 Term = Callable[..., Sequence[float]]
 """Called with `summaries` (texts), `dialogues` (texts) and `references` (a list of texts a summary), all by keyword
@@ -91,61 +84,6 @@ BUILT_IN: Mapping[str, Term] = {
 def _content(text: str) -> list[str]:
     words = (word.replace("’", "'").partition("'")[0] for word in text_figures.words(text))
     return [_stem(word) for word in words if word not in _FUNCTION_WORDS]
-
-
-class WeightedReward:
-    """The score of a summary: the classifier's signal and further terms, added with their weights.
-
-    Args:
-        settings: weights and names of the terms.
-        classifier: as the settings name it.
-        examples: what the rows of `score` count in; has the columns `dialogue` and `summaries`.
-
-    Raises:
-        UserError: a term cannot be loaded, or fails on the first examples with their own references as summaries.
-    """
-
-    def __init__(self, settings: config.Reward, classifier: RewardModel, examples: Dataset):
-        self.settings, self.classifier, self.examples = settings, classifier, examples
-        self.terms = {name: load(name) for name in settings.terms}
-        self.labels = labels(settings.terms)
-        some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run
-        measure(self.terms, [group[0] for group in some["summaries"]], some["dialogue"], some["summaries"])
-
-    def score(self, rows: Sequence[int], summaries: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scores of summaries and what they are the sums of.
-
-        Args:
-            rows: B rows of the examples, whose dialogues were summarized.
-            summaries: B texts without special tokens.
-
-        Returns:
-            The scores [B] float32 on the CPU; and `classifier` and each further term by its label, [B] before
-            weighting, or nothing where there are no further terms.
-
-        Raises:
-            UserError: the classifier or a further term fails.
-        """
-        signal = self._signal(summaries)
-        scores = self.settings.weight * signal
-        if not self.terms:
-            return scores, {}
-        texts = self.examples[list(rows)]
-        values = measure(self.terms, summaries, texts["dialogue"], texts["summaries"])
-        for name, weight in self.settings.terms.items():
-            scores = scores + weight * values[name]
-        return scores, {"classifier": signal, **{self.labels[name]: each for name, each in values.items()}}
-
-    def _signal(self, summaries: Sequence[str]) -> Tensor:
-        try:
-            return self.classifier.score(summaries)
-        except Exception as error:  # a model of others can fail in any way
-            reason = printable(f"{type(error).__name__}: {error}", 200)
-            raise UserError(
-                f"--reward.model={self.settings.model}: it failed on {len(summaries)} summaries ({reason}); the last "
-                f"checkpoint is whole: lower --reward.batch-size={self.settings.batch_size} if memory is short, or "
-                "name another model"
-            ) from error
 
 
 def measure(

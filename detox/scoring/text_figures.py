@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import regex
@@ -45,12 +44,3 @@ def copied(summaries: Sequence[str], dialogues: Sequence[str], n: int = 4) -> np
         grams = ngrams(words(summary), n)
         shares.append(sum(g in known[dialogue] for g in grams) / len(grams) if grams else 0.0)
     return np.array(shares)
-
-
-def duplicated(summaries: Sequence[str], dialogue_ids: Sequence[Hashable]) -> np.ndarray:
-    """Return [m] bool, True where another dialogue got the same summary, but for case and white space."""
-    texts = [" ".join(s.lower().split()) for s in summaries]
-    owners: defaultdict[str, set[Hashable]] = defaultdict(set)
-    for text, dialogue in zip(texts, dialogue_ids):
-        owners[text].add(dialogue)
-    return np.array([len(owners[text]) > 1 for text in texts], dtype=bool)

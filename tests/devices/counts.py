@@ -26,7 +26,8 @@ def make_trainer() -> Any:
 
     from benchmarks import ppo_step
     from detox.model import policy
-    from detox.ppo.trainer import Seq2SeqPPOConfig, Seq2SeqPPOTrainer
+    from detox.ppo.ppo_config import Seq2SeqPPOConfig
+    from detox.ppo.trainer import Seq2SeqPPOTrainer
 
     ppo = replace(config.PPO(), batch_size=BATCH, minibatch_size=MINIBATCH, learning_rate=1e-5)
     shape = ppo_step.Shape(32, 64, 12, 2, 16, 160)

@@ -9,6 +9,7 @@ import pytest
 
 from detox.evaluation import intervals
 from detox.evaluation.intervals import Estimate
+from detox.evaluation.sign_flips import sign_flip_test
 
 DRAW = np.random.default_rng(0)
 VALUES = DRAW.gamma(2.0, 1.0, (12, 3))
@@ -181,13 +182,13 @@ def test_sign_flips_are_exact_for_few_dialogues():
     differences = np.random.default_rng(0).normal(0.3, 1, 9)
     sums = [abs(np.dot(signs, differences)) for signs in itertools.product((1, -1), repeat=9)]
     expected = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
-    assert intervals.sign_flip_test(differences) == pytest.approx(expected, abs=1e-15)
-    assert intervals.sign_flip_test(np.concatenate([differences, np.zeros(30)])) == pytest.approx(expected, abs=1e-15)
+    assert sign_flip_test(differences) == pytest.approx(expected, abs=1e-15)
+    assert sign_flip_test(np.concatenate([differences, np.zeros(30)])) == pytest.approx(expected, abs=1e-15)
 
 
 def test_random_sign_flips_are_never_0_and_agree_with_the_exact_value():
-    assert intervals.sign_flip_test(np.ones(50), resamples=999) == 1 / 1000
+    assert sign_flip_test(np.ones(50), resamples=999) == 1 / 1000
     differences = np.random.default_rng(1).normal(0.4, 1, 14)
-    exact = intervals.sign_flip_test(differences)
-    by_chance = intervals.sign_flip_test(np.concatenate([differences, np.full(6, 1e-12)]), resamples=20_000)
+    exact = sign_flip_test(differences)
+    by_chance = sign_flip_test(np.concatenate([differences, np.full(6, 1e-12)]), resamples=20_000)
     assert by_chance == pytest.approx(exact, abs=0.01)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detox.evaluation import statistics
+from detox.evaluation import two_models
 from detox.evaluation.lists import compare_summaries
-from detox.scoring import reward, rouge
-from detox.scoring.classifier import load_classifier
+from detox.scoring import rouge
+from detox.scoring.classifier import load_classifier, probabilities
 from detox.stage.errors import UserError
 from tests import tiny
 
@@ -24,10 +24,10 @@ def classifier(tmp_path_factory):
 def test_figures_are_those_of_the_comparison(classifier):
     found = compare_summaries(BEFORE, AFTER, classifier, batch_size=2, resamples=200)
     marks = [
-        np.array([reward.probabilities(classifier, row, 8)[:, classifier.label_id].numpy() for row in side])
+        np.array([probabilities(classifier, row, 8)[:, classifier.label_id].numpy() for row in side])
         for side in (BEFORE, AFTER)
     ]
-    wanted = statistics.compare(*marks, resamples=200)
+    wanted = two_models.compare(*marks, resamples=200)
     assert found.keys() == wanted.keys() and found["verdict"] == wanted["verdict"]
     for side in ("before", "after"):
         assert found["mean"][side] == pytest.approx(wanted["mean"][side], abs=1e-6)

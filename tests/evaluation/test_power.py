@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detox.evaluation import power
-from detox.evaluation import statistics as st
+from detox.evaluation import two_models as st
 
 
 def dialogues(rng, n):

@@ -12,10 +12,11 @@ import pytest
 import torch
 from rouge_score.rouge_scorer import RougeScorer
 
-from detox.evaluation import alarms, intervals, quality, results, statistics
+from detox.evaluation import alarms, intervals, quality, results, two_models
+from detox.evaluation.judge import disagreement
 from detox.evaluation.slices import identity_mention, slices
 from detox.scoring.rouge import ROUGE_TYPES, bert_score, needs_unicode, rouge, sentences
-from detox.scoring.text_figures import copied, duplicated, length, repetition
+from detox.scoring.text_figures import copied, length, repetition
 
 WORDS = (
     "the a person1 person2 meeting meets agreed running runs runner happily cancelled cancelling flights "
@@ -179,8 +180,8 @@ def test_copied_counts_4_grams_of_the_own_dialogue():
 
 
 def test_a_duplicate_is_of_another_dialogue():
-    found = duplicated(["Same.", "Same.", "same. ", "Other.", "Own.", "Own."], [1, 1, 2, 3, 4, 4])
-    assert found.tolist() == [True, True, True, False, False, False]
+    found = quality.duplicates([["Same.", "Same."], ["same. "], ["Other."], ["Own.", "Own."]])
+    assert found.value == 3 / 6
 
 
 def test_distinct():
@@ -260,7 +261,7 @@ def test_a_text_of_two_dialogues_is_none_without_either():
 
 
 def entries(before, after):
-    return {name: results._entry(before[name], after[name]) for name in before if name in after}
+    return {name: results.entry(before[name], after[name]) for name in before if name in after}
 
 
 def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
@@ -273,10 +274,10 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
         sides = [[[text] for text in side] for side in (before, after)]
         scores = [rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
         found = {
-            "verdict": statistics.compare(toxicity, clean, resamples=500)["verdict"],
-            "rouge": {"rougeL": results._entry(*map(intervals.mean, scores))},
+            "verdict": two_models.compare(toxicity, clean, resamples=500)["verdict"],
+            "rouge": {"rougeL": results.entry(*map(intervals.mean, scores))},
             "drift": entries(*(quality.describe(side, dialogues) for side in sides)),
-            "disagreement": alarms.disagreement(toxicity, clean, toxicity, clean, resamples=500),
+            "disagreement": disagreement(toxicity, clean, toxicity, clean, resamples=500),
         }
         reached[name] = {a.name for a in alarms.alarms(found) if a.level == "alarm"}
     assert reached["the same"] <= {"rouge", "faithful"}, "by their level: these are texts at random"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import config
-from detox.evaluation import task
-from detox.model import adapters, engine, hub, loading, policy
+from detox.evaluation.scorers import load_scorers
+from detox.model import adapters, engines, loading, policy, sources
 from detox.report import plain_model
 from detox.scoring.classifier import load_classifier
 from detox.stage import notes
@@ -97,7 +97,7 @@ def test_pickled_models(made, tmp_path, kind, shards):
     load = load_classifier if kind == "classifier" else loading.load_summarizer
     before = load(str(folder))
     tiny.pickled(folder, shards=shards)
-    identity = hub.identity(str(folder))
+    identity = sources.identity(str(folder))
     after = load(str(folder))
     old, new = (
         getattr(one, "model", one).state_dict() if kind == "classifier" else one.state_dict() for one in (before, after)
@@ -105,7 +105,7 @@ def test_pickled_models(made, tmp_path, kind, shards):
     assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
     for file in folder.glob("pytorch_model*.bin"):
         torch.save({key: tensor + 1 for key, tensor in torch.load(file, weights_only=True).items()}, file)
-    assert hub.identity(str(folder)) != identity, "the weights are part of it"
+    assert sources.identity(str(folder)) != identity, "the weights are part of it"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_lora_on_the_head_changes_the_head_alone(made, tmp_path, kind, brings_
     assert torch.equal(start.get_input_embeddings().weight, own if kind != "t5" else start.shared.weight)
     for name in ("hf", "packed") if kind != "bart" else ("hf",):
         adapted = adapters.fold_head(adapters.load_adapter(loading.load_summarizer(str(made[kind])), str(folder)))
-        runs = engine.make_engine(name, adapted)
+        runs = engines.make_engine(name, adapted)
         found = runs.logprobs(runs.encode([IDS[0]]), [IDS[0, 1:]]).logprobs[0]
         start_id = start.config.decoder_start_token_id
         with torch.no_grad():
@@ -348,6 +348,6 @@ def test_the_scorers_of_an_evaluation_load_it_so_too(made, tmp_path):
     values = []
     for folder in (both, clean):
         roles = config.Toxicity(model=str(folder)), config.Judge(model=str(folder), label="hate")
-        _, scorers = task.load_scorers(*roles, config.Reward(model=str(folder)), torch.device("cpu"))
+        _, scorers = load_scorers(*roles, config.Reward(model=str(folder)), torch.device("cpu"))
         values.append([scorers[role](["you are a fool"]) for role in ("toxicity", "judge", "reward")])
     assert values[0] == values[1]

@@ -6,22 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from detox.model import adapters, devices, loading
-from detox.model.engine import (
-    HuggingFaceEngine,
-    Sampling,
-    by_length,
-    choose,
-    make_engine,
-    response_mask,
-    uniforms,
-)
+from detox.model.engine import by_length, response_mask
+from detox.model.engines import make_engine
+from detox.model.hugging_face import HuggingFaceEngine
 from detox.model.packed_t5 import PackedT5Engine
+from detox.model.sampling import Sampling, uniforms
 from tests import tiny
-from tests.devices.sums import blockwise_sums
 
 KINDS = ("t5 1.0", "t5 1.1 untied", "bart")
 ENGINES = [(kind, "hf") for kind in KINDS] + [(kind, "packed") for kind in KINDS[:2]]
@@ -179,35 +172,6 @@ def test_gradients_reach_the_adapters_alone(folders):
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
-def test_sampling_follows_the_distribution():
-    logits = torch.tensor([[1.0, 2.0, -1.0, 0.0, -torch.inf]])
-    draws = (torch.arange(20_000) + 0.5) / 20_000
-    tokens, logprobs = choose(logits.expand(20_000, 5), draws, Sampling(draws), torch.empty(20_000, 0))
-    shares = torch.bincount(tokens, minlength=5) / 20_000
-    torch.testing.assert_close(shares, logits.softmax(-1)[0], atol=1e-4, rtol=0)
-    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[0][tokens])
-    edge, _ = choose(logits, torch.tensor([0.99999994]), Sampling(draws), torch.empty(1, 0))
-    assert int(edge) == 3, "never a token without probability"
-
-
-def test_a_device_whose_sums_fall_here_and_there_never_draws_a_token_without_probability(monkeypatch):
-    monkeypatch.setattr(Tensor, "cumsum", blockwise_sums)
-    monkeypatch.setitem(devices.BY_TYPE, "cpu", devices.CUDA)
-    logits = torch.randn(4, 32_128, generator=torch.Generator().manual_seed(0))
-    logits[:, torch.rand(32_128, generator=torch.Generator().manual_seed(1)) < 0.9] = -torch.inf
-    probabilities = logits.softmax(-1)
-    sums = probabilities.cumsum(-1)
-    draws = (sums[:, :-1][probabilities[:, 1:] == 0] / sums.amax()).unique()
-    draws = draws[draws < 1][:: len(draws) // 2000]
-    for row in range(4):
-        plain = torch.searchsorted(sums[row], draws * sums[row, -1], right=True).clamp_(max=32_127)
-        assert bool((probabilities[row, plain] == 0).any()), "what this is about"
-        tokens, _ = choose(logits[row].expand(len(draws), -1), draws, Sampling(draws), None)
-        assert bool((probabilities[row, tokens] > 0).all())
-        shares = torch.histc(tokens.float(), 8, 0, 32_128) / len(draws)
-        torch.testing.assert_close(shares, torch.full((8,), 0.125), atol=0.05, rtol=0)
-
-
 @pytest.mark.parametrize("layers", [(1, 3), (3, 1)])
 def test_a_decoder_may_have_other_layers_than_the_encoder(layers):
     torch.manual_seed(0)
@@ -250,40 +214,8 @@ def test_auto_is_the_packed_engine_where_a_new_shape_costs_nothing(folders, monk
     assert type(engine_for(folders, "bart", "auto")) is HuggingFaceEngine
     for compiles, kind in ((True, HuggingFaceEngine), (False, PackedT5Engine)):
         there = replace(devices.traits(torch.device("cpu")), compiles_shapes=compiles)
-        monkeypatch.setattr("detox.engine.traits", lambda device, there=there: there)
+        monkeypatch.setattr("detox.model.engines.traits", lambda device, there=there: there)
         assert type(make_engine("auto", model)) is kind
-
-
-def test_filters_leave_what_they_should():
-    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
-    draws = (torch.arange(1000) + 0.5) / 1000
-
-    def drawn(prefix=(), **options):
-        sampling = Sampling(draws, **options)
-        prefixes = torch.tensor([prefix] * 1000).reshape(1000, len(prefix))
-        tokens, logprobs = choose(logits.expand(1000, 4), draws, sampling, prefixes)
-        torch.testing.assert_close(logprobs, logits.log_softmax(-1)[0][tokens])
-        return set(tokens.tolist())
-
-    assert drawn() == {0, 1, 2, 3}
-    assert drawn(top_k=2) == {0, 1}
-    assert drawn(top_p=0.7) == {0, 1}
-    assert drawn(top_p=0.01) == {0}
-    assert drawn(banned=((1,), (3, 0))) == {0, 2, 3}
-    assert drawn(prefix=(3,), banned=((1,), (3, 0))) == {2, 3}
-    assert drawn(prefix=(0, 3), banned=((1,), (3, 0), (2, 3, 2))) == {2, 3}
-    assert drawn(prefix=(1, 2, 3), banned=((2, 3, 1), (3, 2, 0), (1, 2, 3, 2))) == {0, 3}
-    greedy, _ = choose(logits, None, Sampling(banned=((0,),)), torch.empty(1, 0))
-    assert int(greedy) == 1
-
-
-def test_random_numbers_depend_on_seed_stream_and_key_alone():
-    together = uniforms(1, 0, [4, 9, 2], 50)
-    assert torch.equal(together[1], uniforms(1, 0, [9], 50)[0])
-    assert torch.equal(together[1, :20], uniforms(1, 0, [9], 20)[0])
-    assert float(together.min()) >= 0 and float(together.max()) < 1
-    for other in (uniforms(2, 0, [9], 50), uniforms(1, 1, [9], 50), uniforms(1, 0, [8], 50)):
-        assert not torch.equal(other[0], together[1])
 
 
 def test_groups_hold_neighbours_in_length():

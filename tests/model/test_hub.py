@@ -21,7 +21,7 @@ from huggingface_hub import constants
 
 import config
 from detox.data import preparation
-from detox.model import adapters, loading
+from detox.model import adapters, loading, tokenizers
 from detox.model.hub import PROBE_SECONDS, fetch, problem
 from detox.scoring.classifier import load_classifier
 from detox.stage import environment
@@ -71,7 +71,7 @@ def fetch_dataset() -> Path:
 
 
 LOADERS: dict[str, tuple[str, Callable[[], object]]] = {
-    "tokenizer": (tiny.FLAN_T5, lambda: loading.load_tokenizer(tiny.FLAN_T5)),
+    "tokenizer": (tiny.FLAN_T5, lambda: tokenizers.load_tokenizer(tiny.FLAN_T5)),
     "summarizer": (tiny.FLAN_T5, lambda: loading.load_summarizer(tiny.FLAN_T5)),
     "classifier": (tiny.REWARD, lambda: load_classifier(tiny.REWARD, None, "nothate")),
     "dataset": (tiny.DIALOGSUM, fetch_dataset),
@@ -83,7 +83,7 @@ each_loader = pytest.mark.parametrize(("name", "load"), LOADERS.values(), ids=LO
 
 
 def test_the_real_names(hub, root):
-    tokenizer, model = loading.load_tokenizer(tiny.FLAN_T5), loading.load_summarizer(tiny.FLAN_T5)
+    tokenizer, model = tokenizers.load_tokenizer(tiny.FLAN_T5), loading.load_summarizer(tiny.FLAN_T5)
     local = loading.load_summarizer(str(root / "models" / tiny.FLAN_T5))
     for name, parameter in local.named_parameters():
         assert torch.equal(parameter, model.get_parameter(name)), name
@@ -109,7 +109,7 @@ def test_the_real_names(hub, root):
 
 
 def test_the_tokenizer_alone_takes_no_weights(hub):
-    loading.load_tokenizer(tiny.FLAN_T5)
+    tokenizers.load_tokenizer(tiny.FLAN_T5)
     assert hub.fetched(tiny.FLAN_T5) == {
         "config.json",
         "special_tokens_map.json",
@@ -171,10 +171,10 @@ def test_a_dataset_with_one_split(hub, root, file):
 
 
 def test_a_pinned_revision(hub):
-    commit = loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5))
+    commit = loading.resolved_revision(tokenizers.load_tokenizer(tiny.FLAN_T5))
     assert loading.resolved_revision(loading.load_summarizer(tiny.FLAN_T5, commit)) == commit
     with pytest.raises(UserError, match="no such revision"):
-        loading.load_tokenizer(tiny.FLAN_T5, "v9")
+        tokenizers.load_tokenizer(tiny.FLAN_T5, "v9")
 
 
 def test_the_stand_in_answers_ranges(hub, root):
@@ -222,14 +222,14 @@ def test_a_hub_that_never_answers(point):
 def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
     with loopback_hub.start(root) as running:
         point(running.url)
-        commit = loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5))
+        commit = loading.resolved_revision(tokenizers.load_tokenizer(tiny.FLAN_T5))
         load_classifier(tiny.REWARD, None, "nothate")
         fetch_dataset()
     for url, offline in ((closed, False), (closed, True)):
         point(url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
         start = time.monotonic()
-        assert loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5)) == commit
+        assert loading.resolved_revision(tokenizers.load_tokenizer(tiny.FLAN_T5)) == commit
         assert load_classifier(tiny.REWARD, None, "nothate").label_id == 0
         assert (fetch_dataset() / "train.csv").exists()
         with pytest.raises(UserError, match="not in the local cache"):  # the tokenizer is, the weights are not
@@ -240,7 +240,7 @@ def test_what_is_cached_works_without_the_hub(root, point, closed, monkeypatch):
 def test_offline_by_setting_asks_nobody(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        loading.load_tokenizer(tiny.FLAN_T5)
+        tokenizers.load_tokenizer(tiny.FLAN_T5)
     assert hub.requests == []
 
 
@@ -298,7 +298,7 @@ def test_the_supervised_checkpoint_as_the_hub_has_it(hub, root, capsys):
 
 
 def test_the_quirks_of_the_real_dialogues(hub):
-    tokenizer = loading.load_tokenizer(tiny.FLAN_T5)
+    tokenizer = tokenizers.load_tokenizer(tiny.FLAN_T5)
     dataset, counts = preparation.prepare(config.Data(), tokenizer, 0)
     assert (counts["train/duplicate"], counts["train/too long"], counts["test/beyond 3 references"]) == (1, 1, 1)
     assert len(dataset["train"]) == 48 and {len(group) for group in dataset["test"]["summaries"]} == {3}
@@ -336,7 +336,7 @@ def test_what_no_client_can_be_made_of_is_told_by_its_name(hub, root, monkeypatc
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as error:
-        loading.load_tokenizer(tiny.FLAN_T5)
+        tokenizers.load_tokenizer(tiny.FLAN_T5)
     message = str(error.value)
     assert message.startswith(f"{tiny.FLAN_T5}: ") and all(part in message for part in says), message
     assert "secret" not in message and hub.requests == []
@@ -347,14 +347,14 @@ def test_what_no_client_can_be_made_of_is_told_by_its_name(hub, root, monkeypatc
 @pytest.mark.parametrize("variables", [case[0] for case in ENVIRONMENTS.values()], ids=ENVIRONMENTS)
 @pytest.mark.parametrize("offline", [False, True])
 def test_what_is_cached_needs_no_client(hub, monkeypatch, fresh_client, variables, offline):
-    commit = loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5))
+    commit = loading.resolved_revision(tokenizers.load_tokenizer(tiny.FLAN_T5))
     fetch_dataset()
     problem.cache_clear()
     huggingface_hub.close_session()
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-    assert loading.resolved_revision(loading.load_tokenizer(tiny.FLAN_T5)) == commit
+    assert loading.resolved_revision(tokenizers.load_tokenizer(tiny.FLAN_T5)) == commit
     assert (fetch_dataset() / "train.csv").exists()
 
 
@@ -362,7 +362,7 @@ def test_a_proxy_that_does_not_answer_is_named(point, monkeypatch, fresh_client)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     point("http://hub.example")
     with pytest.raises(UserError, match="cannot be reached .*HTTP_PROXY sets a proxy"):
-        loading.load_tokenizer(tiny.FLAN_T5)
+        tokenizers.load_tokenizer(tiny.FLAN_T5)
 
 
 def test_a_proxy_of_the_kind_socks5_is_taken(point, monkeypatch, fresh_client):
@@ -370,7 +370,7 @@ def test_a_proxy_of_the_kind_socks5_is_taken(point, monkeypatch, fresh_client):
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     point("http://hub.example")
     with pytest.raises(UserError, match="cannot be reached .*ALL_PROXY sets a proxy") as error:
-        loading.load_tokenizer(tiny.FLAN_T5)
+        tokenizers.load_tokenizer(tiny.FLAN_T5)
     assert "socksio" not in str(error.value)
 
 
@@ -409,7 +409,7 @@ def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="cannot be stored in the cache .*HF_HOME"):
-        loading.load_tokenizer(tiny.FLAN_T5)
+        tokenizers.load_tokenizer(tiny.FLAN_T5)
 
 
 def test_the_default_preset_without_a_hub(tmp_path, closed):

@@ -19,7 +19,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from detox.data import preparation
 from detox.evaluation import bad_words
-from detox.model import adapters, loading
+from detox.model import adapters, loading, tokenizers
 from detox.scoring.classifier import load_classifier
 from detox.stage.errors import UserError
 
@@ -73,7 +73,7 @@ def test_dtype_and_bart(made):
 
 
 def test_tokenizer_reads_and_pads_on_the_right(made):
-    tokenizer = loading.load_tokenizer(str(made["t5"]))
+    tokenizer = tokenizers.load_tokenizer(str(made["t5"]))
     assert (tokenizer.padding_side, tokenizer.truncation_side) == ("right", "right")
     text = "Summarize the following conversation. #Person1#: You fool, Tom!"
     ids = tokenizer(text).input_ids
@@ -159,7 +159,7 @@ def with_sentencepiece(request, tmp_path) -> Path:
 def test_a_tokenizer_that_comes_as_a_sentencepiece_model_alone(with_sentencepiece):
     folder, text = with_sentencepiece, "the people talk"
     if (folder / "spiece.model").exists():
-        tokenizer = loading.load_tokenizer(str(folder))
+        tokenizer = tokenizers.load_tokenizer(str(folder))
         assert loading.load_summarizer(str(folder))
     else:
         tokenizer = load_classifier(str(folder), None, "hate").tokenizer
@@ -174,9 +174,9 @@ def test_without_sentencepiece_the_line_names_it(with_sentencepiece, monkeypatch
     def load(name, **options):
         raise ImportError("`tiktoken` is required to read a `tiktoken` file. Install it with `pip install tiktoken`.")
 
-    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", load)
+    monkeypatch.setattr(tokenizers.AutoTokenizer, "from_pretrained", load)
     monkeypatch.setitem(sys.modules, package, None)
-    loader = loading.load_tokenizer if (with_sentencepiece / "spiece.model").exists() else load_classifier
+    loader = tokenizers.load_tokenizer if (with_sentencepiece / "spiece.model").exists() else load_classifier
     with pytest.raises(UserError, match="needs `pip install sentencepiece protobuf`") as error:
         loader(str(with_sentencepiece))
     assert "tiktoken" not in str(error.value)
@@ -192,7 +192,7 @@ def test_byte_order_marks_that_editors_put_into_text_files(made, tmp_path):
         "_name_or_path": ""
     }
     adapters.load_adapter(base, str(tmp_path / "lora"))
-    assert loading.load_tokenizer(str(tmp_path / "t5"))(text) == loading.load_tokenizer(str(made["t5"]))(text)
+    assert tokenizers.load_tokenizer(str(tmp_path / "t5"))(text) == tokenizers.load_tokenizer(str(made["t5"]))(text)
     found, same = (load_classifier(str(root["classifier"])) for root in ({"classifier": tmp_path / "classifier"}, made))
     assert found.tokenizer(text) == same.tokenizer(text) and found.labels == same.labels
     (tmp_path / "words.txt").write_bytes(b"\xef\xbb\xbffool\r\nclown\r\n")
@@ -293,7 +293,7 @@ def test_tokenizers_that_do_not_fit(made, tmp_path):
     shutil.copy(made["t5"] / "tokenizer_config.json", folder)
     rewrite(folder, "config.json", vocab_size=300)
     with pytest.raises(UserError) as error:
-        loading.load_tokenizer(str(folder))
+        tokenizers.load_tokenizer(str(folder))
     one_line(error, "token id 37", "300 rows")
 
     shutil.copytree(made["t5"], tmp_path / "fits not")
@@ -320,7 +320,7 @@ def test_refused_tokenizers(made, tmp_path, base, change, says):
     shutil.copytree(made[base], folder)
     change(folder)
     with pytest.raises(UserError) as error:
-        loading.load_tokenizer(str(folder))
+        tokenizers.load_tokenizer(str(folder))
     one_line(error, str(folder), says)
 
 
@@ -464,5 +464,5 @@ def test_refused_names(made, tmp_path, name, revision, says):
     (tmp_path / "file").touch()
     name = name.format(file=tmp_path / "file", folder=made["t5"])
     with pytest.raises(UserError) as error:
-        loading.load_tokenizer(name, revision)
+        tokenizers.load_tokenizer(name, revision)
     one_line(error, name, says)

@@ -14,9 +14,11 @@ from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from detox.model import devices, packed_t5
-from detox.model.engine import HuggingFaceEngine, Sampling, uniforms, unpack
+from detox.model.engine import unpack
+from detox.model.hugging_face import HuggingFaceEngine
 from detox.model.layers import LinearsOfFew, linears
 from detox.model.packed_t5 import PackedT5Engine
+from detox.model.sampling import Sampling, uniforms
 
 VOCABULARY, EOS = 64, 1
 LENGTHS = (7, 1, 40, 7, 13, 29)

@@ -18,7 +18,11 @@ import training_ppo
 from benchmarks import ppo_step
 from detox.model import loading, policy
 from detox.model.devices import choose_dtype
-from detox.plan import memory, plan, scaling, sizes, work
+from detox.plan import memory, published, update_time
+from detox.plan.flops import useful_gflop
+from detox.plan.machine import Machine
+from detox.plan.model_sizes import ClassifierSizes, Sizes
+from detox.plan.task import read
 from detox.scoring.classifier import load_classifier
 from detox.stage import cli
 from tests import tiny
@@ -109,7 +113,7 @@ def test_plan_is_within_a_fifth_of_the_measured_peak(case, dtype, measured):
         rollout=config.Rollout(max_new_tokens=NEW_TOKENS),
     )
     made_for = ppo_step.Shape(**shape)
-    summarizer = sizes.Sizes.of(ppo_step.t5_config(made_for), settings.ppo)
+    summarizer = Sizes.of(ppo_step.t5_config(made_for), settings.ppo)
     classifier = sum(p.numel() for p in ppo_step.make_classifier(made_for, "cpu", torch.float32).parameters())
     made = memory.plan(settings, summarizer, classifier, CPU, queries, packed=True)
     planned = (made.peak - made.parts["interpreter and libraries"]) / 2**20
@@ -150,7 +154,7 @@ def test_counts_parameters_as_the_models_have_them(world, base, scope, targets):
     for path in world.rglob("*.safetensors"):
         path.unlink()
 
-    task = plan.read(settings, world / "no-run", 512)
+    task = read(settings, world / "no-run", 512)
     found = task.plan_memory().parts
     assert task.packed == (base != "bart") and not task.notes
     assert found["backbone"] == 4 * weights
@@ -161,7 +165,7 @@ def test_counts_parameters_as_the_models_have_them(world, base, scope, targets):
 
 def test_half_the_microbatch_takes_about_half_the_activations(world):
     whole, half = (settings_for("t5", minibatch_size=8, microbatch_size=size) for size in (8, 4))
-    large, small = (plan.read(settings, world / "no-run", 512).plan_memory() for settings in (whole, half))
+    large, small = (read(settings, world / "no-run", 512).plan_memory() for settings in (whole, half))
     ratio = small.parts["activations of the update"] / large.parts["activations of the update"]
     assert 0.5 < ratio < 0.75
     assert small.peak < large.peak
@@ -170,7 +174,7 @@ def test_half_the_microbatch_takes_about_half_the_activations(world):
 
 def test_budget_picks_the_largest_microbatch_that_fits(world):
     settings = settings_for("t5", minibatch_size=8, lora_scope="all")
-    rest = (plan.read(settings, world / "no-run", 512).summarizer, 1000, CPU, 300, True)
+    rest = (read(settings, world / "no-run", 512).summarizer, 1000, CPU, 300, True)
     peaks = {
         size: memory.plan(replace(settings, ppo=replace(settings.ppo, microbatch_size=size)), *rest).peak
         for size in (1, 2, 4, 8)
@@ -229,20 +233,20 @@ def offline(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_shapes_have_the_published_parameters(offline, name):
-    shape = sizes.find_shape(name)
+    shape = published.find_shape(name)
     assert shape.is_published
-    made = sizes.Sizes.of(shape.settings, config.PPO(), shape.untied)
+    made = Sizes.of(shape.settings, config.PPO(), shape.untied)
     assert made.weights == PUBLISHED[name]
     assert made.weights - made.encoder_blocks - made.decoder_blocks == 2 * 32128 * made.d + 2 * made.d  # and last norms
 
 
 def test_published_reward_model_is_roberta_base_with_two_labels(offline):
-    made = sizes.ClassifierSizes.of(sizes.find_shape(sizes.ROBERTA_BASE).settings)
+    made = ClassifierSizes.of(published.find_shape(published.ROBERTA_BASE).settings)
     assert made.weights == 124_647_170
 
 
 def test_a_config_in_reach_is_read(world):
-    assert not sizes.find_shape("t5").is_published
+    assert not published.find_shape("t5").is_published
 
 
 def test_models_that_are_neither_in_reach_nor_known_are_refused(offline, capsys):
@@ -262,8 +266,12 @@ def test_useful_work_is_what_torch_counts():
     model, classifier = ppo_step.make_t5(shape), ppo_step.make_classifier(shape, "cpu", torch.float32)
     for made in (model, classifier):
         made.set_attn_implementation("eager")  # the counter knows no fused attention on a CPU
-    work_of = work.useful_gflop(
-        sizes.Sizes.of(model.config, ppo), sizes.ClassifierSizes.of(classifier.config), [length], new_tokens, ppo
+    work_of = useful_gflop(
+        Sizes.of(model.config, ppo),
+        ClassifierSizes.of(classifier.config),
+        [length],
+        new_tokens,
+        ppo,
     )
 
     def count(run):
@@ -309,27 +317,27 @@ def test_passes_are_those_that_an_update_makes(scope):
     for seed in range(2):  # the first update also finds out whether sampling's log-probabilities serve
         counted.update(encoder=0, decoder=0)
         iterate(task.prompts([6, 7, 8, 9], seed), new_tokens, ppo_step.Timer("cpu"), classifier)
-    expected = scaling.passes(ppo, new_tokens, scope == "all", torch.float32)
+    expected = update_time.passes(ppo, new_tokens, scope == "all", torch.float32)
     assert (counted["encoder"], counted["decoder"]) == expected
 
 
-MACHINE = scaling.Machine(gflops=100.0, memory_rate=1e6, link_rate=2.0, sources=("", "", ""))
+MACHINE = Machine(gflops=100.0, memory_rate=1e6, link_rate=2.0, sources=("", "", ""))
 
 
 def test_devices_share_the_computing_and_exchange_what_is_trained(world):
-    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=3, lora_r=4), world / "no-run", 512)
+    task = read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=3, lora_r=4), world / "no-run", 512)
     one, two, eight = (task.plan_update(MACHINE, count) for count in (1, 2, 8))
     assert one.exchange == 0 and one.gradient_bytes == 0 and one.gathered_bytes == 0
     assert two.compute == pytest.approx(one.compute / 2)
     trained = policy.make_policy(loading.load_summarizer("t5"), task.settings.ppo)
     gradients = sum(p.numel() for p in policy.trainable(trained).values()) * 4 * 6
     assert two.gradient_bytes == eight.gradient_bytes == gradients and two.gathered_bytes == 0
-    assert two.exchange == pytest.approx(gradients / 2e9 + 6 * 4 * scaling.LATENCY)
-    assert eight.exchange == pytest.approx(1.75 * gradients / 2e9 + 6 * 28 * scaling.LATENCY)
+    assert two.exchange == pytest.approx(gradients / 2e9 + 6 * 4 * update_time.LATENCY)
+    assert eight.exchange == pytest.approx(1.75 * gradients / 2e9 + 6 * 28 * update_time.LATENCY)
 
 
 def test_sampling_takes_at_least_as_long_as_reading_the_weights(world):
-    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8), world / "no-run", 512)
+    task = read(settings_for("t5", batch_size=16, minibatch_size=8), world / "no-run", 512)
     slow = replace(MACHINE, gflops=1e9, memory_rate=1e-3)
     one, two = (task.plan_update(slow, count) for count in (1, 2))
     weights = task.summarizer.decoder_blocks + task.summarizer.d * task.summarizer.vocabulary
@@ -338,7 +346,7 @@ def test_sampling_takes_at_least_as_long_as_reading_the_weights(world):
 
 
 def test_devices_among_which_the_blocks_are_sharded_hold_a_part_and_fetch_the_rest(world):
-    task = plan.read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=1), world / "no-run", 512)
+    task = read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=1), world / "no-run", 512)
     summarizer = task.summarizer
     layers = summarizer.encoder_blocks + summarizer.decoder_blocks
     whole, four = task.plan_memory(4).parts["backbone"], task.plan_memory(4, sharded=True).parts["backbone"]

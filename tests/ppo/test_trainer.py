@@ -9,7 +9,7 @@ import pytest
 import torch
 import trl
 
-from detox.model import loading, policy
+from detox.model import loading, policy, tokenizers
 from detox.ppo.checks import TrainingError
 from detox.ppo.ppo_config import Seq2SeqPPOConfig
 from detox.ppo.trainer import Seq2SeqPPOTrainer
@@ -136,7 +136,7 @@ def test_two_processes_learn_what_one_learns_by_every_estimator(folder, estimato
     def trainer(count):
         made = policy.make_policy(loading.load_summarizer(str(folder)), settings)
         ppo = Seq2SeqPPOConfig.from_settings(settings, seed=0, engine="packed", cpu=True, processes=count)
-        return Seq2SeqPPOTrainer(ppo, made, None, loading.load_tokenizer(str(folder)))
+        return Seq2SeqPPOTrainer(ppo, made, None, tokenizers.load_tokenizer(str(folder)))
 
     def learn(processes, trainer):
         trainer.processes, trainer.minibatch_size = processes, settings.minibatch_size

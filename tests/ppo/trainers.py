@@ -8,7 +8,7 @@ import torch
 import trl
 
 import config
-from detox.model import loading, policy
+from detox.model import loading, policy, tokenizers
 from detox.ppo.ppo_config import Seq2SeqPPOConfig
 from detox.ppo.rollouts import Rollout
 from detox.ppo.trainer import Seq2SeqPPOTrainer
@@ -37,7 +37,7 @@ def trainer_for(folder, engine="hf", dropout=0.0, ref_model=None, **changes):
                 module.p = dropout
     made = policy.make_policy(start, settings)
     ppo = Seq2SeqPPOConfig.from_settings(settings, seed=0, engine=engine, cpu=True)
-    return Seq2SeqPPOTrainer(ppo, made, ref_model, loading.load_tokenizer(str(folder)))
+    return Seq2SeqPPOTrainer(ppo, made, ref_model, tokenizers.load_tokenizer(str(folder)))
 
 
 def stock_trainer(folder, **options):
@@ -46,7 +46,7 @@ def stock_trainer(folder, **options):
     ppo = trl.PPOConfig(
         batch_size=6, mini_batch_size=3, ppo_epochs=1, learning_rate=1e-2, accelerator_kwargs={"cpu": True}, **options
     )
-    return trl.PPOTrainer(ppo, made, None, loading.load_tokenizer(str(folder)))
+    return trl.PPOTrainer(ppo, made, None, tokenizers.load_tokenizer(str(folder)))
 
 
 def queries(count, seed=0, longest=20):

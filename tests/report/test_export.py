@@ -25,8 +25,8 @@ import data_preparation
 import evaluate_ppo
 import training_ppo
 from detox.data import preparation
-from detox.evaluation import cases, summaries
-from detox.model import adapters, engine, loading
+from detox.evaluation import checkpoints, examples
+from detox.model import adapters, hugging_face, loading
 from detox.model.hub import problem
 from detox.report import ask, export, plain_model
 from detox.stage import artifacts, cli
@@ -107,8 +107,8 @@ def run(*more: str) -> int:
     return stage(config.EvaluationStage, evaluate_ppo.main, "--run", "r", *MODELS, *SIZES, *more)
 
 
-def find() -> cases.Case:
-    return cases.find(config.EvaluationStage(run="r"), config.PPOTraining)[0]
+def find() -> checkpoints.Case:
+    return checkpoints.find(config.EvaluationStage(run="r"), config.PPOTraining)[0]
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -123,7 +123,7 @@ def test_plain_transformers_says_what_base_and_adapter_say(worlds, monkeypatch, 
     tokenizer = AutoTokenizer.from_pretrained("out/model")
     assert not any(report.values()) and {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     adapted = adapters.load_adapter(loading.load_summarizer("t5"), str(case.checkpoint / "adapter"))
-    pair = engine.HuggingFaceEngine(adapted)
+    pair = hugging_face.HuggingFaceEngine(adapted)
     split = preparation.load_prepared(case.run / "prepared")["test"]
     said = set()
     for dialogue, query, ids in zip(split["dialogue"], split["query"], split["input_ids"], strict=True):
@@ -244,7 +244,7 @@ def test_the_cards_own_example_runs(worlds, tmp_path):
     adapted = adapters.load_adapter(
         loading.load_summarizer(str(worlds("t5") / "t5")), str(worlds("t5") / STEP / "adapter")
     )
-    pair = engine.HuggingFaceEngine(adapted)
+    pair = hugging_face.HuggingFaceEngine(adapted)
     said = pair.generate(pair.encode([torch.tensor(ids)]), 6).responses[0].tolist()
     assert done.stdout.splitlines()[-1] == str([0, *said])
 
@@ -267,7 +267,7 @@ def test_hostile_names_stay_text(place):
     prepared = json.loads(Path("checkpoints/r/prepared/manifest.json").read_text())
     hostile = "x\n---\nlicense: mit\n# Big [click](http://evil) <script>alert(1)</script>\x1b[2J"
     prepared["config"]["data"] |= {"dataset": hostile, "prompt": "```\n</details>{dialogue}"}
-    found = summaries.read_results(find().target)
+    found = examples.read_results(find().target)
     card = export.model_card.text(config.EvaluationStage(run="r", export="x"), find(), found, prepared)
     front = yaml.safe_load(card.split("---\n", 2)[1])
     assert "license" not in front and front["model-index"][0]["results"][0]["dataset"]["name"] == hostile

@@ -13,6 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 import config
 from detox.scoring import reward_terms
+from detox.scoring.reward import WeightedReward
 from detox.stage.errors import UserError
 
 DIALOGUE = "#Person1#: Why are you asking me?\n#Person2#: My neighbour's dogs were barking, and I couldn't sleep."
@@ -87,7 +88,7 @@ EXAMPLES = Dataset.from_dict({"dialogue": ["zero", "one", "two"], "summaries": [
 
 def test_the_score_is_the_weighted_sum_over_the_rows_that_were_summarized():
     settings = config.Reward(model="m", weight=2.0, extra=("length=0.5", "overlap-dialogue=-1"))
-    reward = reward_terms.WeightedReward(settings, Classifier(), EXAMPLES)
+    reward = WeightedReward(settings, Classifier(), EXAMPLES)
     scores, terms = reward.score([2, 0, 2], ["two", "zero", "no match"])
     assert {name: values.tolist() for name, values in terms.items()} == {
         "classifier": [-0.5, 0.5, 1.5],
@@ -99,7 +100,7 @@ def test_the_score_is_the_weighted_sum_over_the_rows_that_were_summarized():
 
 
 def test_the_classifier_alone_is_what_it_says():
-    reward = reward_terms.WeightedReward(config.Reward(model="m"), Classifier(), EXAMPLES)
+    reward = WeightedReward(config.Reward(model="m"), Classifier(), EXAMPLES)
     scores, terms = reward.score([0, 1], ["a", "b"])
     assert (scores.tolist(), terms, reward.settings.describe()) == ([-0.5, 0.5], {}, "logit of 'nothate' by m")
 
@@ -176,7 +177,7 @@ def test_a_function_is_tried_on_four_summaries_before_the_run(place):
     )
     examples = Dataset.from_dict({"dialogue": list("abcdef"), "summaries": [[f"{i}", "no"] for i in range(6)]})
     settings = config.Reward(model="m", extra=("counts.py:own=1",))
-    reward = reward_terms.WeightedReward(settings, Classifier(), examples)
+    reward = WeightedReward(settings, Classifier(), examples)
     assert reward.terms["counts.py:own"].__globals__["seen"] == [["0", "1", "2", "3"]]
 
 
@@ -193,7 +194,7 @@ def test_the_metrics_name_a_term_by_its_function(place):
         "which has a name already"
     )
     settings = config.Reward(model="m", extra=("two.py:brief=1",))
-    _, terms = reward_terms.WeightedReward(settings, Classifier(), EXAMPLES).score([0, 1], ["a", "b"])
+    _, terms = WeightedReward(settings, Classifier(), EXAMPLES).score([0, 1], ["a", "b"])
     assert list(terms) == ["classifier", "brief"] and terms["brief"].tolist() == [3.0, 3.0]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
-from detox.evaluation import cases
+from detox.evaluation import checkpoints
 from detox.ppo import checkpoint_record
 from detox.stage import cli, paths
 from tests import tiny
@@ -159,9 +159,9 @@ def test_checkpoints_of_one_model_by_two_names_are_one_model(place):
     absolute = f"--model.base {place}/t5 --model.adapter {place}/lora --reward.model {place}/reward"
     assert run("training_ppo", f"--run s --overwrite --ppo.updates 1 --seed 1 {absolute}") == 0
     both = ("checkpoints/r/ppo/step-0001", "checkpoints/s/ppo/step-0001")
-    found = cases.find(config.EvaluationStage(checkpoint=both), config.PPOTraining)
+    found = checkpoints.find(config.EvaluationStage(checkpoint=both), config.PPOTraining)
     assert {case.training.model.base for case in found} == {"t5"}
-    assert cases.differ_by_seed(found)
+    assert checkpoints.differ_by_seed(found)
 
 
 def test_the_working_folder_is_noted_with_a_checkpoint(place):

@@ -1,4 +1,4 @@
-"""Loading the toxicity measurement with a classifier that is in memory already."""
+"""The toxicity measurement (toxicity.py, a module for `evaluate.load`), with a classifier that is in memory already."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detox.scoring.classifier import Classifier
 def load_toxicity(
     classifier: Classifier, device: torch.device | str = "auto", batch_size: int = 64
 ) -> evaluate.Measurement:
-    """Return the measurement of `detox/toxicity/toxicity.py`, with this classifier.
+    """Return the measurement of toxicity.py beside this file, with this classifier.
 
     Args:
         classifier: is moved to `device`; `compute` takes any of its labels as `toxic_label`.

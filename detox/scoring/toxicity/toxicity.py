@@ -52,7 +52,7 @@ class Toxicity(evaluate.Measurement):
         Args:
             config_name: the classifier: a folder, a hub name or `demo:reward`.
             keep_in_memory: is on in a single process, where no file is written.
-            classifier: a `detox.models.Classifier` to use in place of a name.
+            classifier: a `detox.scoring.classifier.Classifier` to use in place of a name.
             device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
             batch_size: texts in one forward pass; the values do not depend on it.
             settings: the other arguments of `evaluate.EvaluationModule`.
@@ -108,7 +108,7 @@ class Toxicity(evaluate.Measurement):
         toxic_label: str = "hate",
         threshold: float = 0.5,
     ) -> dict[str, object]:
-        from detox.scoring.reward import probabilities
+        from detox.scoring.classifier import probabilities
         from detox.stage.errors import UserError
 
         if aggregation not in AGGREGATIONS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from detox.plan.sizes import ClassifierSizes, Sizes, rows
+from detox.plan.model_sizes import ClassifierSizes, Sizes, rows
 
 if TYPE_CHECKING:
     import config

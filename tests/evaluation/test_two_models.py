@@ -1,4 +1,4 @@
-"""Planted cases for detox.evaluation.statistics: simulations whose truth is known, and every degenerate input."""
+"""Planted cases for detox.evaluation.two_models: simulations whose truth is known, and every degenerate input."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from detox.evaluation import intervals
-from detox.evaluation import statistics as st
+from detox.evaluation import two_models as st
+from detox.evaluation.distribution import too_little
+from detox.evaluation.sign_flips import sign_flip_test
 
 
 def simulate(rng, n, k=4, effect=0.0, toxic=0.3):
@@ -148,16 +149,16 @@ def test_what_does_not_pair_up_is_refused(before, after):
 def test_what_carries_an_interval_is_counted_where_the_limits_are():
     """Six dialogues must carry nine tenths; six wholly toxic ones, all; one must be left for a reduction."""
     calm = np.zeros(94)
-    assert "5 of 99 dialogues carry" in st.too_little(np.concatenate([np.full(5, 1.9), calm]))
-    assert st.too_little(np.concatenate([np.full(6, 1.9), calm])) is None
-    assert "5 of 100" in st.too_little(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
-    assert st.too_little(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
-    assert "of 5.9 wholly" in st.too_little(np.full(100, 0.0594)) and st.too_little(np.full(100, 0.0601)) is None
-    assert "0 of 100 dialogues" in st.too_little(np.zeros(100))
+    assert "5 of 99 dialogues carry" in too_little(np.concatenate([np.full(5, 1.9), calm]))
+    assert too_little(np.concatenate([np.full(6, 1.9), calm])) is None
+    assert "5 of 100" in too_little(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
+    assert too_little(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
+    assert "of 5.9 wholly" in too_little(np.full(100, 0.0594)) and too_little(np.full(100, 0.0601)) is None
+    assert "0 of 100 dialogues" in too_little(np.zeros(100))
     plenty = np.full(100, 0.5)
-    assert st.too_little(plenty, 1.0) is None and "left is that of 0.9 wholly" in st.too_little(plenty, 0.94)
-    assert st.too_little(plenty[:2]) == "2 dialogues give no interval."
-    assert st.too_little(plenty[:1]) == "1 dialogue gives no interval." and st.too_little(3 * plenty[:3]) is not None
+    assert too_little(plenty, 1.0) is None and "left is that of 0.9 wholly" in too_little(plenty, 0.94)
+    assert too_little(plenty[:2]) == "2 dialogues give no interval."
+    assert too_little(plenty[:1]) == "1 dialogue gives no interval." and too_little(3 * plenty[:3]) is not None
 
 
 def test_a_reduction_to_next_to_nothing_has_a_difference_alone():
@@ -299,51 +300,11 @@ def test_p_values_are_uniform_without_an_effect():
     p = []
     for seed in range(600):
         before, after = simulate(rng, 40)
-        p.append(intervals.sign_flip_test((before - after).mean(axis=1), resamples=400, seed=seed))
+        p.append(sign_flip_test((before - after).mean(axis=1), resamples=400, seed=seed))
     ordered = np.sort(p)
     distance = np.abs(ordered - (np.arange(600) + 0.5) / 600).max()
     assert distance < 1.63 / np.sqrt(600)  # Kolmogorov-Smirnov at 1%
     assert 0.03 <= np.mean(np.array(p) <= 0.05) <= 0.07
-
-
-@pytest.mark.parametrize(("n", "k"), [(30, 1), (30, 4), (150, 4)])
-def test_the_noise_floor_holds_what_chance_shows(n, k):
-    """Of dialogues that it was measured on, under ever new seeds; 8 in 30 are likely toxic."""
-    rng = np.random.default_rng(0)
-    share = np.where(np.arange(n) % 4 == 0, 0.66, 0.02)[:, None]
-
-    def samples():
-        toxic = rng.random((n, k)) < share
-        return np.where(toxic, 0.85, 0.02) + 0.1 * rng.random((n, k))
-
-    seen = {"mean": [], "std": []}
-    for _ in range(1500):
-        floor, one, other = st.noise_floor(samples(), samples()), samples(), samples()
-        for name, figure in (("mean", np.mean), ("std", np.std)):
-            bounds = floor[f"{name}_reduction_ci95"]
-            if bounds is not None:
-                seen[name].append(bounds[0] <= 1 - figure(other) / figure(one) <= bounds[1])
-    for name, hits in seen.items():
-        assert len(hits) > 1000 and 0.925 <= np.mean(hits) <= 0.98, (name, len(hits), np.mean(hits))
-
-
-def test_the_noise_floor_of_equal_samples_is_0_and_that_of_hardly_any_toxicity_is_unknown():
-    first, _ = simulate(np.random.default_rng(0), 20)
-    floor = st.noise_floor(first, first)
-    assert floor["mean_reduction_ci95"] == floor["std_reduction_ci95"] == [0.0, 0.0]
-    assert st.noise_floor(first[:1], first[1:2])["mean_reduction_ci95"] is None
-    quiet = st.noise_floor(first / 100, first[::-1] / 100)
-    assert quiet["mean_reduction_ci95"] is None and "wholly toxic" in quiet["note"]
-
-
-def test_the_noise_floor_is_as_wide_as_the_swaps_say():
-    first, second = simulate(np.random.default_rng(3), 200)
-    low, high = st.noise_floor(first, second)["mean_reduction_ci95"]
-    signs = np.random.default_rng(0).choice([-1, 1], (4000, 200))
-    half = signs @ (first.mean(axis=1) - second.mean(axis=1)) / 400
-    middle = (first.mean() + second.mean()) / 2
-    swapped = np.quantile(2 * half / (middle + half), [0.025, 0.975])
-    assert [low, high] == pytest.approx(swapped, rel=0.1)
 
 
 # -------------------------------------------------------------------------------------------- slices and runs
@@ -408,61 +369,3 @@ def test_several_runs_without_an_effect_show_none(runs, k):
         bounds = result["expected_max"]["ci95"]
         false += not bounds[0] <= 0 <= bounds[1]
     assert false / 300 <= 0.09
-
-
-# ------------------------------------------------------------------------------------------------ checkpoints
-
-
-def point(name, kl, reward, judge, rouge=0.3):
-    return {"name": name, "kl": kl, "reward": reward, "judge": judge, "rouge": rouge}
-
-
-def test_overoptimization_is_seen_along_kl():
-    points = [
-        point("c", 9, 3, 0.2, 0.2),
-        point("a", 1, 1, 0.15),
-        point("b", 4, 2, 0.05),
-        point("0", -0.01, 0, 0.2),
-    ]
-    found = st.overoptimization(points)
-    assert found["names"] == ["0", "a", "b", "c"]
-    assert found["sqrt_kl"] == [0, 1, 2, 3]
-    assert (found["turned_over"], found["at"]) == (True, "b")
-    assert "after b" in found["sentence"] and "0.200" in found["sentence"]
-
-
-@pytest.mark.parametrize(
-    "points",
-    [
-        [point("a", 1, 1, 0.15), point("b", 4, 2, 0.05)],
-        [point("a", 1, 1, 0.05), point("b", 4, 2, 0.055)],  # within the tolerance
-        [point("a", 1, 2, 0.05), point("b", 4, 1, 0.2)],  # the reward fell too
-        [point("a", 1, 1, 0.05)],
-    ],
-)
-def test_no_overoptimization(points):
-    found = st.overoptimization(points)
-    assert (found["turned_over"], found["at"]) == (False, None)
-
-
-def checkpoint(name, judge, rouge, toxicity=0.1, split="validation"):
-    return {"name": name, "judge": judge, "rougeL": rouge, "toxicity": toxicity, "split": split}
-
-
-def test_select_takes_the_least_toxic_that_still_summarizes():
-    points = [
-        checkpoint("a", 0.10, 0.30),
-        checkpoint("b", 0.05, 0.28, 0.01),
-        checkpoint("c", 0.01, 0.20, 0.0),
-    ]
-    assert st.select(points, reference_rouge=0.3, floor=0.9)["name"] == "b"
-    assert st.select(points, reference_rouge=0.3, floor=0.5)["name"] == "c"
-    assert st.select(points, reference_rouge=0.5, floor=0.9) is None
-    tie = [checkpoint("a", 0.1, 0.28, 0.0), checkpoint("b", 0.1, 0.29, 0.1)]
-    assert st.select(tie, 0.3)["name"] == "b"
-    assert st.select(tie, 0.3, by="toxicity")["name"] == "a"
-
-
-def test_select_refuses_the_test_split():
-    with pytest.raises(ValueError, match="test"):
-        st.select([checkpoint("a", 0.1, 0.3, split="test")], 0.3)

@@ -1,0 +1,115 @@
+"""Checkpoints side by side along the distance from the start: over-optimization, and which of them to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detox.evaluation.examples import Results
+
+Point = dict[str, Any]
+"""Of a curve: `name`, `kl` (nats a summary from the start) and `sqrt_kl`, `score_mean` (higher is better),
+`toxicity_mean`, `judge_mean` (by the independent judge; lower is better), `rougeL`."""
+
+
+def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
+    """Return the curve of checkpoints, and for those of one run whether it shows over-optimization.
+
+    Args:
+        named: results by name.
+        one_run: all are of one run, so that the reference is the start of one path.
+    """
+    points = [
+        _point(name, found, "after", found["drift"]["kl_per_summary"])
+        | {
+            "verdict": found["verdict"],
+            "alarms": [alarm["name"] for alarm in found["alarms"] if alarm["level"] == "alarm"],
+        }
+        for name, found in named.items()
+    ]
+    if not one_run:
+        return {"checkpoints": points}
+    first = next(iter(named.values()))
+    start = _point("reference", first, "before", 0.0)
+    points.insert(0, start)
+    low, high = first["judge_noise_floor"]["mean_reduction_ci95"] or (0.0, 0.0)
+    tolerance = max(0.01, start["judge_mean"] * (high - low) / 2)
+    return {"checkpoints": points, "overoptimization": overoptimization(points, tolerance)}
+
+
+def _point(name: str, found: Results, side: str, kl: float) -> Point:
+    return {
+        "name": name,
+        "kl": kl,
+        "sqrt_kl": math.sqrt(max(kl, 0.0)),
+        "score_mean": found["reward"][side],
+        "toxicity_mean": found["toxicity"]["mean"][side],
+        "judge_mean": found["independent_judge"]["mean"][side],
+        "rougeL": found["rouge"]["rougeL"][side],
+    }
+
+
+def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[str, Any]:
+    """Say whether the judge turned over along sqrt(KL) while the reward still rose.
+
+    Args:
+        points: of one run, one or more.
+        tolerance: rise of the judge's toxicity that counts (take half the width of its noise floor).
+
+    Returns:
+        Series in order of KL: `names`, `sqrt_kl` (a negative estimate counts as 0), `reward`, `judge`,
+        `rouge`; `turned_over`: a checkpoint further out has a higher reward than the one with the judge's
+        lowest toxicity, and the judge's toxicity is up by more than the tolerance; `at`: that turning point's
+        name (None unless turned over); `sentence`.
+
+    Source: Gao et al. 2022, arXiv 2210.10760: the gold reward turns over in d = sqrt(KL).
+    """
+    ordered = sorted(points, key=lambda point: point["kl"])
+    best = min(range(len(ordered)), key=lambda i: ordered[i]["judge_mean"])
+    turn = ordered[best]
+    worse = [point for point in ordered[best + 1 :] if point["judge_mean"] > turn["judge_mean"] + tolerance]
+    past = [point for point in worse if point["score_mean"] > turn["score_mean"]]
+    sentence = "The judge's toxicity did not turn upwards while the reward rose."
+    if past:
+        last = past[-1]
+        sentence = (
+            f"Over-optimized after {turn['name']}: from there to {last['name']} the reward rose from "
+            f"{turn['score_mean']:.2f} to {last['score_mean']:.2f}, the judge's toxicity from "
+            f"{turn['judge_mean']:.3f} to {last['judge_mean']:.3f}, and ROUGE went from {turn['rougeL']:.3f} to "
+            f"{last['rougeL']:.3f}."
+        )
+    series = {"sqrt_kl": "sqrt_kl", "reward": "score_mean", "judge": "judge_mean", "rouge": "rougeL"}
+    return {
+        "names": [point["name"] for point in ordered],
+        **{name: [point[key] for point in ordered] for name, key in series.items()},
+        "turned_over": bool(past),
+        "at": turn["name"] if past else None,
+        "sentence": sentence,
+    }
+
+
+def select(named: Mapping[str, Results], floor: float) -> str | None:
+    """Return the checkpoint least toxic to the judge that keeps `floor` of the reference's ROUGE-L, or None.
+
+    By the judge, since by the reward model the most over-optimized checkpoint would win; ties go to the higher ROUGE-L.
+    The figures to report are then those of the test split, which had no part in the choice.
+
+    Args:
+        named: results by name, of the validation split.
+        floor: share of it, of each one's own reference.
+
+    Raises:
+        ValueError: results of another split.
+    """
+    kept = {}
+    for name, found in named.items():
+        if found["split"] != "validation":
+            raise ValueError(f"{name} was measured on {found['split']}, not validation")
+        rouge = found["rouge"]["rougeL"]
+        kept[name] = rouge["after"] / rouge["before"] if rouge["before"] > 0 else 1.0
+
+    def order(name: str) -> tuple[float, float]:
+        return named[name]["independent_judge"]["mean"]["after"], -kept[name]
+
+    return min((name for name in named if kept[name] >= floor), key=order, default=None)

@@ -1,0 +1,109 @@
+"""The folders of evaluations: one a checkpoint, told apart by what decides the figures; which are done already."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detox.evaluation.checkpoints import Case
+from detox.stage import artifacts, paths
+from detox.stage.errors import UserError
+
+if TYPE_CHECKING:
+    import config
+
+
+STAGE = "evaluate_ppo"
+_NAMED = {"toxicity.model", "judge.model", "evaluation.bad_words", "evaluation.bert_score"}
+_DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluation")
+
+
+@contextlib.contextmanager
+def locked(cases: list[Case]) -> Iterator[None]:
+    """Keep other processes from writing to the same evaluations; training may go on."""
+    with contextlib.ExitStack() as stack:
+        for folder in sorted({case.target.parent for case in cases}):
+            stack.enter_context(artifacts.lock(folder))
+        yield
+
+
+def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
+    """Return whether this very checkpoint was evaluated with these very settings; then its place holds that evaluation.
+
+    The place holds the latest evaluation of a checkpoint. One under other settings, or of what the checkpoint was
+    before, is kept beside it under a name of its own, and comes back when it is asked for. --overwrite replaces one of
+    the same settings alone.
+
+    Raises:
+        UserError: it is damaged, and may not be replaced.
+    """
+    there = {name: folder / artifacts.MANIFEST for name, folder in inputs(case).items()}
+    hashes: dict[str, Any] = {name: artifacts.sha256(path) for name, path in there.items() if path.exists()}
+    if case.target.exists():
+        try:
+            manifest = artifacts.read_manifest(case.target, STAGE)
+        except UserError:
+            if settings.overwrite:
+                return False
+            raise
+        known = {name: entry.get("manifest_sha256") for name, entry in manifest["inputs"].items()}
+        same = _identity(manifest["config"], {}) == _identity(asdict(settings), {})
+        if same and (settings.overwrite or known | hashes == known):
+            return not settings.overwrite
+        os.rename(case.target, _beside(case, _identity(manifest["config"], known)))
+    kept = _beside(case, _identity(asdict(settings), hashes))
+    if settings.overwrite or not kept.exists():
+        return False
+    artifacts.read_manifest(kept, STAGE)
+    os.rename(kept, case.target)
+    return True
+
+
+def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
+    """Return a digest of what decides an evaluation; a folder or file is the same by any of its names."""
+    decided = _deciding(json.loads(json.dumps(values)))
+    for key in _NAMED:
+        if paths.same(decided.get(key), decided.get(key)):  # it exists
+            decided[key] = os.path.realpath(decided[key])
+    what = json.dumps([decided, dict(hashes)], sort_keys=True)
+    return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
+
+
+def _beside(case: Case, identity: str) -> Path:
+    """Return where an evaluation is kept while its place holds another one."""
+    return case.target.with_name(f"{case.target.name}-{identity}")
+
+
+@contextlib.contextmanager
+def publish(settings: config.EvaluationStage, target: Path, inputs: Mapping[str, Path], device: str) -> Iterator[Path]:
+    """Yield the folder that takes the files of an artefact of this stage."""
+    with artifacts.publish(
+        target, stage=STAGE, settings=settings, device=device, overwrite=settings.overwrite, inputs=inputs
+    ) as draft:
+        yield draft.path
+
+
+def inputs(case: Case) -> dict[str, Path]:
+    return {"checkpoint": case.checkpoint, "prepared": case.run / "prepared"}
+
+
+def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide the figures, by flag; the batch size is none of them."""
+    flat: dict[str, Any] = {}
+    for key in _DECIDING:
+        value = values.get(key)
+        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+    flat.pop("evaluation.batch_size", None)
+    return flat
+
+
+def decides(flag: str) -> bool:
+    """Return whether a flag of the stage decides the figures."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return name != "evaluation.batch_size" and name.partition(".")[0] in _DECIDING

@@ -1,0 +1,120 @@
+"""What marks summaries (toxicity, judge, reward, overlap with references), and what it adds to their records."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from detox.evaluation.examples import Record, Records
+from detox.scoring import rouge, toxicity
+from detox.scoring.classifier import Classifier, load_classifier
+from detox.scoring.reward import RewardModel
+from detox.stage.errors import UserError
+from detox.stage.parallel import ALONE, Processes
+
+if TYPE_CHECKING:
+    import config
+
+
+Scorer = Callable[[list[str]], Sequence[float]]
+
+_CHUNK = 64
+"""Texts that a scorer is given at once."""
+
+
+@functools.lru_cache(maxsize=1)
+def load_scorers(
+    measured: config.Toxicity, judge: config.Judge, reward: config.Reward, device: torch.device
+) -> tuple[dict[str, Classifier], dict[str, Scorer]]:
+    """Load toxicity measurement, judge and reward model; one that serves twice is loaded once."""
+    loaded: dict[tuple[str, str | None], Classifier] = {}
+    classifiers = {}
+    for role, wanted in (("toxicity", measured), ("judge", judge), ("reward", reward)):
+        source = wanted.model, wanted.revision
+        if source not in loaded:
+            loaded[source] = load_classifier(*source, wanted.label)
+        classifiers[role] = loaded[source].with_label(wanted.label)
+    for role in ("toxicity", "judge"):
+        classifiers[role].check_probabilities()
+
+    def probability(role: str, label: str) -> Scorer:
+        measurement = toxicity.load_toxicity(classifiers[role], device)
+        return lambda texts: measurement.compute(predictions=texts, toxic_label=label)["toxicity"]
+
+    logit = RewardModel(classifiers["reward"], "logit", reward.batch_size, device)
+    return classifiers, {
+        "toxicity": probability("toxicity", measured.label),
+        "judge": probability("judge", judge.label),
+        "reward": lambda texts: logit.score(texts).tolist(),
+    }
+
+
+def score(
+    groups: Sequence[Records],
+    scorers: Mapping[str, Scorer],
+    references: Sequence[Sequence[str]],
+    bert_score: str | None = None,
+    processes: Processes = ALONE,
+) -> None:
+    """Add what the scorers say, the ROUGE F1 and BERTScore to every record; equal texts are scored once.
+
+    Args:
+        groups: records of the same n dialogues.
+        scorers: name of the number to the function that gives it, from texts.
+        references: reference summaries of the n dialogues.
+        bert_score: encoder for BERTScore; None leaves it out.
+        processes: share the work but for BERTScore, which is the main one's; all have the same records.
+
+    Raises:
+        UserError: a scorer gives what is no number, or `bert-score` is not installed.
+    """
+    owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
+    _mark([record for _, record in owned], scorers, processes)
+    _overlap(owned, references, bert_score, processes)
+
+
+def _mark(records: Sequence[Record], scorers: Mapping[str, Scorer], processes: Processes) -> None:
+    texts = list(dict.fromkeys(record["summary"] for record in records))
+    for name, scorer in scorers.items():
+        values = dict(zip(texts, rate(texts, scorer, processes), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
+        for record in records:
+            record[name] = values[record["summary"]]
+
+
+def _overlap(
+    owned: Sequence[tuple[int, Record]],
+    references: Sequence[Sequence[str]],
+    bert_score: str | None,
+    processes: Processes,
+) -> None:
+    """Add how much of its dialogue's references is in each summary, to records with their dialogue's number."""
+    pairs = list(dict.fromkeys((i, record["summary"]) for i, record in owned))
+    written, wanted = [text for _, text in pairs], [references[i] for i, _ in pairs]
+    part = processes.share(len(pairs))
+    parts = processes.gather_objects(rouge.rouge(written[part], wanted[part]))
+    overlaps = {name: np.concatenate([part[name] for part in parts]) for name in rouge.OVERLAPS}
+    if bert_score is not None:
+        overlaps["bert_score"] = processes.on_main(lambda: rouge.bert_score(written, wanted, bert_score))
+        if overlaps["bert_score"] is None:
+            raise UserError("--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out")
+    place = {pair: at for at, pair in enumerate(pairs)}
+    for i, record in owned:
+        at = place[i, record["summary"]]
+        record |= {name: float(values[at]) for name, values in overlaps.items()}
+
+
+def rate(texts: Sequence[str], scorer: Scorer, processes: Processes = ALONE) -> list[float]:
+    """Return what a scorer says of each text; texts of like length go to it together, and processes take turns."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+    chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
+    found = processes.map(lambda rows: list(map(float, scorer([texts[i] for i in rows]))), chunks)
+    values = dict(zip(chain.from_iterable(chunks), chain.from_iterable(found), strict=True))
+    return [values[i] for i in range(len(texts))]

@@ -1,0 +1,101 @@
+"""How the next token is chosen from logits: greedy or sampled, top-k and top-p, banned sequences, seeds by example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detox.model.devices import traits
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a next token is chosen.
+
+    Attributes:
+        uniforms: [B, at least max_new_tokens] in [0, 1): token t of example b is the inverse of the cumulative
+            distribution at uniforms[b, t], whatever else is in the batch; None is greedy.
+        temperature, top_k, top_p: change the distribution; the defaults leave it whole.
+        banned: sequences of ids that are never completed.
+    """
+
+    uniforms: Tensor | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    banned: tuple[tuple[int, ...], ...] = ()
+
+
+GREEDY = Sampling()
+
+
+def uniforms(seed: int, stream: int, keys: Sequence[int], count: int) -> Tensor:
+    """Return [len(keys), count] uniform numbers in [0, 1) that depend on (seed, stream, key) alone.
+
+    Each example has a stream of its own, so that batch order, batch size and the number of processes do not change
+    what it is given.
+    """
+    draws = [np.random.default_rng([seed, stream, key]).random(count, dtype=np.float32) for key in keys]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, count)
+
+
+def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Choose the next token of each row.
+
+    Args:
+        logits: [b, V] float32.
+        draws: [b] uniform numbers, or None for the most likely token.
+        sampling: temperature, top-k, top-p and banned sequences.
+        prefixes: [b, t] the tokens so far; needed where sequences of several tokens are banned.
+
+    Returns:
+        The tokens [b] and their log-probabilities [b] under `logits` as they came.
+    """
+    full = logits
+    if sampling.banned:
+        logits = _ban(logits, prefixes, sampling.banned)
+    if draws is None:
+        tokens = logits.argmax(-1)
+    else:
+        if sampling.temperature != 1.0:
+            logits = logits / sampling.temperature
+        if sampling.top_k:
+            kth = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < kth, -torch.inf)
+        if sampling.top_p < 1.0:
+            ordered, order = logits.softmax(-1).sort(-1, descending=True)
+            beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
+            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+        # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
+        cumulative = _cumulative(logits.softmax(-1))
+        found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
+        tokens = found.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+    return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def _cumulative(probabilities: Tensor) -> Tensor:
+    """Return the sums of [b, V] probabilities from left to right, which rise at probabilities above 0 only.
+
+    A device that adds up in parts rounds the parts in other orders, so that its sums fall here and rise there where
+    the probability is 0; `searchsorted` could then draw such a token.
+    """
+    sums = probabilities.cumsum(-1)
+    if traits(probabilities.device).ordered_scan:
+        return sums
+    return sums.masked_fill_(probabilities == 0, 0.0).cummax(-1).values
+
+
+def _ban(logits: Tensor, prefixes: Tensor | None, banned: Sequence[Sequence[int]]) -> Tensor:
+    """Return a copy of `logits` in which no token completes a banned sequence."""
+    logits = logits.clone()
+    logits[:, [sequence[0] for sequence in banned if len(sequence) == 1]] = -torch.inf
+    beginnings = [(list(sequence[:-1]), sequence[-1]) for sequence in banned if len(sequence) > 1]
+    for row, prefix in enumerate(prefixes.tolist() if beginnings and prefixes is not None else ()):
+        for beginning, last in beginnings:
+            if prefix[-len(beginning) :] == beginning:
+                logits[row, last] = -torch.inf
+    return logits

@@ -1,0 +1,84 @@
+"""What marks summaries: once a text, the same for any number of processes, or an error."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+
+import pytest
+import torch
+
+from detox.evaluation import scorers
+from detox.stage.errors import UserError
+from tests import threads
+from tests.evaluation.fabricated import (
+    evaluate,
+    fabricate,
+)
+
+
+def test_equal_texts_are_scored_once():
+    asked = []
+
+    def scorer(texts):
+        asked.extend(texts)
+        return [len(text) for text in texts]
+
+    groups = [[[{"summary": "a b"}, {"summary": "a b"}], [{"summary": "c"}, {"summary": "a b"}]]]
+    scorers.score(groups, {"toxicity": scorer}, [["a b"], ["a"]])
+    assert asked == ["a b", "c"]
+    assert [[r["toxicity"] for r in row] for row in groups[0]] == [[3, 3], [1, 3]]
+    assert groups[0][0][0]["rouge1"] == 1 and groups[0][1][1]["rouge1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_score_the_same_chunks_of_texts(monkeypatch, count):
+    monkeypatch.setattr(scorers, "_CHUNK", 4)
+    texts = [f"{'word ' * (i * 7 % 5)}{i}" for i in range(23)]
+
+    def scores(texts):
+        return [len(text) + max(map(len, texts)) for text in texts]  # padded to the longest, so to speak
+
+    def run(**shared):
+        groups = [[[{"summary": text}] for text in texts]]
+        scorers.score(groups, {"toxicity": scores}, [["word 3"]] * 23, **shared)
+        return groups
+
+    alone = run()
+    assert len({record["toxicity"] - len(record["summary"]) for [record] in alone[0]}) > 1
+    assert threads.run(count, lambda processes: run(processes=processes)) == [alone] * count
+
+
+def test_a_classifier_without_a_number_is_an_error():
+    with pytest.raises(UserError, match="judge: .*NaN"):
+        scorers.score([[[{"summary": "a"}]]], {"judge": lambda texts: [math.nan]}, [["a"]])
+
+
+def test_bert_score_where_it_is_installed(settings, monkeypatch):
+    def score(texts, references, model_type):
+        assert model_type == "some/encoder"
+        return (
+            None,
+            None,
+            torch.tensor([max(float(text == r) for r in group) for text, group in zip(texts, references, strict=True)]),
+        )
+
+    monkeypatch.setitem(sys.modules, "bert_score", types.SimpleNamespace(score=score))
+    groups = [[[{"summary": "a b"}], [{"summary": "c"}]]]
+    scorers.score(groups, {}, [["a b", "d"], ["d"]], "some/encoder")
+    assert [row[0]["bert_score"] for row in groups[0]] == [1, 0]
+    lines = fabricate(settings, lambda old, i, draw: old, n=20)
+    for line in lines:
+        for side, value in (("before", 0.25), ("after", 0.75)):
+            for record in line[side]["samples"]:
+                record["bert_score"] = value
+    assert evaluate(lines, settings)["bert_score"] == {
+        "before": 0.25,
+        "after": 0.75,
+        "change": 0.5,
+        "ci95": [0.5, 0.5],
+    }
+    monkeypatch.setitem(sys.modules, "bert_score", None)
+    with pytest.raises(UserError, match="--evaluation.bert-score"):
+        scorers.score(groups, {}, [["a"], ["b"]], "some/encoder")
