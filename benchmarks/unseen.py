@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from benchmarks import stages, worlds  # noqa: E402
-from detox.stage import artifacts, cli  # noqa: E402
+from detox.stage import cli  # noqa: E402
+from detox.stage.files import write_atomic  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -121,7 +122,7 @@ def measure(runs: Sequence[Run], recipes: dict[str, str], arguments: argparse.Na
         with lock:
             known.append(entry)
             output.parent.mkdir(parents=True, exist_ok=True)
-            artifacts.write_atomic(output, json.dumps(known, indent=1) + "\n")
+            write_atomic(output, json.dumps(known, indent=1) + "\n")
         return entry
 
     pool = ThreadPoolExecutor(arguments.jobs)

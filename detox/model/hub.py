@@ -21,8 +21,9 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import get_session, httpx
 
-from detox.stage import artifacts, environment
+from detox.stage import environment
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
 PROBE_SECONDS = 4.0
@@ -281,5 +282,5 @@ def identity(name: str, revision: str | None = None) -> str:
     if source.has("config.json") and not any(source.folder.glob("model*.safetensors")):
         files += sorted(source.folder.glob("pytorch_model*.bin"))
     for path in files:
-        digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()

@@ -22,8 +22,9 @@ from torch import Tensor
 from detox.model import devices
 from detox.model.policy import LoraFactors, save_adapter, trainable
 from detox.ppo.trainer import Seq2SeqPPOTrainer
-from detox.stage import artifacts, notes, paths
+from detox.stage import artifacts, folders, notes, paths
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 if TYPE_CHECKING:
     import config
@@ -79,7 +80,7 @@ def successor(folder: Path, overwrite: bool) -> AbstractContextManager[None]:
         folder: a run's `ppo` folder.
         overwrite: else the run goes on, and nothing is moved.
     """
-    return artifacts.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
+    return folders.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
 
 
 def find(folder: Path, overwrite: bool) -> Path | None:
@@ -90,8 +91,8 @@ def find(folder: Path, overwrite: bool) -> Path | None:
 
 def settle(folder: Path) -> None:
     """Finish what a `successor` could not, because its process died, and remove what dead processes left."""
-    artifacts.settle(folder, _is_own, is_whole=last)
-    artifacts.sweep(folder)
+    folders.settle(folder, _is_own, is_whole=last)
+    folders.sweep(folder)
 
 
 def _is_own(name: str) -> bool:
@@ -341,7 +342,7 @@ def check(
         )
     for key, path in inputs.items():
         recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
-        if recorded != artifacts.sha256(path / artifacts.MANIFEST):
+        if recorded != sha256(path / artifacts.MANIFEST):
             raise UserError(
                 f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
             )
@@ -378,7 +379,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
     there = numbers(folder)
     removable = [number for number in there[:-1] if number != best]
     for number in removable[: max(0, len(there) - keep)]:
-        artifacts.remove(folder / name(number))
+        folders.remove(folder / name(number))
 
 
 def _optimizer_tensors(trainer: Seq2SeqPPOTrainer) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
 from detox.stage.figures import interval, lookup, number
+from detox.stage.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,8 +23,8 @@ from torch import Tensor
 from detox.scoring import text_figures
 from detox.scoring.reward import RewardModel
 from detox.scoring.rouge import rouge
-from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 if TYPE_CHECKING:
     import config
@@ -235,7 +235,7 @@ def identity(name: str) -> str:
     load(name)
     source = name.rpartition(":")[0]
     path = getattr(_import(source), "__file__", None)
-    return artifacts.sha256(Path(path)) if path else source
+    return sha256(Path(path)) if path else source
 
 
 def _import(source: str) -> ModuleType:

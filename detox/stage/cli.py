@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 import tyro
 from tyro import _errors as tyro_errors
 
-from detox.stage import environment, flags, lack_of_memory, notes, paths
-from detox.stage.artifacts import storage_error
+from detox.stage import environment, flags, lack_of_memory, notes, paths, storage
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def run(
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE
-        told = storage_error(error, "output") or (_NO_MEMORY if lack_of_memory.is_out_of_memory(error) else None)
+        told = storage.refusal(error, "output") or (_NO_MEMORY if lack_of_memory.is_out_of_memory(error) else None)
         if told is None:
             raise
         return _fail(f"error: {told}", USER_ERROR)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -15,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import detox
 from tests.faults import disk as small_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = """
     config data_preparation training_lora training_ppo evaluate_ppo
-    detox.trainer detox.checkpoint detox.collapse detox.data detox.evaluation detox.export detox.plots detox.policy
-    detox.prompts detox.report detox.reward_terms detox.toxicity detox.trackers
     matplotlib.backends.backend_agg matplotlib.figure peft safetensors.torch
     transformers.models.roberta transformers.models.t5 transformers.trainer_seq2seq
     tests.faults.disk tests.faults.sabotage tests.faults.world
@@ -121,6 +121,11 @@ def _argv(stage: str, more: tuple[str, ...]) -> list[str]:
     return ["--run", "r", *(word for pair in given.items() for word in pair), *switches]
 
 
+def _modules() -> list[str]:
+    """Return the names of all that the stages may import of this program."""
+    return [module.name for module in pkgutil.walk_packages(detox.__path__, "detox.") if "demo" not in module.name]
+
+
 _CONTEXT: Any = None
 
 
@@ -134,7 +139,7 @@ def _context() -> Any:
         os.chdir(ROOT)
         try:
             _CONTEXT = multiprocessing.get_context("forkserver")
-            _CONTEXT.set_forkserver_preload(PRELOAD.split())
+            _CONTEXT.set_forkserver_preload([*PRELOAD.split(), *_modules()])
             multiprocessing.forkserver.ensure_running()
         finally:
             os.chdir(before)

@@ -35,7 +35,7 @@ def parsed(*argv: str, stage: type = config.PPOTraining) -> config.Stage:
 def in_a_process(main: str, *argv: str, **options: object) -> subprocess.CompletedProcess:
     """Run a stage whose `main` has this body as a process of its own."""
     body = "\n".join(f"    {line}" for line in main.splitlines())
-    script = f"import os, sys, config\nfrom detox import cli\ndef main(settings):\n{body}\n"
+    script = f"import os, sys, config\nfrom detox.stage import cli\ndef main(settings):\n{body}\n"
     script += "sys.exit(cli.run(config.PPOTraining, main))"
     command = [sys.executable, "-c", script, *argv]
     return subprocess.run(
@@ -269,7 +269,7 @@ def test_workers_of_a_pool_end_silently():
 
 def test_sigterm_cleans_up_and_exits_143(tmp_path):
     script = (
-        "import sys, time, config\nfrom pathlib import Path\nfrom detox import artifacts, cli\n"
+        "import sys, time, config\nfrom pathlib import Path\nfrom detox.stage import artifacts, cli\n"
         "def main(settings):\n"
         "    target = Path(sys.argv[1], 'run', 'ppo')\n"
         "    with artifacts.publish(target, stage='training_ppo', settings=settings):\n"
