@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from benchmarks import stages, worlds  # noqa: E402
-from detox.stage import cli  # noqa: E402
+from detox.stage import parsing  # noqa: E402
 from detox.stage.files import write_atomic  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -78,7 +78,7 @@ class Run:
 
     def key(self, arguments: argparse.Namespace, recipe: str) -> dict[str, Any]:
         """Return what tells this run from others: names, the world's recipe and all settings of PPO as they resolve."""
-        training = cli.parse(config.PPOTraining, self.flags(arguments)["training_ppo.py"])
+        training = parsing.parse(config.PPOTraining, self.flags(arguments)["training_ppo.py"])
         return {
             "world": self.world.name,
             "settings": self.settings,

@@ -2,6 +2,8 @@
 
 The command line:
     cli             a stage run with settings from flags; errors as one line, exit codes, signals
+    parsing         words to settings; what is wrong with a word
+    help_text       what `--help` prints
     flags           every flag as `config.py` declares it: name, kind, default, description
     paths           names of folders and files as people type them
     environment     variables of the environment that are no numbers where the hub's client wants some
