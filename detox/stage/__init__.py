@@ -5,6 +5,7 @@ The command line:
     parsing         words to settings; what is wrong with a word
     help_text       what `--help` prints
     flags           every flag as `config.py` declares it: name, kind, default, description
+    rules           what values settings may have, declared beside their fields
     paths           names of folders and files as people type them
     environment     variables of the environment that are no numbers where the hub's client wants some
 
