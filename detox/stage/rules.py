@@ -86,9 +86,8 @@ class Checked:
 
 def _rules(kind: Any) -> Iterator[Rule]:
     """Yield the rules in a type, in their order: Optional[Annotated[int, rule, rule]]."""
-    for part in getattr(kind, "__metadata__", ()):
+    for part in get_args(kind):
         if isinstance(part, Rule):
             yield part
-    for part in get_args(kind):
-        if not isinstance(part, Rule):
+        else:
             yield from _rules(part)
