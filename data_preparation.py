@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import config
-from detox.stage import artifacts, cli
+from detox.stage import artifacts, cli, run_lock
 from detox.stage.errors import UserError
 
 
@@ -31,7 +31,7 @@ def main(settings: config.Preparation) -> None:
         return preparation.assist(settings.data, tokenizer, processes)
     run = Path(settings.checkpoints) / settings.run_name
     with (
-        artifacts.lock(run),
+        run_lock.hold(run),
         artifacts.publish(
             run / "prepared", stage="data_preparation", settings=settings, overwrite=settings.overwrite
         ) as draft,

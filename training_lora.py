@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
-from detox.stage import artifacts, cli, lack_of_memory
+from detox.stage import artifacts, cli, lack_of_memory, run_lock
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def main(settings: config.LoraTraining) -> None:
     device = devices.take(settings.device)
     run = Path(settings.checkpoints) / settings.run_name
     with (
-        artifacts.lock(run),
+        run_lock.hold(run),
         artifacts.publish(
             run / "lora",
             stage="training_lora",

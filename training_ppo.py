@@ -36,7 +36,7 @@ class Parts(NamedTuple):
 
 def main(settings: config.PPOTraining) -> int:
     from detox.ppo import checkpoint_folders, resume, trackers
-    from detox.stage import artifacts, parallel
+    from detox.stage import parallel, run_lock
 
     run = Path(settings.checkpoints) / settings.run_name
     processes = parallel.start(settings.device)
@@ -47,7 +47,7 @@ def main(settings: config.PPOTraining) -> int:
         print(printed.report(settings, run, most_tokens))
         return 0
     trackers.check(settings)
-    with processes.within(lambda: artifacts.lock(run)):
+    with processes.within(lambda: run_lock.hold(run)):
         inputs, settings = processes.on_main(lambda: find_inputs(settings, run))
         weights = processes.on_main(lambda: find_weights(settings))
         folder = run / "ppo"

@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from benchmarks import stages, worlds  # noqa: E402
-from detox.stage import artifacts, cli  # noqa: E402
+from detox.stage import parsing  # noqa: E402
+from detox.stage.files import write_atomic  # noqa: E402
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -77,7 +78,7 @@ class Run:
 
     def key(self, arguments: argparse.Namespace, recipe: str) -> dict[str, Any]:
         """Return what tells this run from others: names, the world's recipe and all settings of PPO as they resolve."""
-        training = cli.parse(config.PPOTraining, self.flags(arguments)["training_ppo.py"])
+        training = parsing.parse(config.PPOTraining, self.flags(arguments)["training_ppo.py"])
         return {
             "world": self.world.name,
             "settings": self.settings,
@@ -121,7 +122,7 @@ def measure(runs: Sequence[Run], recipes: dict[str, str], arguments: argparse.Na
         with lock:
             known.append(entry)
             output.parent.mkdir(parents=True, exist_ok=True)
-            artifacts.write_atomic(output, json.dumps(known, indent=1) + "\n")
+            write_atomic(output, json.dumps(known, indent=1) + "\n")
         return entry
 
     pool = ThreadPoolExecutor(arguments.jobs)

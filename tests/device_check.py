@@ -221,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     import torch
 
     from detox.model import devices
-    from detox.stage import artifacts
+    from detox.stage import versions
     from detox.stage.errors import UserError
 
     try:
@@ -236,8 +236,8 @@ def main(argv: list[str] | None = None) -> int:
         "device": device,
         "card": devices.name_of(torch.device(device)),
         "machine": platform.platform(),
-        "versions": artifacts.versions(),
-        "git_rev": artifacts.git_rev(),
+        "versions": versions.installed(),
+        "git_rev": versions.git_rev(),
         "rows": rows,
     }
     for name in [None, *arguments.only]:  # before the first, so that a file that can't be written costs no check

@@ -18,7 +18,7 @@ import training_ppo
 from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling, stages, step_size, unseen, worlds
 from detox.demo import corpus
 from detox.model import policy
-from detox.stage import cli
+from detox.stage import cli, parsing
 
 
 def test_prompts_add_up_and_stay_within_limits():
@@ -179,7 +179,7 @@ def test_seeds_run_the_three_stages_with_the_settings_flags(tmp_path, monkeypatc
     training = " ".join(calls[1])
     assert "--seed 3" in training and "--engine hf" in training and training.endswith("--ppo.updates 2")
     for flags, stage in zip(calls, (config.Preparation, config.PPOTraining, config.EvaluationStage), strict=True):
-        assert cli.parse(stage, flags[1:]).run_name == "stock-like-3"
+        assert parsing.parse(stage, flags[1:]).run_name == "stock-like-3"
     assert json.loads(output.read_text())["runs"][0]["toxicity_std"] == -0.5
 
 

@@ -22,7 +22,7 @@ import evaluate_ppo
 import training_ppo
 from detox.evaluation import checkpoints, curve, scorers, summaries
 from detox.ppo import checkpoint_record
-from detox.stage import artifacts, cli
+from detox.stage import artifacts, cli, run_lock
 from tests import tiny
 from tests.evaluation.fabricated import check_by_hand
 
@@ -498,7 +498,7 @@ def test_wrong_settings_are_told_before_any_summary(place, capsys, monkeypatch):
 
 
 def test_an_evaluation_in_use_is_left_alone(place, capsys):
-    with artifacts.lock(place / "r0" / "evaluation"):
+    with run_lock.hold(place / "r0" / "evaluation"):
         assert run() == 2
     refused(capsys, "in use")
 

@@ -19,7 +19,7 @@ from detox.data import preparation
 from detox.model import loading, tokenizers
 from detox.ppo import checkpoint, checkpoint_record, resume
 from detox.ppo.metrics_log import MetricsLog
-from detox.stage import artifacts, cli
+from detox.stage import artifacts, cli, parsing
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
 from tests import tiny
@@ -113,7 +113,7 @@ def place(tmp_path_factory):
         assert cli.run(config.Preparation, data_preparation.main, ["--run", "r", *flags["data_preparation"]]) == 0
         argv = ["--run", "r", *flags["training_ppo"][:-2], "--ppo.updates", "1"]
         assert cli.run(config.PPOTraining, training_ppo.main, argv) == 0
-        wanted = cli.parse(config.PPOTraining, argv)
+        wanted = parsing.parse(config.PPOTraining, argv)
         inputs, wanted = training_ppo.find_inputs(wanted, Path("checkpoints/r"))
         trainer = training_ppo.build(wanted, inputs, Processes()).trainer
         yield root / "checkpoints/r/ppo/step-0001", trainer
@@ -285,7 +285,7 @@ VALUE = st.text(st.characters(exclude_categories=("Cs",))) | st.integers().map(s
 def test_any_value_of_any_flag(flag, value):
     stage, name = flag
     try:
-        cli.parse(stage, ["--preset", "demo", name, value] if name != "--preset" else [name, value]).validate()
+        parsing.parse(stage, ["--preset", "demo", name, value] if name != "--preset" else [name, value]).validate()
     except UserError as error:
         assert str(error) and str(error).isprintable(), error
         assert name in str(error) or repr(value)[1:-1] in str(error), error
@@ -295,7 +295,7 @@ def test_any_value_of_any_flag(flag, value):
 @given(stage=st.sampled_from(STAGES), words=st.lists(VALUE, min_size=1, max_size=3))
 def test_any_words_on_the_command_line(stage, words):
     try:
-        cli.parse(stage, words)
+        parsing.parse(stage, words)
     except UserError as error:
         assert str(error) and str(error).isprintable(), error
 

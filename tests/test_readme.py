@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import config
-from detox.stage import cli
+from detox.stage import parsing
 from detox.stage.errors import UserError
 from tests import loopback_hub, tiny
 
@@ -147,7 +147,7 @@ def check_python(words: list[str]) -> None:
 
 def check_stage(script: str, argv: list[str]) -> None:
     try:
-        cli.parse(config.STAGES[script], argv)
+        parsing.parse(config.STAGES[script], argv)
     except UserError as refusal:
         raise Stale(f"{script}: {refusal}") from refusal
     except SystemExit:  # --help

@@ -94,7 +94,7 @@ def canonical(name: str) -> str:
 
 def imported(paths: list[Path]) -> set[str]:
     """Return the distributions that files import and that are not of this project."""
-    own = {path.stem for path in ROOT.glob("*.py")} | {"detox", "tests", "benchmarks", "docs"}
+    own = {path.stem for path in ROOT.glob("*.py")} | {"detox", "docs", "tests", "benchmarks"}
     modules = set()
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):

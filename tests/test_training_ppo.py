@@ -23,6 +23,7 @@ import training_ppo
 from detox.model import adapters, loading, policy
 from detox.ppo import batches, checkpoint, checkpoint_folders, checkpoint_record, trackers, update
 from detox.stage import artifacts, cli
+from detox.stage.files import sha256
 from tests import tiny
 from tests.faults.world import tree
 
@@ -300,10 +301,10 @@ def test_a_reward_model_that_gives_nan_stops_with_the_last_checkpoint_whole(plac
 
 
 def test_two_processes_do_not_write_to_one_run(place, capsys):
-    from detox.stage import artifacts
+    from detox.stage import run_lock
 
     (place / "checkpoints/r").mkdir(exist_ok=True)
-    with artifacts.lock(place / "checkpoints/r"):
+    with run_lock.hold(place / "checkpoints/r"):
         assert train() == 2
     assert "in use" in capsys.readouterr().err
 
@@ -408,10 +409,7 @@ def test_a_run_from_pickles_records_them(place, capsys):
     manifest = json.loads((place / "checkpoints/r/ppo/step-0001/manifest.json").read_text())
     assert (
         manifest["notes"]["pickles"]
-        | {
-            f"{name}.bin": artifacts.sha256(place / f"{name}.bin")
-            for name in ("lora/adapter_model", "reward/pytorch_model")
-        }
+        | {f"{name}.bin": sha256(place / f"{name}.bin") for name in ("lora/adapter_model", "reward/pytorch_model")}
         == manifest["notes"]["pickles"]
     )
     torch.save({"a": torch.zeros(1)}, "reward/pytorch_model.bin")

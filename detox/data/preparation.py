@@ -34,6 +34,7 @@ from transformers import PreTrainedTokenizerBase
 from detox.demo import corpus
 from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 from detox.stage.parallel import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -876,9 +877,7 @@ def save_prepared(
         "revision": loading.resolved_revision(tokenizer),
         "fingerprint": tokenizer_fingerprint(tokenizer),
     }
-    files = [
-        {"name": path.name, "bytes": path.stat().st_size, "sha256": artifacts.sha256(path)} for path in source.files
-    ]
+    files = [{"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)} for path in source.files]
     origin = {"dataset": source.name, "revision": source.revision, "files": files}
     for name, content in (("tokenizer.json", identity), ("source.json", origin)):
         Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
-from detox.stage import artifacts, paths
+from detox.stage import artifacts, paths, run_lock
 from detox.stage.errors import UserError
+from detox.stage.files import sha256
 
 if TYPE_CHECKING:
     import config
@@ -29,7 +30,7 @@ def locked(cases: list[Case]) -> Iterator[None]:
     """Keep other processes from writing to the same evaluations; training may go on."""
     with contextlib.ExitStack() as stack:
         for folder in sorted({case.target.parent for case in cases}):
-            stack.enter_context(artifacts.lock(folder))
+            stack.enter_context(run_lock.hold(folder))
         yield
 
 
@@ -44,7 +45,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
         UserError: it is damaged, and may not be replaced.
     """
     there = {name: folder / artifacts.MANIFEST for name, folder in inputs(case).items()}
-    hashes: dict[str, Any] = {name: artifacts.sha256(path) for name, path in there.items() if path.exists()}
+    hashes: dict[str, Any] = {name: sha256(path) for name, path in there.items() if path.exists()}
     if case.target.exists():
         try:
             manifest = artifacts.read_manifest(case.target, STAGE)

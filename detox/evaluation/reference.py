@@ -17,7 +17,7 @@ from detox.evaluation.summaries import Draw
 from detox.evaluation.task import Task
 from detox.model.engine import Engine
 from detox.scoring.rouge import OVERLAPS
-from detox.stage import artifacts
+from detox.stage import artifacts, manifest
 
 _FILE = "reference.json"
 
@@ -74,7 +74,7 @@ def _key(task: Task, engine: Engine, draws: Mapping[str, Draw]) -> str:
     """Return a digest of what decides the reference's part: weights, classifiers, dialogues, draws."""
     digest = hashlib.blake2b(digest_size=6)
     what = {
-        "schema_version": artifacts.SCHEMA_VERSION,
+        "schema_version": manifest.SCHEMA_VERSION,
         "engine": engine.describe(),
         "device": task.device.type,
         "seed": task.settings.seed,

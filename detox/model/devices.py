@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from detox.stage import artifacts
+from detox.stage import main_memory
 from detox.stage.errors import UserError
 
 
@@ -104,7 +104,7 @@ def peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 2**20
-    return artifacts.peak_memory_mb()
+    return main_memory.peak_mb()
 
 
 # ------------------------------------------------------------------------------------------------- how they differ

@@ -16,8 +16,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from detox.model import hub
-from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
 FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
@@ -133,7 +133,7 @@ def identity(name: str, revision: str | None = None) -> str:
     if source.has("config.json") and not any(source.folder.glob("model*.safetensors")):
         files += sorted(source.folder.glob("pytorch_model*.bin"))
     for path in files:
-        digest.update(f"{path.name} {artifacts.sha256(path)}\n".encode())
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
     return digest.hexdigest()
 
 

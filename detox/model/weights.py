@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from detox.model.sources import Source
-from detox.stage import artifacts, notes
+from detox.stage import notes
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 SAFE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
@@ -106,7 +107,7 @@ def _check_pickles(source: Source, files: tuple[Path, ...]) -> None:
                 f"{source.name}: {file.name} is refused: it holds {printable(odd, 80)}, and of a pickle only tensors "
                 "are read; save the model with save_pretrained()"
             )
-        notes.pickles[f"{source.name}/{file.name}"] = artifacts.sha256(file)
+        notes.pickles[f"{source.name}/{file.name}"] = sha256(file)
         notes.tell(
             f"{source.name}/{file.name} is a pickle; torch's restricted unpickler read it, tensors alone, and no code "
             "of it was run"

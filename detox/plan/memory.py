@@ -35,7 +35,7 @@ from detox.model.devices import choose_dtype, traits
 from detox.model.logprobs import CHUNK
 from detox.model.packed_t5 import KNOWN_BYTES
 from detox.plan.model_sizes import Sizes, reads_prompt, rows
-from detox.stage import artifacts
+from detox.stage import main_memory
 
 if TYPE_CHECKING:
     import config
@@ -109,7 +109,7 @@ def plan(
     }
     if on_cpu:
         parts["kernels and allocator"] = KERNELS[dtype]
-        parts["interpreter and libraries"] = int(artifacts.peak_memory_mb() * 2**20)
+        parts["interpreter and libraries"] = int(main_memory.peak_mb() * 2**20)
     peak = sum(parts.values()) - (update if in_rollout else rollout)
     engine = "packed" if packed else "Hugging Face"
     return Plan(parts, peak, ppo.effective_microbatch, query_tokens, new_tokens, engine, dtype)

@@ -6,7 +6,7 @@ import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from detox.stage import artifacts
+from detox.stage import artifacts, folders
 
 _NAME = re.compile(r"step-(\d{4,})")
 
@@ -59,13 +59,13 @@ def successor(folder: Path, overwrite: bool) -> AbstractContextManager[None]:
         folder: a run's `ppo` folder.
         overwrite: else the run goes on, and nothing is moved.
     """
-    return artifacts.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
+    return folders.aside(folder, _is_own, is_whole=last) if overwrite else nullcontext()
 
 
 def settle(folder: Path) -> None:
     """Finish what a `successor` could not, because its process died, and remove what dead processes left."""
-    artifacts.settle(folder, _is_own, is_whole=last)
-    artifacts.sweep(folder)
+    folders.settle(folder, _is_own, is_whole=last)
+    folders.sweep(folder)
 
 
 def _is_own(name: str) -> bool:
@@ -77,7 +77,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
     there = numbers(folder)
     removable = [number for number in there[:-1] if number != best]
     for number in removable[: max(0, len(there) - keep)]:
-        artifacts.remove(folder / name(number))
+        folders.remove(folder / name(number))
 
 
 def remedy(folder: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detox.ppo import diagnostics
-from detox.stage.artifacts import write_atomic
+from detox.stage.files import write_atomic
 
 
 class MetricsLog:

@@ -15,6 +15,7 @@ from detox.ppo.checkpoint_folders import remedy
 from detox.ppo.checkpoint_record import flatten, read_manifest, read_state, working_folders
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
+from detox.stage.files import sha256
 
 if TYPE_CHECKING:
     import config
@@ -47,7 +48,7 @@ def check(
         )
     for key, path in inputs.items():
         recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
-        if recorded != artifacts.sha256(path / artifacts.MANIFEST):
+        if recorded != sha256(path / artifacts.MANIFEST):
             raise UserError(
                 f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
             )

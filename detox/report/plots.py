@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from detox.report.drawing import AFTER, BEFORE, INK, MUTED, RULE, Drawing
 from detox.report.examples import drop, toxicities
-from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
 from detox.stage.figures import initial, interval, lookup, number
+from detox.stage.files import write_atomic
 
 DASHED = (0, (4, 1.5))
 

@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from detox.report import drawing
 from detox.report.drawing import AFTER
-from detox.stage.artifacts import write_atomic
 from detox.stage.errors import printable
 from detox.stage.figures import number
+from detox.stage.files import write_atomic
 
 Panel = tuple[str, str, str | None]
 """Title, name of the metric, name of its spread."""

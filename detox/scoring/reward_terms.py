@@ -20,8 +20,8 @@ from torch import Tensor
 
 from detox.scoring import text_figures
 from detox.scoring.rouge import rouge
-from detox.stage import artifacts
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 Term = Callable[..., Sequence[float]]
 """Called with `summaries` (texts), `dialogues` (texts) and `references` (a list of texts a summary), all by keyword
@@ -173,7 +173,7 @@ def identity(name: str) -> str:
     load(name)
     source = name.rpartition(":")[0]
     path = getattr(_import(source), "__file__", None)
-    return artifacts.sha256(Path(path)) if path else source
+    return sha256(Path(path)) if path else source
 
 
 def _import(source: str) -> ModuleType:

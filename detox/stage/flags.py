@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
 
 if TYPE_CHECKING:
     import config
@@ -100,22 +101,7 @@ def _typed(value: object) -> str:
 
 
 def _descriptions(settings: type[object]) -> dict[str, str]:
-    """Return the docstrings under the fields of a dataclass and of those it inherits from."""
-    found: dict[str, str] = {}
-    for owner in reversed(settings.__mro__):
-        if not dataclasses.is_dataclass(owner):
-            continue
-        tree = ast.parse(inspect.getsource(owner))
-        body = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)).body
-        for field, following in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                text = _docstring(following)
-                if text is not None:
-                    found[field.target.id] = text
-    return found
-
-
-def _docstring(statement: ast.stmt) -> str | None:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return " ".join(str(statement.value.value).split())
-    return None
+    """Return the docstrings under the fields of a dataclass and of those it inherits from, each on one line."""
+    owners = filter(dataclasses.is_dataclass, reversed(settings.__mro__))
+    fields = (field for owner in owners for field in docstring_parser.parse_from_object(owner).params)
+    return {field.arg_name: " ".join((field.description or "").split()) for field in fields}

@@ -21,6 +21,7 @@ import config
 from detox.data import preparation
 from detox.stage import artifacts
 from detox.stage.errors import UserError
+from detox.stage.files import sha256
 from detox.stage.parallel import Elsewhere
 from tests import threads, tiny
 
@@ -832,7 +833,7 @@ def test_a_prepared_dataset_comes_back_with_its_origin(prepared, tokenizer):
     assert preparation.load_prepared(prepared)["train"].features == preparation.FEATURES
     origin = json.loads((prepared / "source.json").read_text())
     assert [file["name"] for file in origin["files"]] == ["train.csv", "validation.csv", "test.csv"]
-    assert origin["files"][0]["sha256"] == artifacts.sha256(Path(origin["dataset"], "train.csv"))
+    assert origin["files"][0]["sha256"] == sha256(Path(origin["dataset"], "train.csv"))
 
 
 def test_another_tokenizer_is_refused(prepared):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -15,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import detox
 from tests.faults import disk as small_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOAD = """
     config data_preparation training_lora training_ppo evaluate_ppo
-    detox.ppo.trainer detox.ppo.checkpoint detox.ppo.collapse detox.ppo.prompt_stream detox.ppo.trackers
-    detox.data.preparation detox.model.policy detox.scoring.reward_terms detox.scoring.toxicity
-    detox.evaluation.summaries detox.report.export detox.report.pages detox.report.plots
     matplotlib.backends.backend_agg matplotlib.figure peft safetensors.torch
     transformers.models.roberta transformers.models.t5 transformers.trainer_seq2seq
     tests.faults.disk tests.faults.sabotage tests.faults.world
@@ -122,6 +121,11 @@ def _argv(stage: str, more: tuple[str, ...]) -> list[str]:
     return ["--run", "r", *(word for pair in given.items() for word in pair), *switches]
 
 
+def _modules() -> list[str]:
+    """Return the names of all that the stages may import of this program."""
+    return [module.name for module in pkgutil.walk_packages(detox.__path__, "detox.") if "demo" not in module.name]
+
+
 _CONTEXT: Any = None
 
 
@@ -135,7 +139,7 @@ def _context() -> Any:
         os.chdir(ROOT)
         try:
             _CONTEXT = multiprocessing.get_context("forkserver")
-            _CONTEXT.set_forkserver_preload(PRELOAD.split())
+            _CONTEXT.set_forkserver_preload([*PRELOAD.split(), *_modules()])
             multiprocessing.forkserver.ensure_running()
         finally:
             os.chdir(before)

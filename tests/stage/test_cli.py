@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import config
-from detox.stage import cli, flags, notes
+from detox.stage import cli, flags, notes, parsing
 from detox.stage.errors import UserError
+from detox.stage.help_text import help_text
 
 ROOT = Path(cli.__file__).resolve().parents[2]
 
@@ -212,15 +213,15 @@ def test_every_flag_is_described_and_parsed(stage):
             else:
                 argv = [flag.name if flag.default == "off" else flag.off]
             try:
-                cli.parse(stage, ["--preset", "demo", *argv] if flag.name != "--preset" else argv)
+                parsing.parse(stage, ["--preset", "demo", *argv] if flag.name != "--preset" else argv)
             except UserError as refusal:
                 assert "no such option" not in str(refusal) and "missing" not in str(refusal)
 
 
 def test_help_follows_the_width_of_the_terminal(monkeypatch):
-    text = cli.help_text(config.PPOTraining(), "x.py")
+    text = help_text(config.PPOTraining(), "x.py")
     monkeypatch.setenv("COLUMNS", "60")
-    narrow = cli.help_text(config.PPOTraining(), "x.py")
+    narrow = help_text(config.PPOTraining(), "x.py")
     assert len(narrow.splitlines()) > len(text.splitlines())
     assert narrow.split() == text.split()
 

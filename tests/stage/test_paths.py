@@ -56,10 +56,11 @@ def test_every_field_that_names_a_place_is_known():
         import dataclasses
         import typing
 
+        kinds = typing.get_type_hints(kind)  # without the rules that stand in them
         for field in dataclasses.fields(kind):
             if dataclasses.is_dataclass(field.type):
                 collect(field.type)
-            elif field.type in (str, typing.Optional[str], tuple[str, ...]):
+            elif kinds[field.name] in (str, typing.Optional[str], tuple[str, ...]):
                 found.add(field.name)
 
     for stage in (config.Preparation, config.LoraTraining, config.PPOTraining, config.EvaluationStage):

@@ -1,0 +1,20 @@
+"""Single files: written whole, digested in pieces."""
+
+from __future__ import annotations
+
+import hashlib
+
+from detox.stage import files
+from tests.stage.artefacts import tree
+
+
+def test_write_atomic(tmp_path):
+    files.write_atomic(tmp_path / "file", "é\n")
+    assert (tmp_path / "file").read_bytes() == "é\n".encode()
+    files.write_atomic(tmp_path / "file", b"\xff")
+    assert tree(tmp_path) == {"file": b"\xff"}
+
+
+def test_sha256_of_more_than_one_piece(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    assert files.sha256(tmp_path / "file") == hashlib.sha256(bytes(3_000_000)).hexdigest()

@@ -1,0 +1,63 @@
+"""Folders moved aside: the old comes back or goes, also after a kill."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from detox.stage import folders, run_lock
+from tests.stage.artefacts import publish, read, tree
+
+
+def begin_anew(folder):
+    """Keep an old run aside; what is called `done` makes a run whole, and other names than `log` are not ours."""
+    return folders.aside(folder, {"done", "log"}.__contains__, lambda run: (run / "done").exists())
+
+
+def make(folder, **files):
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def test_the_old_comes_back_where_its_successor_fails(tmp_path):
+    make(tmp_path / "ppo", done="old", notes="mine")
+    before = tree(tmp_path)
+    with pytest.raises(RuntimeError):
+        with begin_anew(tmp_path / "ppo"):
+            assert not (tmp_path / "ppo").exists()
+            make(tmp_path / "ppo", log="new")
+            raise RuntimeError
+    assert tree(tmp_path) == before
+
+
+def test_the_old_goes_when_its_successor_is_whole_but_not_what_the_user_put_there(tmp_path):
+    make(tmp_path / "ppo", done="old", log="old", notes="mine")
+    with begin_anew(tmp_path / "ppo"):
+        make(tmp_path / "ppo", done="new")
+    assert tree(tmp_path) == {"ppo": None, "ppo/done": b"new", "ppo/notes": b"mine"}
+
+
+@pytest.mark.parametrize(("made", "left"), [({"log": "new"}, b"old"), ({"log": "new", "done": "new"}, b"new")])
+def test_a_kill_between_old_and_new_is_settled_by_the_next_process(tmp_path, made, left):
+    make(tmp_path / "ppo", done="old")
+    child = os.fork()
+    if not child:
+        kept = begin_anew(tmp_path / "ppo")
+        kept.__enter__()
+        make(tmp_path / "ppo", **made)
+        os._exit(9)
+    os.waitpid(child, 0)
+    with run_lock.hold(tmp_path):
+        folders.settle(tmp_path / "ppo", {"done", "log"}.__contains__, lambda run: (run / "done").exists())
+    assert (tmp_path / "ppo" / "done").read_bytes() == left
+    assert [path.name for path in tmp_path.iterdir()] == ["ppo"]
+
+
+def test_the_lock_of_a_run_sweeps_away_no_only_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+    publish(tmp_path / "prepared")
+    (tmp_path / "prepared").rename(tmp_path / ".prepared.4000000-0123abcd.old")
+    with run_lock.hold(tmp_path):
+        read(tmp_path / "prepared")
