@@ -53,7 +53,7 @@ def write_source(path: Path, count: int, turns: int, words: int) -> None:
 def measure_here(count: int, workers: int, turns: int, words: int) -> dict[str, Any]:
     """Prepare generated dialogues in this process; return what it took."""
     import data_preparation
-    from detox.data.splits import SPLITS
+    from detox.data import preparation
     from detox.stage import cli
 
     with tempfile.TemporaryDirectory() as place:
@@ -69,7 +69,7 @@ def measure_here(count: int, workers: int, turns: int, words: int) -> dict[str, 
         return {
             "dialogues": count,
             "workers": workers,
-            "kept": sum(manifest["counts"][f"{split}/kept"] for split in SPLITS),
+            "kept": sum(manifest["counts"][f"{split}/kept"] for split in preparation.SPLITS),
             "source_mb": source.stat().st_size / 1e6,
             "prepared_mb": sum(file["bytes"] for file in manifest["files"]) / 1e6,
             "seconds": seconds,
