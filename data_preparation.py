@@ -16,7 +16,7 @@ from detox.stage.errors import UserError
 
 
 def main(settings: config.Preparation) -> None:
-    from detox.data import preparation
+    from detox.data import counts, preparation, prepared, sources
     from detox.model import loading, tokenizers
     from detox.stage import parallel
 
@@ -36,18 +36,18 @@ def main(settings: config.Preparation) -> None:
             run / "prepared", stage="data_preparation", settings=settings, overwrite=settings.overwrite
         ) as draft,
     ):
-        source = preparation.locate(settings.data, settings.seed)
+        source = sources.locate(settings.data, settings.seed)
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         base, limits = settings.model, settings.data
         loading.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
         loading.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
         print(f"tokenizer  {base.base}")
-        dataset, counts = preparation.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
-        warning = preparation.check_vocabulary(counts, source.name, base.base)
-        preparation.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
-        draft.counts.update(counts)
-    print(f"\n{preparation.counts_table(counts)}\n")
+        dataset, counted = preparation.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
+        warning = counts.check_vocabulary(counted, source.name, base.base)
+        prepared.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
+        draft.counts.update(counted)
+    print(f"\n{counts.counts_table(counted)}\n")
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"wrote {run / 'prepared'}")

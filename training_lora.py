@@ -27,7 +27,8 @@ IGNORED = -100
 
 
 def main(settings: config.LoraTraining) -> None:
-    from detox.data import preparation
+    from detox.data.fingerprint import tokenizer_fingerprint
+    from detox.data.prepared import load_prepared
     from detox.model import devices, loading, tokenizers
     from detox.stage import notes, parallel
 
@@ -53,7 +54,7 @@ def main(settings: config.LoraTraining) -> None:
         tempfile.TemporaryDirectory() as scratch,
     ):
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
-        dataset = preparation.load_prepared(run / "prepared", preparation.tokenizer_fingerprint(tokenizer))
+        dataset = load_prepared(run / "prepared", tokenizer_fingerprint(tokenizer))
         draft.inputs["prepared"] = run / "prepared"
         model = add_lora(settings)
         print(f"LoRA on    {settings.model.base}, {model.num_parameters(only_trainable=True):,} parameters")

@@ -94,7 +94,8 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
-    from detox.data import preparation
+    from detox.data.fingerprint import tokenizer_fingerprint
+    from detox.data.prepared import load_prepared
     from detox.model import devices, loading, policy, sharding, tokenizers
     from detox.ppo.ppo_config import Seq2SeqPPOConfig
     from detox.ppo.prompt_stream import PromptStream
@@ -108,7 +109,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     base, revision = settings.model.base, settings.model.revision
     tokenizer = tokenizers.load_tokenizer(base, revision)
     loading.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
-    prepared = preparation.load_prepared(inputs["prepared"], preparation.tokenizer_fingerprint(tokenizer))
+    prepared = load_prepared(inputs["prepared"], tokenizer_fingerprint(tokenizer))
     dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)

@@ -9,7 +9,9 @@ import pytest
 
 import config
 import data_preparation
-from detox.data import preparation
+from detox.data import sources
+from detox.data.prepared import load_prepared
+from detox.data.splits import SPLITS
 from detox.stage import cli
 from tests import tiny
 
@@ -42,10 +44,10 @@ def test_a_folder_becomes_a_prepared_dataset(base, place, tmp_path, capsys):
     assert set(contents(place)) == {
         f"checkpoints/trial/prepared/{name}"
         for name in ("manifest.json", "tokenizer.json", "source.json", "dataset_dict.json")
-        + tuple(f"{split}/{part}" for split in preparation.SPLITS for part in ("dataset_info.json", "state.json"))
-        + tuple(f"{split}/data-00000-of-00001.arrow" for split in preparation.SPLITS)
+        + tuple(f"{split}/{part}" for split in SPLITS for part in ("dataset_info.json", "state.json"))
+        + tuple(f"{split}/data-00000-of-00001.arrow" for split in SPLITS)
     }
-    prepared = preparation.load_prepared(place / "checkpoints/trial/prepared")
+    prepared = load_prepared(place / "checkpoints/trial/prepared")
     assert {split: len(part) for split, part in prepared.items()} == {"train": 5, "validation": 3, "test": 2}
     assert [len(references) for references in prepared["test"]["summaries"]] == [3, 3]
     manifest = json.loads((place / "checkpoints/trial/prepared/manifest.json").read_text())
@@ -57,7 +59,7 @@ def test_a_folder_becomes_a_prepared_dataset(base, place, tmp_path, capsys):
 
 
 def test_the_demo_preset_prepares_its_corpus(base, place, monkeypatch, capsys):
-    monkeypatch.setattr(preparation, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
+    monkeypatch.setattr(sources, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
     assert prepare(base, "--preset", "demo") == 0
     assert capsys.readouterr().out.endswith(
         f"wrote checkpoints/demo/prepared\nnext: python training_ppo.py --preset demo --model.base {base}\n"
@@ -84,7 +86,7 @@ def test_what_stands_is_replaced_only_when_asked(base, place, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert contents(place) == before
     assert prepare(base, "--data.dataset", str(large), "--overwrite") == 0
-    assert len(preparation.load_prepared(place / "checkpoints/flan-t5/prepared")["train"]) == 9
+    assert len(load_prepared(place / "checkpoints/flan-t5/prepared")["train"]) == 9
 
 
 @pytest.mark.parametrize(

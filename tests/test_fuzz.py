@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 import config
 import data_preparation
 import training_ppo
-from detox.data import preparation
+from detox.data.sources import locate
+from detox.data.splits import SPLITS
 from detox.model import loading, tokenizers
 from detox.ppo import checkpoint, checkpoint_record, resume
 from detox.ppo.metrics_log import MetricsLog
@@ -43,11 +44,7 @@ def in_one_line(error: UserError) -> None:
 
 def read_or_refuse(path: Path) -> None:
     try:
-        found = [
-            row
-            for split in preparation.SPLITS
-            for row in preparation.locate(config.Data(dataset=str(path)), 0).rows(split)
-        ]
+        found = [row for split in SPLITS for row in locate(config.Data(dataset=str(path)), 0).rows(split)]
     except UserError as error:
         in_one_line(error)
         assert path.name in str(error)

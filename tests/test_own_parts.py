@@ -24,7 +24,8 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.data import preparation
+from detox.data.prepared import load_prepared
+from detox.data.splits import SPLITS
 from detox.ppo import batches
 from detox.ppo.prompt_stream import PromptStream
 from detox.stage import cli
@@ -76,7 +77,7 @@ def talks(folder: Path) -> None:
     """Write dialogues as JSON lines with column names of their own."""
     tiny.dialogsum(Path("dialogues"), train=12, validation=4, test=4)
     folder.mkdir()
-    for split in preparation.SPLITS:
+    for split in SPLITS:
         with open(f"dialogues/{split}.csv", encoding="utf-8", newline="") as file:
             rows = [{COLUMNS[name]: text for name, text in row.items()} for row in csv.DictReader(file)]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -123,7 +124,7 @@ def metrics(place: Path) -> list[dict]:
 
 
 def test_columns_and_prompt_of_ones_own(finished):
-    prepared = preparation.load_prepared(finished / "checkpoints/r/prepared")
+    prepared = load_prepared(finished / "checkpoints/r/prepared")
     first = json.loads((finished / "talks/train.jsonl").read_text().splitlines()[0])
     row = prepared["train"][0]
     assert row["query"] == f"Say in short:\n{first['talk']}\nIn short: "
@@ -163,7 +164,7 @@ def test_the_adapter_is_an_ordinary_one_for_the_other_model(finished):
     tokenizer = AutoTokenizer.from_pretrained(finished / "base")
     ids = {name: getattr(base.config, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
     base.generation_config = GenerationConfig(**ids)  # greedy, as the evaluation is, whatever the model's own say
-    prepared = preparation.load_prepared(finished / "checkpoints/r/prepared")["test"]
+    prepared = load_prepared(finished / "checkpoints/r/prepared")["test"]
     file = finished / "checkpoints/r/evaluation/step-0002/examples.jsonl"
     for row, line in zip(prepared, map(json.loads, file.read_text().splitlines()), strict=True):
         made = model.generate(input_ids=torch.tensor([row["input_ids"]]), max_new_tokens=8)

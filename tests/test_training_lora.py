@@ -14,6 +14,8 @@ from transformers import Seq2SeqTrainer
 import config
 import training_lora
 from detox.data import preparation
+from detox.data.prepared import load_prepared, save_prepared
+from detox.data.sources import locate
 from detox.model import adapters, loading, tokenizers
 from detox.stage import artifacts, cli
 from tests import tiny
@@ -34,7 +36,7 @@ def prepared(tmp_path_factory, base) -> Path:
     dataset, _ = preparation.prepare(settings.data, tokenizer, 0)
     target = root / "checkpoints" / "flan-t5" / "prepared"
     with artifacts.publish(target, stage="data_preparation", settings=settings) as draft:
-        preparation.save_prepared(dataset, draft.path, preparation.locate(settings.data, 0), tokenizer, str(base))
+        save_prepared(dataset, draft.path, locate(settings.data, 0), tokenizer, str(base))
     return root / "checkpoints"
 
 
@@ -88,7 +90,7 @@ def test_the_adapter_is_an_ordinary_peft_folder_that_fits_the_base(base, place, 
     assert manifest["inputs"]["prepared"]["path"] == "../prepared"
 
     tokenizer = tokenizers.load_tokenizer(str(base))
-    validation = preparation.load_prepared(place / "checkpoints/flan-t5/prepared")["validation"]
+    validation = load_prepared(place / "checkpoints/flan-t5/prepared")["validation"]
     with torch.no_grad():
         loss = adapted(**training_lora.collator(tokenizer)(validation.to_list())).loss
     assert loss.item() == pytest.approx(counts["validation_loss"], abs=1e-5)

@@ -35,7 +35,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from config import PROMPT
-from detox.demo import corpus
+from detox.demo import corpus, scenes
 from detox.demo.sentences import Sentence, sentences, summary_sentences, swap_insults
 
 FOLDER = Path(__file__).parent / "models"
@@ -535,7 +535,7 @@ def write_card(folder: Path) -> None:
         test_dialogues=TEST_DIALOGUES,
         test_seed=TEST_SEED,
         test_sentences=TEST_SENTENCES,
-        scenes=len(corpus.SCENES),
+        scenes=len(scenes.SCENES),
         machine=f"one core, {platform.system()} {platform.machine()}, torch {torch.__version__}",
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

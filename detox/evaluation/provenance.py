@@ -6,7 +6,7 @@ import importlib.metadata
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from detox.data import preparation
+from detox.data import counts
 from detox.evaluation import folders
 from detox.evaluation.checkpoints import Case
 from detox.model.engine import Engine
@@ -46,7 +46,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         "training": _training(case),
         "engine": engine.describe(),
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
-        "unknown": preparation.unknown(prepared["counts"], settings.split),
+        "unknown": counts.unknown(prepared["counts"], settings.split),
         **notes.for_manifest(),
         "command": command("evaluate_ppo.py", settings, deciding=True, checkpoint=str(case.checkpoint)),
     }

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from detox.data import preparation
+from detox.data.fingerprint import tokenizer_fingerprint
+from detox.data.prepared import load_prepared
 from detox.evaluation import bad_words, scorers, summaries
 from detox.evaluation.checkpoints import Case, check_start
 from detox.evaluation.examples import Records
@@ -85,9 +86,7 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     tokenizer = tokenizers.load_tokenizer(base.base, base.revision)
     loading.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
-    split = preparation.load_prepared(case.run / "prepared", preparation.tokenizer_fingerprint(tokenizer))[
-        settings.split
-    ]
+    split = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer))[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
     if not split["id"]:
         raise UserError(f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some")

@@ -124,9 +124,9 @@ def runs_packed(engine: str, shape: Shape, device: torch.device) -> bool:
 
 def prompt_lengths(run: Path, most: int) -> list[int]:
     """Return the tokens of each training prompt, or the most that there may be while none are prepared."""
-    from detox.data import preparation
+    from detox.data.prepared import load_prepared
 
     prepared = run / "prepared"
     if not prepared.exists():
         return [most]
-    return [len(query_ids) for query_ids in preparation.load_prepared(prepared)["train"]["input_ids"]]
+    return [len(query_ids) for query_ids in load_prepared(prepared)["train"]["input_ids"]]

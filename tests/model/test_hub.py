@@ -21,6 +21,8 @@ from huggingface_hub import constants
 
 import config
 from detox.data import preparation
+from detox.data.sources import locate
+from detox.data.splits import SPLITS
 from detox.model import adapters, loading, tokenizers
 from detox.model.hub import PROBE_SECONDS, fetch, problem
 from detox.scoring.classifier import load_classifier
@@ -164,8 +166,8 @@ def test_a_dataset_with_one_split(hub, root, file):
     (place / file).write_text(text)
     (place / "talks.py").write_text("raise SystemExit")
     name = f"someone/{place.name}"
-    source = preparation.locate(config.Data(dataset=name), 0)
-    counts = {split: len([*source.rows(split)]) for split in preparation.SPLITS}
+    source = locate(config.Data(dataset=name), 0)
+    counts = {split: len([*source.rows(split)]) for split in SPLITS}
     assert sum(counts.values()) == 60 and min(counts.values()) > 0
     assert hub.fetched(name) == {file} and len(source.revision) == 40
 

@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
-from detox.data import preparation
+from detox.data.fingerprint import tokenizer_fingerprint
 from detox.evaluation import bad_words
 from detox.model import adapters, loading, tokenizers
 from detox.scoring.classifier import load_classifier
@@ -165,7 +165,7 @@ def test_a_tokenizer_that_comes_as_a_sentencepiece_model_alone(with_sentencepiec
         tokenizer = load_classifier(str(folder), None, "hate").tokenizer
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text and len(ids) < len(text)
-    assert tokenizer.is_fast and preparation.tokenizer_fingerprint(tokenizer)
+    assert tokenizer.is_fast and tokenizer_fingerprint(tokenizer)
 
 
 @pytest.mark.parametrize("with_sentencepiece", SENTENCEPIECE, indirect=True)

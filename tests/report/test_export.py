@@ -24,7 +24,8 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.data import preparation
+from detox.data.fingerprint import tokenizer_fingerprint
+from detox.data.prepared import load_prepared
 from detox.evaluation import checkpoints, examples
 from detox.model import adapters, hugging_face, loading
 from detox.model.hub import problem
@@ -124,7 +125,7 @@ def test_plain_transformers_says_what_base_and_adapter_say(worlds, monkeypatch, 
     assert not any(report.values()) and {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     adapted = adapters.load_adapter(loading.load_summarizer("t5"), str(case.checkpoint / "adapter"))
     pair = hugging_face.HuggingFaceEngine(adapted)
-    split = preparation.load_prepared(case.run / "prepared")["test"]
+    split = load_prepared(case.run / "prepared")["test"]
     said = set()
     for dialogue, query, ids in zip(split["dialogue"], split["query"], split["input_ids"], strict=True):
         inputs = tokenizer(model.config.prompt_template.replace("{dialogue}", dialogue), return_tensors="pt")
@@ -167,7 +168,7 @@ def test_habits_of_the_base_are_not_inherited(place):
 def test_the_tokenizer_is_the_bases(worlds):
     root = worlds("t5")
     one, other = (AutoTokenizer.from_pretrained(root / name) for name in ("t5", "out/model"))
-    assert preparation.tokenizer_fingerprint(one) == preparation.tokenizer_fingerprint(other)
+    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(other)
     for name in ("tokenizer.json", "special_tokens_map.json"):
         assert (root / "t5" / name).read_bytes() == (root / "out/model" / name).read_bytes()
 
@@ -178,7 +179,7 @@ def test_a_tokenizer_of_transformers_5_gets_a_name_that_all_versions_know(place)
     assert run("--export", "again") == 0
     assert json.loads(Path("again/tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     tokenizers = (AutoTokenizer.from_pretrained(name) for name in ("t5", "again"))
-    assert len({preparation.tokenizer_fingerprint(tokenizer) for tokenizer in tokenizers}) == 1
+    assert len({tokenizer_fingerprint(tokenizer) for tokenizer in tokenizers}) == 1
 
 
 def test_what_transformers_would_load_otherwise_is_not_published(place, capsys, monkeypatch):

@@ -1,0 +1,108 @@
+"""The prepared dataset on disk: its columns, written and read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets.arrow_writer import ArrowWriter
+from transformers import PreTrainedTokenizerBase
+
+from detox.data.fingerprint import is_same_tokenizer, tokenizer_fingerprint
+from detox.data.readers import Record
+from detox.data.splits import SPLITS
+from detox.stage import artifacts
+from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
+
+if TYPE_CHECKING:
+    from detox.data.sources import Source
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "dialogue": Value("string"),
+        "query": Value("string"),
+        "input_ids": datasets.List(Value("int32")),
+        "summaries": datasets.List(Value("string")),
+        "topic": Value("string"),
+    }
+)
+
+
+def write(examples: Iterable[Record], path: Path, split: str) -> Dataset:
+    """Write examples as they come to an Arrow file and map it; equal examples give an equal fingerprint."""
+    written = hashlib.sha256()
+    with ArrowWriter(features=FEATURES, path=str(path)) as writer:
+        for example in examples:
+            writer.write(example)
+            written.update(repr(example).encode())
+        writer.finalize()
+    dataset = Dataset.from_file(str(path), split=datasets.NamedSplit(split))
+    dataset._fingerprint = written.hexdigest()[:16]
+    return dataset
+
+
+def save_prepared(
+    dataset: DatasetDict,
+    folder: Path,
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_name: str,
+) -> None:
+    """Write what `load_prepared` reads: the splits, `tokenizer.json`, and `source.json` (the files read).
+
+    Args:
+        dataset: what `prepare` returned.
+        folder: an existing folder, the draft of an artefact.
+        source: where the dialogues came from.
+        tokenizer: that made the prompts.
+        tokenizer_name: the name under which it was loaded.
+    """
+    from detox.model import loading
+
+    datasets.disable_progress_bars()
+    dataset.save_to_disk(str(folder))
+    identity = {
+        "name": tokenizer_name,
+        "revision": loading.resolved_revision(tokenizer),
+        "fingerprint": tokenizer_fingerprint(tokenizer),
+    }
+    files = [{"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)} for path in source.files]
+    origin = {"dataset": source.name, "revision": source.revision, "files": files}
+    for name, content in (("tokenizer.json", identity), ("source.json", origin)):
+        Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
+    """Map a prepared dataset into memory, once it has proved whole.
+
+    Args:
+        folder: what `data_preparation.py` wrote.
+        fingerprint: `tokenizer_fingerprint` of the tokenizer in use; None leaves the tokenizer unchecked.
+
+    Raises:
+        UserError: the folder is missing, changed, of another schema, or made with another tokenizer.
+    """
+    folder = Path(folder)
+    artifacts.read_manifest(folder, "data_preparation")
+    again = "run data_preparation.py again with --overwrite"
+    try:
+        made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        dataset = DatasetDict.load_from_disk(str(folder))
+        is_same = fingerprint is None or is_same_tokenizer(made_with["fingerprint"], fingerprint)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: not a prepared dataset ({printable(error, 120)}); {again}") from None
+    if not is_same:
+        raise UserError(
+            f"{folder}: prepared with the tokenizer of {made_with.get('name')}, which is not this model's; "
+            f"{again} and the same --model.base"
+        )
+    if set(dataset) != set(SPLITS) or any(split.features != FEATURES for split in dataset.values()):
+        raise UserError(f"{folder}: its columns are not those of a prepared dataset; {again}")
+    return dataset
