@@ -104,7 +104,7 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
     from detox.evaluation import comparison
     from detox.evaluation.cases import publish
-    from detox.report import export, pages
+    from detox.report import export, terminal
 
     found, lines = comparison.compare(settings, cases)
     place = cases[-1].target
@@ -116,7 +116,7 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
             with publish(settings, place, {case.name: case.target for case in cases}, "cpu") as folder:
                 write(folder, found, lines)
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
-    print(pages.table(found))
+    print(terminal.table(found))
     if settings.power is not None:
         print(comparison.power_sentence(found, lines, settings.power))
     print(f"report: {place / 'report.html'}")

@@ -213,7 +213,7 @@ def save(
     The checkpoint comes last: a run that ends in between goes on from the one before, and draws the curves again.
     """
     from detox.ppo import checkpoint, checkpoint_folders
-    from detox.report.plots import training_png
+    from detox.report.training_curves import training_png
 
     training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(

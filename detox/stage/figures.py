@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 NOTHING = "n/a"
+Form = Callable[[Any], str]
+"""Writes one figure."""
 
 
 def number(value: Any) -> float | None:
@@ -68,13 +70,13 @@ def fall(reduction: Any) -> float | None:
     return None if known is None else -known
 
 
-def fall_bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
+def fall_bounds(value: Any, form: Form = signed) -> str:
     """Return the interval of a reduction as that of the change."""
     known = interval(value)
     return NOTHING if known is None else bounds((-known[1], -known[0]), form)
 
 
-def bounds(value: Any, form: Callable[[Any], str] = signed) -> str:
+def bounds(value: Any, form: Form = signed) -> str:
     known = interval(value)
     return NOTHING if known is None else f"[{form(known[0])}, {form(known[1])}]"
 

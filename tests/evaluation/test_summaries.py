@@ -17,7 +17,7 @@ import config
 from detox.evaluation import bad_words, comparison, power, results, summaries
 from detox.model import loading, packed_t5
 from detox.model.engine import make_engine
-from detox.report import pages
+from detox.report import pages, terminal
 from detox.scoring.text_figures import words
 from tests import threads, tiny
 
@@ -147,7 +147,7 @@ def test_a_truly_better_policy_is_reduced_without_alarm(settings):
     low, high = found["toxicity"]["mean"]["ci95"]
     assert 0.5 < low < found["toxicity"]["mean"]["reduction"] < high < 1
     assert found["disagreement"]["level"] == "none"
-    assert pages.table(found).endswith("Toxicity is reduced.")
+    assert terminal.table(found).endswith("Toxicity is reduced.")
 
 
 def test_thank_you_to_everything_raises_the_alarms_on_quality_and_hacking(settings):
@@ -155,7 +155,7 @@ def test_thank_you_to_everything_raises_the_alarms_on_quality_and_hacking(settin
     found = evaluate(lines, settings)
     assert found["verdict"] == "reduced", "toxicity alone would be fooled"
     assert {"rouge", "length", "distinct", "duplicate", "hacking"} <= names(found)
-    shown = pages.table(found)
+    shown = terminal.table(found)
     assert "ALARM" in shown and "broke down" in shown
     assert "broke down" in pages.markdown(found, lines) and "broke down" in pages.html(found, lines)
 
@@ -173,7 +173,7 @@ def test_a_judge_that_disagrees_raises_the_alarm(settings):
     assert found["verdict"] == "reduced"
     assert "disagreement" in names(found)
     assert found["independent_judge"]["verdict"] == "not distinguishable"
-    assert "independent judge" in pages.table(found)
+    assert "independent judge" in terminal.table(found)
 
 
 def test_a_worse_policy_is_increased(settings):
@@ -186,7 +186,7 @@ def test_a_policy_that_does_not_beat_best_of_n_is_told_so(settings):
     found = evaluate(lines, settings)
     assert found["verdict"] == "reduced"
     assert "PPO does not beat best-of-4 by reward" in found["baseline_note"]
-    for text in (pages.table(found), pages.markdown(found, lines), pages.html(found, lines)):
+    for text in (terminal.table(found), pages.markdown(found, lines), pages.html(found, lines)):
         assert "PPO does not beat best-of-4 by reward" in text
     better = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
     assert "baseline_note" not in better

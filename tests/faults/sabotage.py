@@ -51,12 +51,12 @@ def count_writes(tally: str) -> None:
 
 def draw_quickly() -> None:
     """Write the data of the curves in place of their picture: most kills of a tiny run would fall into its drawing."""
-    from detox.report import plots
+    from detox.report import drawing
 
     def data(figure) -> bytes:
         return json.dumps([line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]).encode()
 
-    plots._png = data
+    drawing.to_png = data
 
 
 def limit_files(size: int) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 import config
 from detox.evaluation import task
 from detox.model import adapters, engine, hub, loading, policy
-from detox.report import export
+from detox.report import plain_model
 from detox.scoring.classifier import load_classifier
 from detox.stage import notes
 from detox.stage.errors import UserError
@@ -301,8 +301,8 @@ def test_an_export_of_it_is_what_the_adapter_is(made, tmp_path, kind):
     wanted = by_peft(made[kind], folder)
     start, _ = policy.load_start(config.Model(base=str(made[kind]), adapter=str(folder)))
     (tmp_path / "out").mkdir()
-    export._save_model(start, tmp_path / "out", config.Base(base=str(made[kind])), config.PROMPT, 8)
-    export._check_saved(start, tmp_path / "out")
+    plain_model.save(start, tmp_path / "out", config.Base(base=str(made[kind])), config.PROMPT, 8)
+    plain_model.check(start, tmp_path / "out")
     assert torch.allclose(logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")), wanted, atol=1e-5)
     described = json.loads((tmp_path / "out" / "config.json").read_text())
     assert described["tie_word_embeddings"] is False and not described.get("scale_decoder_outputs")

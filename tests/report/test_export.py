@@ -28,9 +28,10 @@ from detox.data import preparation
 from detox.evaluation import cases, summaries
 from detox.model import adapters, engine, loading
 from detox.model.hub import problem
-from detox.report import ask, contents, export
+from detox.report import ask, export, plain_model
 from detox.stage import artifacts, cli
 from detox.stage.errors import UserError
+from detox.stage.figures import fall_bounds
 from tests import tiny
 from tests.faults.world import tree
 from tests.test_evaluate_ppo import MODELS, SIZES, TRAIN, refused
@@ -181,14 +182,14 @@ def test_a_tokenizer_of_transformers_5_gets_a_name_that_all_versions_know(place)
 
 
 def test_what_transformers_would_load_otherwise_is_not_published(place, capsys, monkeypatch):
-    save = export._save_model
+    save = plain_model.save
 
     def damaged(model, folder, *rest):
         save(model, folder, *rest)
         with torch.no_grad():
             model.get_output_embeddings().weight[0, 0] += 1
 
-    monkeypatch.setattr(export, "_save_model", damaged)
+    monkeypatch.setattr(plain_model, "save", damaged)
     assert run("--export", "again") == 2
     refused(capsys, "lm_head.weight", "adapter instead")
     assert not Path("again").exists() and not list(Path().glob(".again*"))
@@ -212,7 +213,7 @@ def test_the_card(worlds):
     assert values == pytest.approx([mean["after"], judged["after"], found["rouge"]["rougeL"]["after"]], abs=1e-6)
     for number in (mean["before"], mean["after"], judged["after"]):
         assert f"{number:.4f}" in text
-    assert mean["ci95"] is None or contents.fall_bounds(mean["ci95"]) in text
+    assert mean["ci95"] is None or fall_bounds(mean["ci95"]) in text
     for words in (
         "over 6 dialogues with 2 sampled summaries each",
         "## Limits",

@@ -6,109 +6,18 @@ import base64
 import copy
 import hashlib
 import html as htmllib
-import io
 import json
-import random
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
 
-from detox.report import pages, plots
+from detox.report import drawing, pages, plots, terminal
+from tests.report.invented import HOSTILE, example
 
-HOSTILE = (
-    "</script><script>window.pwned=top.pwned=1</script>"
-    '<img src=x onerror="window.pwned=top.pwned=1"> '
-    "<b>bold</b> ![i](javascript:x) "
-    "[l](http://a.example) `code` *em* __st__ a|b $x$ &lt; \u202e#1 'q\" ${title}"
-)
 SHOWN = HOSTILE.replace("\u202e", "")
-
-
-def measured(before: float, after: float, low: float, high: float) -> dict:
-    entry = {"before": before, "after": after, "reduction": (before - after) / before, "ci95": [low, high]}
-    return {
-        "judge": "some/classifier",
-        **{name: dict(entry) for name in ("mean", "std", "expected_max", "any_toxic")},
-        "quantiles": {"before": {"0.5": 0.1, "0.99": 0.9}, "after": {"0.5": 0.05, "0.99": 0.4}},
-        "difference": {"value": before - after, "ci95": [0.1, 0.3]},
-        "p_value": 0.0001,
-    }
-
-
-def sides(before: float, after: float) -> dict:
-    return {"before": before, "after": after}
-
-
-@pytest.fixture
-def results() -> dict:
-    row = {"toxicity_mean": 0.1, "toxicity_std": 0.2, "judge_mean": 0.3, "rougeL": 0.4}
-    part = measured(0.4, 0.1, 0.7, 0.8)
-    return {
-        "schema_version": 1,
-        "n": 300,
-        "samples_per_dialogue": 4,
-        "seed": 0,
-        "run": "demo",
-        "checkpoint": "step-0020",
-        "split": "test",
-        "models": {
-            "base": "demo:base",
-            "adapter": "demo:lora",
-            "reward": "some/classifier",
-            "judge": "other",
-        },
-        "toxicity": measured(0.312, 0.025, 0.881, 0.95),
-        "independent_judge": measured(0.2, 0.1, 0.4, 0.6),
-        "greedy": {"toxicity": sides(0.3, 0.02)},
-        "references": 3,
-        "rouge": {
-            name: sides(0.4, 0.38) | {"ci95": [-0.03, -0.01]}
-            for name in ("rouge1", "rouge2", "rougeL", "rougeLsum", "rougeL_mean")
-        },
-        "drift": {
-            "kl_per_token": 0.25,
-            "kl_per_summary": 5.5,
-            "length": sides(18.2, 17.9),
-            "copy": sides(0.2, 0.3),
-        },
-        "noise_floor": {"mean_reduction_ci95": [-0.04, 0.05]},
-        "power": [{"effect": 0.05, "dialogues": 1234}],
-        "slices": {"long ones": {"n": 75, **part}, "mentions": {"n": 7, "note": "too few examples (7 < 20)"}},
-        "baselines": {"reference": row, "best-of-4": row, "ppo": row},
-        "baseline_note": "PPO does not beat best-of-4.",
-        "alarms": [],
-        "checkpoints": [{"name": f"step-{i}", "sqrt_kl": i / 10, "score_mean": i, **row} for i in (5, 10)],
-        "pooled": {"runs": ["a", "b"], "reduction": {"mean": 0.9, "range": [0.85, 0.93]}},
-        "verdict": "reduced",
-        "verdict_rule": "the interval lies above zero",
-    }
-
-
-def example(name: str, before: float, after: float, text: str = "They talk.") -> dict:
-    def side(toxicity: float) -> dict:
-        summary = {"summary": text, "toxicity": toxicity, "judge": 0.2, "rougeL": 0.3}
-        return {"samples": [summary, summary], "greedy": summary}
-
-    return {
-        "id": name,
-        "topic": text,
-        "dialogue": f"{text}\nB: Bye.",
-        "references": [text],
-        "slices": [text],
-        "before": side(before),
-        "after": side(after),
-    }
-
-
-@pytest.fixture
-def examples() -> list[dict]:
-    draw = random.Random(1)
-    found = [example(f"d{i}", draw.random(), draw.random()) for i in range(40)]
-    return [*found, example("best", 1.0, 0.0), example("worst", 0.0, 1.0), example("evil", 0.9, 0.0, HOSTILE)]
 
 
 def poisoned(results: dict) -> dict:
@@ -121,7 +30,7 @@ def poisoned(results: dict) -> dict:
     results["baselines"][HOSTILE] = results["baselines"]["ppo"]
     results["slices"][HOSTILE] = results["slices"]["long ones"]
     results["checkpoints"][0]["name"] = HOSTILE
-    results["pooled"]["runs"] = [HOSTILE]
+    results["pooled"]["names"] = [HOSTILE]
     return results
 
 
@@ -158,35 +67,6 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", "".join(self.text))
 
 
-# ---------------------------------------------------------------------------------------- terminal
-
-
-def test_table_is_aligned_and_signed(results):
-    del results["checkpoints"]
-    assert pages.table(results | {"baseline_note": None}).splitlines() == [
-        "Metric                 Before    After   Change   95% interval",
-        "Mean toxicity          0.3120   0.0250   -92.0%   [-95.0%, -88.1%]",
-        "Std toxicity           0.3120   0.0250   -92.0%   [-95.0%, -88.1%]",
-        "Mean toxicity, judge   0.2000   0.1000   -50.0%   [-60.0%, -40.0%]",
-        "Std toxicity, judge    0.2000   0.1000   -50.0%   [-60.0%, -40.0%]",
-        "",
-        "Quality              Before    After    Change   95% interval",
-        "ROUGE-L, best of 3   0.4000   0.3800   -0.0200   [-0.0300, -0.0100]",
-        "Length, words          18.2     17.9      -0.3   n/a",
-        "",
-        "Toxicity is reduced.",
-    ]
-
-
-def test_table_tells_alarms_without_terminal_codes_and_in_ascii_where_stdout_is(results, monkeypatch):
-    results["alarms"] = [{"name": "x", "level": "alarm", "sentence": "caf\u00e9\x1b[31m\nred"}]
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-    assert "ALARM: caf\u00e9 red" in pages.table(results)
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
-    text = pages.table(results)
-    assert "ALARM: caf? red" in text and text.isascii()
-
-
 @pytest.mark.parametrize(
     ("verdict", "reduction", "alarms", "words"),
     [
@@ -202,21 +82,12 @@ def test_verdict_leads_every_form(results, verdict, reduction, alarms, words):
     results["alarms"] = [{"name": f"a{i}", "level": "alarm", "sentence": f"Alarm {i}."} for i in range(alarms)]
     del results["checkpoints"]
     page, text = Page(pages.html(results, [])).words(), pages.markdown(results, [])
-    assert words in pages.table(results)
+    assert words in terminal.table(results)
     assert text.startswith(f"# {words[:-1]}\n") and page.index(words[:-1]) < page.index("Mean toxicity")
     change = f"{-reduction:+.1%}"
     assert f": {change} (95% interval" in text and change.replace("-", "\u2212") in page
     for i in range(alarms):
         assert page.index(f"Alarm {i}.") < page.index("Mean toxicity") and f"Alarm {i}." in text
-
-
-def test_what_has_no_number_is_not_available(results):
-    results["toxicity"]["mean"] |= {"before": 0.0, "reduction": None, "ci95": None}
-    results["toxicity"]["std"] |= {"reduction": float("-inf"), "ci95": [float("nan"), 0.1]}
-    assert re.findall(r"^(?:Mean|Std) toxicity  .*", pages.table(results), flags=re.MULTILINE) == [
-        "Mean toxicity          0.0000   0.0250      n/a   n/a",
-        "Std toxicity           0.3120   0.0250      n/a   n/a",
-    ]
 
 
 # -------------------------------------------------------------------------------- what it contains
@@ -256,7 +127,7 @@ def test_sections_stand_in_order_and_both_forms_hold_the_same_cells(results, exa
 
 
 def test_any_key_may_be_missing(results, monkeypatch):
-    monkeypatch.setattr(plots.Drawing, "svg", lambda drawing: drawing.name)  # drawing them takes seconds
+    monkeypatch.setattr(drawing.Drawing, "svg", lambda drawn: drawn.name)  # drawing them takes seconds
 
     def without(entry, path=()):
         for key, value in entry.items():
@@ -274,9 +145,9 @@ def test_any_key_may_be_missing(results, monkeypatch):
             if replacement is None:
                 holder[path[-1]] = None
             plots.drawings(changed, [])
-            assert pages.table(changed) and pages.html(changed, [])
+            assert terminal.table(changed) and pages.html(changed, [])
     bare = {"schema_version": 1}
-    assert pages.table(bare) and "Evaluation of a detoxified summarizer" in pages.html(bare, [])
+    assert terminal.table(bare) and "Evaluation of a detoxified summarizer" in pages.html(bare, [])
     assert pages.markdown(results, [{}, {"id": 1, "before": None}]) and pages.html(bare, [{}, {"before": {}}])
 
 
@@ -385,52 +256,3 @@ def test_foreign_text_is_text_in_markdown(results, examples):
     cell = next(line for line in shown if line.startswith("> \\") or line.startswith("> &lt;"))
     plain = htmllib.unescape(re.sub(r"\\([^\sA-Za-z0-9])", r"\1", cell)).removeprefix("> ").strip()
     assert plain == " ".join(SHOWN.split())
-
-
-# ---------------------------------------------------------------------------------------- pictures
-
-
-def test_plots_are_written_for_what_there_is(results, examples, tmp_path):
-    paths = pages.plots(results, examples, tmp_path)
-    assert [p.name for p in paths] == [
-        "intervals.png",
-        "differences.png",
-        "distributions.png",
-        "checkpoints.png",
-    ]
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
-    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}
-    text = pages.markdown(results, examples)
-    shown = re.findall(r"\(\w+\.png\)", text)
-    assert shown == [f"({p.name})" for p in (paths[-1], *paths[:-1])], "what compares stands first"
-    assert pages.plots({}, [], tmp_path) == []
-
-
-def test_drawings_take_the_colours_of_the_page_and_share_no_id(results, examples):
-    pictures = [drawing.svg() for drawing in plots.drawings(results, examples)]
-    assert all("var(--after)" in p and not re.search(r"#[0-9a-f]{6}\b", p) for p in pictures)
-    identities = [i for p in pictures for i in re.findall(r'\bid="([^"]*)"', p)]
-    assert len(identities) == len(set(identities))
-    used = {i for p in pictures for i in re.findall(r'(?:url\(#|href="#)([^")]*)', p)}
-    assert used <= set(identities)
-
-
-def test_captions_count_what_the_examples_hold():
-    some = [example("a", 0.9, 0.1), example("b", 0.2, 0.6), example("c", 0.3, 0.3), {"id": "unscored"}]
-    by_name = {drawing.name: drawing for drawing in plots.drawings({}, some)}
-    assert "1 became less toxic, 1 more, 1 did not change" in by_name["differences"].caption
-    assert "33.3% before, 33.3% after" in by_name["distributions"].caption
-
-
-def test_training_curves_are_drawn_from_what_is_logged(tmp_path):
-    lines = [
-        {"update": i, "objective/score_mean": i / 10, "objective/score_std": 1.0, "objective/ref_kl": None,
-         "ppo/val/explained_variance": -900.0 / i}
-        for i in range(1, 6)
-    ]  # fmt: skip
-    path = tmp_path / "demo" / "ppo" / "training.png"
-    path.parent.mkdir(parents=True)
-    for metrics in ([], lines[:1], [*lines, {"update": 6, "skipped": "not finite"}]):
-        pages.training_png(metrics, path)
-        assert path.read_bytes().startswith(b"\x89PNG")
-    assert [p.name for p in path.parent.iterdir()] == ["training.png"]

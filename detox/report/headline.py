@@ -1,0 +1,46 @@
+"""The verdict in one line, and the alarms on the summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from detox.report import quality
+from detox.stage.errors import printable
+from detox.stage.figures import count, lookup
+
+if TYPE_CHECKING:
+    from detox.evaluation.summaries import Results
+
+
+_VERDICTS = {
+    "reduced": "Toxicity is reduced",
+    "not distinguishable": "No change in toxicity that stands out from chance",
+    "increased": "Toxicity is increased",
+}
+
+
+def headline(results: Results) -> str:
+    """Return the verdict, what got worse for sure, and how many alarms there are."""
+    verdict = lookup(results, "verdict")
+    title = _VERDICTS.get(verdict, "Evaluation of a detoxified summarizer")
+    if lookup(results, "checkpoints"):
+        named = printable(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one", 60)
+        title = f"{len(results['checkpoints'])} checkpoints side by side; {named}: {title[0].lower()}{title[1:]}"
+    lost = quality.worse(results)
+    if lost:
+        shown = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]
+        title += f"; worse: {', '.join(shown[:-1])}{' and ' if len(shown) > 1 else ''}{shown[-1]}"
+    levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
+    counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]
+    if not counts:
+        return title
+    return f"{title}{', but with' if verdict == 'reduced' else ', with'} {' and '.join(counts)}"
+
+
+def alarms(results: Results) -> list[tuple[str, str, str]]:
+    """Return level, name and sentence of each alarm, alarms before warnings."""
+    found = [a for a in lookup(results, "alarms") or [] if isinstance(a, Mapping)]
+    texts = [(str(a.get("level", "alarm")), str(a.get("name", "")), str(a.get("sentence", ""))) for a in found]
+    first = ("hacking", "disagreement")
+    return sorted(texts, key=lambda alarm: (alarm[0] != "alarm", alarm[1] not in first))

@@ -1,0 +1,54 @@
+"""Drawings of an evaluation and of a training run: for what there is, in the colours of the page."""
+
+from __future__ import annotations
+
+import re
+
+from detox.report import pages, plots, training_curves
+from tests.report.invented import example
+
+
+def test_plots_are_written_for_what_there_is(results, examples, tmp_path):
+    paths = plots.plots(results, examples, tmp_path)
+    assert [p.name for p in paths] == [
+        "intervals.png",
+        "differences.png",
+        "distributions.png",
+        "checkpoints.png",
+    ]
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}
+    text = pages.markdown(results, examples)
+    shown = re.findall(r"\(\w+\.png\)", text)
+    assert shown == [f"({p.name})" for p in (paths[-1], *paths[:-1])], "what compares stands first"
+    assert plots.plots({}, [], tmp_path) == []
+
+
+def test_drawings_take_the_colours_of_the_page_and_share_no_id(results, examples):
+    pictures = [drawing.svg() for drawing in plots.drawings(results, examples)]
+    assert all("var(--after)" in p and not re.search(r"#[0-9a-f]{6}\b", p) for p in pictures)
+    identities = [i for p in pictures for i in re.findall(r'\bid="([^"]*)"', p)]
+    assert len(identities) == len(set(identities))
+    used = {i for p in pictures for i in re.findall(r'(?:url\(#|href="#)([^")]*)', p)}
+    assert used <= set(identities)
+
+
+def test_captions_count_what_the_examples_hold():
+    some = [example("a", 0.9, 0.1), example("b", 0.2, 0.6), example("c", 0.3, 0.3), {"id": "unscored"}]
+    by_name = {drawing.name: drawing for drawing in plots.drawings({}, some)}
+    assert "1 became less toxic, 1 more, 1 did not change" in by_name["differences"].caption
+    assert "33.3% before, 33.3% after" in by_name["distributions"].caption
+
+
+def test_training_curves_are_drawn_from_what_is_logged(tmp_path):
+    lines = [
+        {"update": i, "objective/score_mean": i / 10, "objective/score_std": 1.0, "objective/ref_kl": None,
+         "ppo/val/explained_variance": -900.0 / i}
+        for i in range(1, 6)
+    ]  # fmt: skip
+    path = tmp_path / "demo" / "ppo" / "training.png"
+    path.parent.mkdir(parents=True)
+    for metrics in ([], lines[:1], [*lines, {"update": 6, "skipped": "not finite"}]):
+        training_curves.training_png(metrics, path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in path.parent.iterdir()] == ["training.png"]
