@@ -12,7 +12,7 @@ _WHERE = {
     "Seq2SeqPPOConfig": "detox.ppo.ppo_config",
     "Seq2SeqPPOTrainer": "detox.ppo.trainer",
     "RewardModel": "detox.scoring.reward",
-    "compare_summaries": "detox.evaluation.lists",
+    "compare_summaries": "detox.evaluation.two_lists",
     "load_classifier": "detox.scoring.classifier",
     "load_summarizer": "detox.model.loading",
     "load_tokenizer": "detox.model.tokenizers",

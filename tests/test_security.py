@@ -113,6 +113,8 @@ INDIRECT = {
     "httpx": "huggingface-hub",
     "nltk": "rouge-score",
     "regex": "transformers",
+    "nbformat": "nbclient",
+    "tomli": "mypy",
     "packaging": "transformers",
     "pyyaml": "huggingface-hub",
 }

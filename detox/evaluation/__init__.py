@@ -12,7 +12,7 @@ Summaries:
     scorers: what marks them.
     bad_words: what a filtered reference may not say.
     examples: the lines of examples.jsonl, in which they stand.
-    lists: two lists of summaries compared, wherever they come from.
+    two_lists: two lists of summaries compared, wherever they come from.
 
 Figures:
     results: results.json, from those lines.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detox.evaluation import two_models
-from detox.evaluation.lists import compare_summaries
+from detox.evaluation.two_lists import compare_summaries
 from detox.scoring import rouge
 from detox.scoring.classifier import load_classifier, probabilities
 from detox.stage.errors import UserError
