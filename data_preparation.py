@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import config
-from detox.stage import artifacts, cli, run_lock
+from detox.stage import artifacts, cli, commands, run_lock
 from detox.stage.errors import UserError
 
 
@@ -56,11 +56,10 @@ def main(settings: config.Preparation) -> None:
 
 def next_step(settings: config.Preparation) -> str:
     """Say what to type next: PPO, or first the supervised LoRA checkpoint where the preset brings none."""
-    usual = config.preset(config.Preparation, settings.preset).model.base
-    base = [] if settings.model.base == usual else ["--model.base", settings.model.base]
-    ppo = cli.command("training_ppo.py", settings, *base)
+    base = commands.changed(settings, lambda flag: flag in commands.BASE)
+    ppo = commands.command("training_ppo.py", settings, *base)
     has_adapter = config.preset(config.PPOTraining, settings.preset).model.adapter != "auto"
-    lora = cli.command("training_lora.py", settings, *base)
+    lora = commands.command("training_lora.py", settings, *base)
     return f"next: {ppo}" if has_adapter else f"next: {lora} (optional), then {ppo}"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config
-from detox.stage import cli, lack_of_memory
+from detox.stage import cli, commands, lack_of_memory
 
 if TYPE_CHECKING:
     from detox.evaluation.checkpoints import Case
@@ -125,7 +125,10 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     if settings.select is not None:
         chosen = several_checkpoints.chosen(settings, cases, found)
         print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
-        print(f"next: {cli.command('evaluate_ppo.py', settings, '--checkpoint', str(chosen))}")
+        again = commands.again(
+            "evaluate_ppo.py", settings, "--checkpoint", str(chosen), without=("--select", "--split")
+        )
+        print(f"next: {again}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
-from detox.stage import artifacts, cli, lack_of_memory, run_lock
+from detox.stage import artifacts, cli, commands, lack_of_memory, run_lock
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(settings: config.LoraTraining) -> None:
     if processes.count > 1:
         raise UserError(
             f"training_lora.py runs as one process, and a launcher has started {processes.count}; start it as "
-            f"{cli.command('training_lora.py', settings)}"
+            f"{commands.again('training_lora.py', settings)}"
         )
     loading.quiet()
     devices.set_threads(settings.threads)
@@ -53,8 +53,9 @@ def main(settings: config.LoraTraining) -> None:
         ) as draft,
         tempfile.TemporaryDirectory() as scratch,
     ):
+        artifacts.read_manifest(run / "prepared", "data_preparation", verify=False, reader=settings)
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
-        dataset = load_prepared(run / "prepared", tokenizer_fingerprint(tokenizer))
+        dataset = load_prepared(run / "prepared", tokenizer_fingerprint(tokenizer), settings)
         draft.inputs["prepared"] = run / "prepared"
         model = add_lora(settings)
         print(f"LoRA on    {settings.model.base}, {model.num_parameters(only_trainable=True):,} parameters")
@@ -71,10 +72,10 @@ def main(settings: config.LoraTraining) -> None:
             validation_loss=after,
         )
     print(f"wrote {run / 'lora'}")
+    flags = commands.changed(settings, lambda flag: flag in (*commands.BASE, *commands.MACHINE))
     usual = config.preset(config.PPOTraining, settings.preset).model
-    flags = [] if settings.model.base == usual.base else ["--model.base", settings.model.base]
     flags += [] if usual.adapter == "auto" else ["--model.adapter", "auto"]
-    print(f"next: {cli.command('training_ppo.py', settings, *flags)}")
+    print(f"next: {commands.command('training_ppo.py', settings, *flags)}")
 
 
 def add_lora(settings: config.LoraTraining) -> PeftModel:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import config
-from detox.stage import cli, lack_of_memory
+from detox.stage import cli, commands, lack_of_memory
+from detox.stage.errors import printable
 
 if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
     from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
+    from detox.scoring.classifier import Classifier
     from detox.scoring.reward import WeightedReward
     from detox.stage.parallel import Processes
 
@@ -67,13 +69,13 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
     from detox.stage import artifacts, paths
 
     inputs = {"prepared": run / "prepared"}
-    artifacts.read_manifest(inputs["prepared"], "data_preparation")
+    artifacts.read_manifest(inputs["prepared"], "data_preparation", reader=settings)
     adapter, own = settings.model.adapter, run / "lora"
     if adapter == "auto" and not own.exists():
         adapter = "none"
     elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):
         adapter, inputs["lora"] = str(own), own
-        artifacts.read_manifest(own, "training_lora")
+        artifacts.read_manifest(own, "training_lora", reader=settings)
     return inputs, replace(settings, model=replace(settings.model, adapter=adapter))
 
 
@@ -109,7 +111,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     base, revision = settings.model.base, settings.model.revision
     tokenizer = tokenizers.load_tokenizer(base, revision)
     loading.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
-    prepared = load_prepared(inputs["prepared"], tokenizer_fingerprint(tokenizer))
+    prepared = load_prepared(inputs["prepared"], tokenizer_fingerprint(tokenizer), settings)
     dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)
@@ -198,7 +200,7 @@ def train(
                 progress["position"], progress["metrics"] = parts.prompts.position, log.lines
                 if processes.is_main:
                     save(settings, parts, folder, progress, inputs, weights)
-    return finish(settings, folder, trainer.updates_done, stopped_by)
+    return finish(settings, parts, folder, stopped_by)
 
 
 def save(
@@ -229,20 +231,42 @@ def save(
     checkpoint_folders.prune(folder, settings.save.keep, progress["best"])
 
 
-def finish(settings: config.PPOTraining, folder: Path, updates: int, stopped_by: int | None) -> int:
+def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by: int | None) -> int:
     """Say what was written and what to type next; return the exit code."""
     from detox.ppo import checkpoint_folders
 
+    updates = parts.trainer.updates_done
     if stopped_by is None:
         written = (checkpoint_folders.name(updates), "metrics.jsonl", "training.png")
         print(f"wrote {', '.join(str(folder / name) for name in written)}")
-        print(f"next: {cli.command('evaluate_ppo.py', settings)}")
+        print(next_step(settings, parts.reward.classifier.classifier))
         return 0
-    anew = " but --overwrite" if updates and settings.overwrite else ""
-    again = cli.command("training_ppo.py", settings) + f" and the same settings{anew}"
+    anew = ["--overwrite"] if settings.overwrite and not updates else []
+    again = commands.again("training_ppo.py", settings, *anew)
     saved = f"{updates} updates are saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)
     return 128 + stopped_by
+
+
+def next_step(settings: config.PPOTraining, reward: Classifier) -> str:
+    """Say what to type next: the evaluation, told of what it would take from the preset and not from the checkpoint.
+
+    Toxicity is measured by the model that was trained against, as in the presets. Of two labels the other one is ill;
+    of more, its user knows.
+    """
+    words = commands.changed(settings, lambda flag: flag in commands.MACHINE)
+    limit, usual = settings.rollout.max_new_tokens, config.preset(config.EvaluationStage, settings.preset)
+    words += [] if limit == usual.evaluation.max_new_tokens else ["--evaluation.max-new-tokens", str(limit)]
+    measured, asked = usual.toxicity, ""
+    if (settings.reward.model, settings.reward.revision) != (measured.model, measured.revision) and reward.measures:
+        words += ["--toxicity.model", settings.reward.model]
+        words += [] if settings.reward.revision is None else ["--toxicity.revision", settings.reward.revision]
+        label = reward.other_label or (measured.label if measured.label in reward.labels else None)
+        words += [] if label in (None, measured.label) else ["--toxicity.label", label]
+        if label is None:
+            words += ["--toxicity.label", "LABEL"]
+            asked = f" (LABEL: the toxic one of {printable(', '.join(reward.labels), 300)})"
+    return f"next: {commands.command('evaluate_ppo.py', settings, *words)}{asked}"
 
 
 if __name__ == "__main__":

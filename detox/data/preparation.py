@@ -78,7 +78,7 @@ def prepare(
             examples = _within_limits(rows, fit, prompter, settings, not is_test, tally)
             splits[split] = prepared.write(examples, Path(folder, f"{split}.arrow"), split)
             if not len(splits[split]):
-                raise UserError(_nothing_left(settings.dataset, split, tally))
+                raise UserError(_nothing_left(settings, source, split, tally))
             tallies[split], dialogues[split] = tally, own
     counts = Counter({f"{split}/{reason}": n for split, tally in tallies.items() for reason, n in tally.items()})
     return DatasetDict({split: splits[split] for split in SPLITS}), counts
@@ -91,12 +91,35 @@ def assist(settings: config.Data, tokenizer: PreTrainedTokenizerBase, processes:
         deque(workers.shared_map(prompter, processes, ()), maxlen=0)
 
 
-def _nothing_left(name: str, split: str, tally: Counter[str]) -> str:
+def _nothing_left(settings: config.Data, source: Source, split: str, tally: Counter[str]) -> str:
+    name = settings.dataset
+    if not tally["read"]:
+        return f"--data.dataset={name}: the {split} split is empty; {_more_rows(settings, source, split)}"
     dropped = ", ".join(f"{tally[reason]} {reason}" for reason in DROPPED if tally[reason])
     return (
         f"--data.dataset={name}: no example left in the {split} split ({tally['read']} read"
         f"{', ' + dropped if dropped else ''}); "
         "check the data, or change the limits (--data.max-query-tokens, ...)"
+    )
+
+
+def _more_rows(settings: config.Data, source: Source, split: str) -> str:
+    """Return why a split has not one row, and what to do about it."""
+    if split not in source.cut and not (split == "train" and source.cut):
+        return "add rows to its file" + (
+            "" if split == "train" else ", or remove that: a share of the train split then takes its place"
+        )
+    count = sum(1 for part in {"train", *source.cut} for _ in source.rows(part))
+    if not count:
+        return "there is no row in the file; name another"
+    rows = f"{count} row{'s' if count > 1 else ''}"
+    if split == "train":
+        shares = " and ".join(f"--data.{part}-fraction" for part in source.cut)
+        return f"its {rows} fell into the other splits, by hash; take a larger file, or lower {shares}"
+    fraction = settings.test_fraction if split == "test" else settings.validation_fraction
+    return (
+        f"it is a share of the {rows} of the train split, by hash, and none fell into it; take a larger file, or raise "
+        f"--data.{split}-fraction={fraction:g}"
     )
 
 

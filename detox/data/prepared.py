@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from detox.data.fingerprint import is_same_tokenizer, tokenizer_fingerprint
 from detox.data.readers import Record
 from detox.data.splits import SPLITS
-from detox.stage import artifacts
+from detox.stage import artifacts, commands
 from detox.stage.errors import UserError, printable
 from detox.stage.files import sha256
 
 if TYPE_CHECKING:
+    import config
     from detox.data.sources import Source
 
 FEATURES = Features(
@@ -79,19 +80,21 @@ def save_prepared(
         Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
+def load_prepared(folder: Path, fingerprint: str | None = None, reader: config.Stage | None = None) -> DatasetDict:
     """Map a prepared dataset into memory, once it has proved whole.
 
     Args:
         folder: what `data_preparation.py` wrote.
         fingerprint: `tokenizer_fingerprint` of the tokenizer in use; None leaves the tokenizer unchecked.
+        reader: settings of the stage that reads it, whose run it is of; with them the user is told a whole command.
 
     Raises:
         UserError: the folder is missing, changed, of another schema, or made with another tokenizer.
     """
     folder = Path(folder)
-    artifacts.read_manifest(folder, "data_preparation")
-    again = "run data_preparation.py again with --overwrite"
+    artifacts.read_manifest(folder, "data_preparation", reader=reader)
+    command = "python data_preparation.py" if reader is None else commands.before("data_preparation", reader, folder)
+    again = f"run {command} --overwrite"
     try:
         made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         dataset = DatasetDict.load_from_disk(str(folder))
@@ -101,7 +104,7 @@ def load_prepared(folder: Path, fingerprint: str | None = None) -> DatasetDict:
     if not is_same:
         raise UserError(
             f"{folder}: prepared with the tokenizer of {made_with.get('name')}, which is not this model's; "
-            f"{again} and the same --model.base"
+            f"{again}{' and the same --model.base' if reader is None else ''}"
         )
     if set(dataset) != set(SPLITS) or any(split.features != FEATURES for split in dataset.values()):
         raise UserError(f"{folder}: its columns are not those of a prepared dataset; {again}")

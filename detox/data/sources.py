@@ -37,12 +37,14 @@ class Source:
         revision: the commit of a hub dataset, else None.
         files: the files that are read.
         rows: gives the rows of a split, from the beginning each time it is called.
+        cut: splits that have no file of their own, but are a share of the train split.
     """
 
     name: str
     revision: str | None
     files: tuple[Path, ...]
     rows: Callable[[str], Iterator[Row]]
+    cut: tuple[str, ...] = ()
 
 
 def locate(settings: config.Data, seed: int) -> Source:
@@ -110,7 +112,8 @@ def _source(name: str, revision: str | None, files: Mapping[str, list[Path]], se
             is_cut = any(fractions) and (split == "train" or split not in files)
             yield from (row for row in found if splits.by_hash(row.dialogue, *fractions) == split) if is_cut else found
 
-    return Source(name, revision, tuple(path for split in SPLITS for path in files.get(split, ())), read)
+    found = tuple(path for split in SPLITS for path in files.get(split, ()))
+    return Source(name, revision, found, read, cut=tuple(split for split in SPLITS if split not in files))
 
 
 def _split_files(name: str, folder: Path, split: str) -> list[Path]:

@@ -34,7 +34,8 @@ def load(name: str) -> list[str]:
     try:
         words = [line.strip() for line in Path(name).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--evaluation.bad-words={name}: {error}; name a text file with one word a line") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--evaluation.bad-words={name}: {reason}; name a text file with one word a line") from None
     words = [word for word in words if word]
     if not words:
         raise UserError(f"--evaluation.bad-words={name}: no word in it; write one a line")

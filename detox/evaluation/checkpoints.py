@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.model import sources
 from detox.ppo import checkpoint_folders, checkpoint_record
-from detox.stage import artifacts, cli, paths
+from detox.stage import artifacts, commands, paths
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _COMMIT = 40
 """Length of a commit of the hub; the hash of a folder is longer."""
+_MOST = 20
+"""Steps of a run that are listed."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,16 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     """
     own = Path(settings.checkpoints) / settings.run_name
     checkpoint_folders.settle(own / "ppo")
-    folders = [Path(name) for name in settings.checkpoint]
+    folders = [_named(name, own / "ppo") for name in settings.checkpoint]
     if not folders:
         folders = [own / "ppo" / checkpoint_folders.name(number) for number in checkpoint_folders.numbers(own / "ppo")]
         if not folders:
-            again = cli.command("training_ppo.py", settings)
-            raise UserError(f"{own / 'ppo'} holds no checkpoint; run {again} first, or pass --checkpoint")
+            first = commands.missing("training_ppo", settings, own / "ppo")
+            raise UserError(f"{own / 'ppo'} holds no checkpoint; {first}, or pass --checkpoint")
         folders = folders if settings.select is not None else folders[-1:]
     cases = []
     for folder in folders:
-        _check_is_checkpoint(folder, own)
+        _check_is_checkpoint(folder, own, settings)
         manifest, weights = checkpoint_record.read_manifest(folder), checkpoint_record.read_weights(folder)
         place = Path(os.path.abspath(folder))
         run = paths.shown(place.parent.parent) if place.parent.name == "ppo" else own
@@ -81,13 +83,24 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     return cases
 
 
-def _check_is_checkpoint(folder: Path, run: Path) -> None:
+def _named(name: str, series: Path) -> Path:
+    """Return the folder that is meant: as it is named, or else of this name in the run's `ppo`."""
+    folder = Path(name)
+    is_bare = not folder.exists() and folder.name == str(folder)
+    return series / folder if is_bare and (series / folder).is_dir() else folder
+
+
+def _check_is_checkpoint(folder: Path, run: Path, settings: config.EvaluationStage) -> None:
     """Demand a checkpoint's folder; name those that are near where it is another one."""
     if (folder / artifacts.MANIFEST).exists():
         return
     name = f"--checkpoint={folder}"
     if not folder.exists():
-        advice = _names(checkpoint_folders.near(run)) or "run training_ppo.py first"
+        there = [path.name for path in checkpoint_folders.near(run / "ppo")]
+        if there and str(folder).startswith("step-"):
+            shown = f"{'..., ' if len(there) > _MOST else ''}{', '.join(there[-_MOST:])}"
+            raise UserError(f"{name}: {run / 'ppo'} has no such step; it has {shown}")
+        advice = _names(checkpoint_folders.near(run)) or commands.missing("training_ppo", settings, run / "ppo")
         raise UserError(f"{name}: no such folder; {advice}")
     parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint_folders.is_name(above.name)]
     around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
-from detox.stage import artifacts, paths, run_lock
+from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
 from detox.stage.files import sha256
 
@@ -48,7 +48,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     hashes: dict[str, Any] = {name: sha256(path) for name, path in there.items() if path.exists()}
     if case.target.exists():
         try:
-            manifest = artifacts.read_manifest(case.target, STAGE)
+            manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case))
         except UserError:
             if settings.overwrite:
                 return False
@@ -61,9 +61,14 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     kept = _beside(case, _identity(asdict(settings), hashes))
     if settings.overwrite or not kept.exists():
         return False
-    artifacts.read_manifest(kept, STAGE)
+    artifacts.read_manifest(kept, STAGE, remedy=remedy(settings, case))
     os.rename(kept, case.target)
     return True
+
+
+def remedy(settings: config.EvaluationStage, case: Case) -> str:
+    """Return what to do about a damaged evaluation."""
+    return f"run {commands.again(f'{STAGE}.py', settings, '--checkpoint', str(case.checkpoint), '--overwrite')} to make it anew"
 
 
 def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shlex
 from typing import TYPE_CHECKING, Any
 
 from detox.data import counts
@@ -11,15 +10,13 @@ from detox.evaluation import folders
 from detox.evaluation.checkpoints import Case
 from detox.model.engine import Engine
 from detox.ppo import checkpoint_record
-from detox.stage import artifacts, cli, flags, notes
+from detox.stage import artifacts, commands, notes
 
 if TYPE_CHECKING:
     import config
 
 
 _PROGRAMS = ("torch", "transformers", "peft", "trl")
-_PASSING = {"--preset", "--run", "--checkpoints", "--overwrite", "--report-to"}
-"""Flags that `cli.command` names, or that change no figure."""
 
 
 def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
@@ -31,7 +28,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         engine: what ran the models.
     """
     training = case.training
-    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False)
+    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False, reader=training)
     return {
         "run": case.run.name,
         "checkpoint": case.checkpoint.name,
@@ -48,7 +45,13 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
         "unknown": counts.unknown(prepared["counts"], settings.split),
         **notes.for_manifest(),
-        "command": command("evaluate_ppo.py", settings, deciding=True, checkpoint=str(case.checkpoint)),
+        "command": commands.command(
+            "evaluate_ppo.py",
+            settings,
+            "--checkpoint",
+            str(case.checkpoint),
+            *commands.changed(settings, folders.decides),
+        ),
     }
 
 
@@ -65,32 +68,6 @@ def _training(case: Case) -> dict[str, Any]:
         "kl_coef": ppo.kl_coef,
         "trained": manifest["created_utc"],
         "commit": manifest["git_rev"],
-        "command": command("training_ppo.py", case.training),
+        "command": commands.again("training_ppo.py", case.training, without=("--report-to",)),
     }
     return {key: value for key, value in found.items() if value is not None}
-
-
-def command(script: str, settings: config.Stage, *, deciding: bool = False, checkpoint: str | None = None) -> str:
-    """Return what to type for the same again: each flag that is not its preset's.
-
-    Args:
-        script: the stage.
-        settings: its settings.
-        deciding: leave out what decides no figure of an evaluation.
-        checkpoint: the one that an evaluation is of.
-    """
-    preset = {flag.name: flag for flag in _flags(settings.of_preset(settings.preset))}
-    words = [] if checkpoint is None else ["--checkpoint", checkpoint]
-    for flag in _flags(settings):
-        if flag.default == preset[flag.name].default or flag.name in (*_PASSING, "--checkpoint"):
-            continue
-        if deciding and not folders.decides(flag.name):
-            continue
-        words += (
-            [flag.name, *shlex.split(flag.default)] if flag.kind else [flag.name if flag.default == "on" else flag.off]
-        )
-    return cli.command(script, settings, *words)
-
-
-def _flags(settings: config.Stage) -> list[flags.Flag]:
-    return [flag for group in flags.groups(settings) for flag in group.flags]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,10 @@ from detox.evaluation.task import Task
 from detox.model.engine import Engine
 from detox.scoring.rouge import OVERLAPS
 from detox.stage import artifacts, manifest
+
+if TYPE_CHECKING:
+    import config
+
 
 _FILE = "reference.json"
 
@@ -43,7 +47,7 @@ def run(case: Case, task: Task, engine: Engine, known: dict[str, dict[str, Any]]
     if key in known:
         return known[key]
     folder = case.target.parent / f"reference-{key}"
-    kept = None if task.settings.overwrite else task.processes.on_main(lambda: _read(case, folder.name))
+    kept = None if task.settings.overwrite else task.processes.on_main(lambda: _read(task.settings, case, folder.name))
     if kept is not None:
         known[key] = kept
         return kept
@@ -55,12 +59,12 @@ def run(case: Case, task: Task, engine: Engine, known: dict[str, dict[str, Any]]
     return known[key]
 
 
-def _read(case: Case, name: str) -> dict[str, Any] | None:
+def _read(settings: config.EvaluationStage, case: Case, name: str) -> dict[str, Any] | None:
     """Return the reference's part as the run, or another one beside it, has kept it."""
     own = case.target.parent / name
     for folder in (own, *sorted(case.run.parent.glob(f"*/evaluation/{name}"))):
         if folder.exists():
-            artifacts.read_manifest(folder, folders.STAGE)
+            artifacts.read_manifest(folder, folders.STAGE, remedy=folders.remedy(settings, case))
             return json.loads((folder / _FILE).read_text(encoding="utf-8"))
     return None
 

@@ -85,14 +85,15 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     base = case.training.model
     tokenizer = tokenizers.load_tokenizer(base.base, base.revision)
     loading.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
-    words = bad_words.load(settings.evaluation.bad_words) if settings.evaluation.best_of else []
-    split = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer))[settings.split]
+    words = bad_words.load(settings.evaluation.bad_words)
+    prepared = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer), case.training)
+    split = prepared[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
     if not split["id"]:
         raise UserError(f"{case.run / 'prepared'} has no {settings.split} dialogues; prepare data that has some")
     queries = [torch.tensor(ids) for ids in split["input_ids"]]
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
-    banned = bad_words.banned_sequences(tokenizer, words)
+    banned = bad_words.banned_sequences(tokenizer, words if settings.evaluation.best_of else [])
     return Task(settings, split, queries, tokenizer, banned, classifiers, scorers, device, processes)
 
 

@@ -7,7 +7,6 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,7 +43,7 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     check_start(case)
     start = case.training.model
     tokenizer = tokenizers.load_tokenizer(start.base, start.revision)
-    query = to_query(settings.ask, case.run / "prepared", tokenizer)
+    query = to_query(settings.ask, case, tokenizer)
     _, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     columns = {}
     for title, adapter in ("Before", start.adapter), (f"After: {case.name}", str(case.checkpoint / "adapter")):
@@ -54,18 +53,19 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     print(side_by_side(columns))
 
 
-def to_query(name: str, prepared: Path, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def to_query(name: str, case: Case, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Return the prompt of a dialogue, made as those of training were, [length] of ids.
 
     Args:
         name: a text file, or `-` for standard input.
-        prepared: folder of the prepared dialogues, which knows the prompt and its limit.
+        case: whose run has the prepared dialogues, which know the prompt and its limit.
         tokenizer: of the models.
 
     Raises:
         UserError: the dialogue can't be read, is no text, is empty, or is longer than those of training.
     """
-    data = artifacts.read_manifest(prepared, "data_preparation", verify=False)["config"]["data"]
+    prepared = case.run / "prepared"
+    data = artifacts.read_manifest(prepared, "data_preparation", verify=False, reader=case.training)["config"]["data"]
     dialogue = _read(name)
     ids = tokenizer(data["prompt"].replace("{dialogue}", dialogue), truncation=False, verbose=False)["input_ids"]
     if len(ids) > data["max_query_tokens"]:

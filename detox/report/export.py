@@ -14,7 +14,7 @@ from detox.evaluation.checkpoints import Case
 from detox.evaluation.examples import Results
 from detox.model import loading, policy
 from detox.report import hub_push, model_card, plain_model
-from detox.stage import artifacts
+from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 STAGE = "export"
+_STAGES = ("data_preparation", "training_lora", "training_ppo", "evaluate_ppo", STAGE)
 
 
 def check(settings: config.EvaluationStage) -> None:
@@ -69,7 +70,8 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
 
 def write(folder: Path, settings: config.EvaluationStage, case: Case, found: Results) -> None:
     """Write the files of an export into an empty folder."""
-    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False)
+    training = case.training
+    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False, reader=training)
     base = case.training.model
     adapter = dataclasses.replace(base, adapter=str(case.checkpoint / "adapter"), adapter_revision=None)
     merged, _ = policy.load_start(adapter)
@@ -80,13 +82,22 @@ def write(folder: Path, settings: config.EvaluationStage, case: Case, found: Res
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
+    for above in Path(os.path.realpath(folder)).parents:
+        if _stage(above) in _STAGES:
+            raise UserError(
+                f"--export={folder}: lies inside {paths.shown(above)}, which is whole as it is; choose a folder outside"
+            )
     if not os.path.lexists(folder):
         return
-    try:
-        stage = json.loads((folder / artifacts.MANIFEST).read_text(encoding="utf-8"))["stage"]
-    except (OSError, ValueError, KeyError, TypeError):
-        stage = None
-    if stage != STAGE:
+    if _stage(folder) != STAGE:
         raise UserError(f"--export={folder}: exists and is no earlier export, so it stays; choose another folder")
     if not overwrite:
         raise UserError(f"--export={folder}: exists; pass --overwrite to replace it, or choose another folder")
+
+
+def _stage(folder: Path) -> object:
+    """Return the stage that a folder's manifest names, None where there is none."""
+    try:
+        return json.loads((folder / artifacts.MANIFEST).read_bytes())["stage"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

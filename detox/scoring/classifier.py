@@ -55,6 +55,17 @@ class Classifier:
         """Whether labels are independent (sigmoid) or exclusive (softmax), as in transformers' pipeline."""
         return self.model.config.problem_type == "multi_label_classification" or len(self.labels) == 1
 
+    @property
+    def measures(self) -> bool:
+        """Whether its outputs can be made probabilities of several labels."""
+        return self.model.config.problem_type != "regression" and len(self.labels) > 1
+
+    @property
+    def other_label(self) -> str | None:
+        """The label that excludes the one that is asked for, None unless there are just these two."""
+        others = [name for name in self.labels if name != self.label]
+        return others[0] if len(self.labels) == 2 and len(others) == 1 and not self.multi_label else None
+
     def index(self, label: str) -> int:
         """Return the index of the label called `label`, wherever the model has it.
 

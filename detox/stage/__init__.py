@@ -6,6 +6,7 @@ The command line:
     help_text       what `--help` prints
     flags           every flag as `config.py` declares it: name, kind, default, description
     rules           what values settings may have, declared beside their fields
+    commands        what to type for a stage of the same run
     paths           names of folders and files as people type them
     environment     variables of the environment that are no numbers where the hub's client wants some
 

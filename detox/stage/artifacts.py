@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox.stage import drafts, files, folders, main_memory, manifest, storage, versions
+from detox.stage import commands, drafts, files, folders, main_memory, manifest, storage, versions
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def publish(
                 drafts.discard(path)
 
 
-def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str | None = None) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, stage: str, *, verify: bool = True, remedy: str | None = None, reader: config.Stage | None = None
+) -> dict[str, Any]:
     """Return the manifest of a whole artefact.
 
     Args:
@@ -107,6 +109,7 @@ def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str 
         stage: name of the script that must have written it, without its suffix.
         verify: compare the sha256 of every file; else only that it is there with its size.
         remedy: what to do about one that is damaged; `python <stage>.py --overwrite` unless given.
+        reader: settings of the stage that reads it, whose run it is of; with them the user is told a whole command.
 
     Raises:
         UserError: something is missing, changed, too new or of another stage.
@@ -115,7 +118,7 @@ def read_manifest(folder: Path, stage: str, *, verify: bool = True, remedy: str 
     while True:
         before = _identity(folder)
         try:
-            return _read_whole(folder, stage, verify, remedy)
+            return _read_whole(folder, stage, verify, remedy, reader)
         except UserError:
             if _identity(folder) == before:
                 raise  # else a new artefact took its place between two looks
@@ -158,17 +161,21 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def _read_whole(folder: Path, stage: str, verify: bool, remedy: str | None) -> dict[str, Any]:
-    anew = remedy or f"run python {stage}.py --overwrite to make it anew"
+def _read_whole(
+    folder: Path, stage: str, verify: bool, remedy: str | None, reader: config.Stage | None
+) -> dict[str, Any]:
+    command = f"python {stage}.py" if reader is None else commands.before(stage, reader, folder)
+    anew = remedy or f"run {command} --overwrite to make it anew"
     with storage.told(folder):
         folders.recover(folder)
         try:
             content = (folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             if folder.is_dir():
-                default = f"move it away and run python {stage}.py"
+                default = f"move it away and run {command}"
                 raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
-            raise UserError(f"{folder}: no such folder; run python {stage}.py first") from None
+            first = f"run {command} first" if reader is None else commands.missing(stage, reader, folder)
+            raise UserError(f"{folder}: no such folder; {first}") from None
     found = manifest.parse(content, folder / MANIFEST, stage, anew)
     for entry in found["files"]:
         problem = manifest.file_problem(folder, entry, verify)

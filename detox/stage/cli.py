@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import select
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ from detox.stage import environment, lack_of_memory, notes, parsing, storage
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
-    import config
     from config import S
 
 
@@ -74,18 +72,6 @@ def run(
         return _fail(f"error: {told}", USER_ERROR)
     finally:
         _drop_unwritable()
-
-
-def command(script: str, settings: config.Stage, *flags: str) -> str:
-    """Return what to type for `script` on the same run as `settings`."""
-    words = ["python", script]
-    if settings.preset != type(settings).preset:
-        words += ["--preset", settings.preset]
-    if settings.run is not None:
-        words += ["--run", settings.run]
-    if settings.checkpoints != type(settings).checkpoints:
-        words += ["--checkpoints", settings.checkpoints]
-    return shlex.join([*words, *flags])
 
 
 @contextlib.contextmanager

@@ -48,12 +48,13 @@ def is_finite(number: str) -> bool:
         return False
 
 
-_POSITIVE = Rule(lambda value: 0 < value < math.inf, "must be greater than 0")
-_NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "must be 0 or more")
+_FINITE = Rule(math.isfinite, "must be finite")
+_POSITIVE = Rule(lambda value: value > 0, "must be greater than 0")
+_NOT_NEGATIVE = Rule(lambda value: value >= 0, "must be 0 or more")
 Positive = Annotated[int, _POSITIVE]
-PositiveFloat = Annotated[float, _POSITIVE]
+PositiveFloat = Annotated[float, _FINITE, _POSITIVE]
 NotNegative = Annotated[int, _NOT_NEGATIVE]
-NotNegativeFloat = Annotated[float, _NOT_NEGATIVE]
+NotNegativeFloat = Annotated[float, _FINITE, _NOT_NEGATIVE]
 Share = Annotated[float, Rule(lambda value: 0 < value <= 1, "must lie in (0, 1]")]
 ShareBelowOne = Annotated[float, Rule(lambda value: 0 <= value < 1, "must lie in [0, 1)")]
 

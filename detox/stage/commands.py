@@ -1,0 +1,110 @@
+"""What to type for a stage of the same run: complete, with each flag that matters there. No torch."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from detox.stage import flags, paths
+
+if TYPE_CHECKING:
+    import config
+
+
+BASE = ("--model.base", "--model.revision")
+MACHINE = ("--device", "--threads", "--engine", "--dtype")
+"""Flags that stages share, and that should be the same in all of a run."""
+_PASSING = ("--preset", "--run", "--checkpoints", "--overwrite", "--checkpoint")
+"""Flags that are named otherwise, or that belong to one call alone."""
+
+
+def command(script: str, settings: config.Stage, *words: str) -> str:
+    """Return what to type for `script` on the same run as `settings`, with further words."""
+    start = ["python", script]
+    if settings.preset != type(settings).preset:
+        start += ["--preset", settings.preset]
+    if settings.run is not None:
+        start += ["--run", settings.run]
+    if settings.checkpoints != type(settings).checkpoints:
+        start += ["--checkpoints", settings.checkpoints]
+    return shlex.join([*start, *words])
+
+
+def changed(settings: config.Stage, matters: Callable[[str], bool]) -> list[str]:
+    """Return the flags that matter and are not their preset's, as words to type."""
+    usual = settings.of_preset(settings.preset)
+    words: list[str] = []
+    for flag in (flag for group in flags.groups(settings) for flag in group.flags):
+        value = _value(settings, flag.name)
+        if value == _value(usual, flag.name) or not matters(flag.name):
+            continue
+        if isinstance(value, bool):
+            words.append(flag.name if value else flag.off)
+        elif isinstance(value, tuple):
+            words += [flag.name, *map(str, value)]
+        else:
+            words += [flag.name, flag.default]
+    return words
+
+
+def again(script: str, settings: config.Stage, *words: str, without: tuple[str, ...] = ()) -> str:
+    """Return what to type for a stage with all of its settings but --overwrite, and those that are left out.
+
+    Args:
+        script: of the stage.
+        settings: its settings.
+        words: come first.
+        without: further flags to leave out.
+    """
+    return command(script, settings, *words, *changed(settings, lambda flag: flag not in (*_PASSING, *without)))
+
+
+def before(stage: str, settings: config.Stage, folder: Path) -> str:
+    """Return what to type for an earlier stage, which makes an artefact of a run.
+
+    Args:
+        stage: name of its script, without the suffix.
+        settings: of a stage that reads the artefact.
+        folder: the artefact, `<checkpoints>/<run>/<name>`.
+    """
+    run = folder.parent
+    if run != Path(settings.checkpoints) / settings.run_name:
+        shown = paths.shown(run)
+        name = None if shown.name == settings.preset else shown.name
+        settings = replace(settings, run=name, checkpoints=str(shown.parent))
+    return command(f"{stage}.py", settings, *changed(settings, lambda flag: flag in BASE))
+
+
+def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
+    """Return what to type for the preset that the user seems to have meant, None where there is no sign of it.
+
+    The sign: nothing says which run, there is none under the name of the default preset, and there is one of another.
+
+    Args:
+        settings: of a stage.
+        folder: the artefact, `<checkpoints>/<run>/<name>`, that it does not find.
+    """
+    run = Path(settings.checkpoints) / settings.run_name
+    if settings.preset != type(settings).preset or settings.run is not None or folder.parent != run:
+        return None
+    if run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir()):
+        return None
+    presets = get_args(get_type_hints(type(settings))["preset"])
+    there = [preset for preset in presets if (run.with_name(preset) / folder.name).is_dir()]
+    return f"--preset {there[0]}" if there else None
+
+
+def missing(stage: str, settings: config.Stage, folder: Path) -> str:
+    """Return what to do about an artefact of an earlier stage that is not there; arguments as in `before`."""
+    preset = forgotten_preset(settings, folder)
+    hint = f"did you forget {preset}? there is {folder.parent.with_name(preset.split()[1])}; or " if preset else ""
+    return f"{hint}run {before(stage, settings, folder)} first"
+
+
+def _value(settings: config.Stage, flag: str) -> Any:
+    names = flag.removeprefix("--").replace("-", "_").split(".")
+    return functools.reduce(getattr, names, settings)
