@@ -164,7 +164,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _read_whole(
     folder: Path, stage: str, verify: bool, remedy: str | None, reader: config.Stage | None
 ) -> dict[str, Any]:
-    command = f"python {stage}.py" if reader is None else commands.before(stage, reader, folder)
+    command = commands.program(f"{stage}.py") if reader is None else commands.before(stage, reader, folder)
     anew = remedy or f"run {command} --overwrite to make it anew"
     with storage.told(folder):
         folders.recover(folder)

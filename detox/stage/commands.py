@@ -21,10 +21,18 @@ MACHINE = ("--device", "--threads", "--engine", "--dtype")
 _PASSING = ("--preset", "--run", "--checkpoints", "--overwrite", "--checkpoint")
 """Flags that are named otherwise, or that belong to one call alone."""
 
+installed: dict[str, str] = {}
+"""What scripts are called where they were started as commands of an installed package."""
+
+
+def program(script: str) -> str:
+    """Return what runs a script here."""
+    return installed.get(script, f"python {script}")
+
 
 def command(script: str, settings: config.Stage, *words: str) -> str:
     """Return what to type for `script` on the same run as `settings`, with further words."""
-    start = ["python", script]
+    start = program(script).split()
     if settings.preset != type(settings).preset:
         start += ["--preset", settings.preset]
     if settings.run is not None:

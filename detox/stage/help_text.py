@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from detox.stage import flags
+from detox.stage import commands, flags
 
 if TYPE_CHECKING:
     import config
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 WIDEST = 100
 
 
-def help_text(settings: config.Stage, program: str, description: str = "") -> str:
+def help_text(settings: config.Stage, script: str, description: str = "") -> str:
     """Return what `--help` prints, as wide as the terminal, at most `WIDEST`.
 
     Args:
         settings: the defaults to show.
-        program: file name of the stage.
+        script: file name of the stage.
         description: paragraphs; the stage's docstring unless given.
     """
     width = min(shutil.get_terminal_size().columns, WIDEST)
     head = description or type(settings).__doc__ or ""
-    lines = [f"usage: python {program} [--flag value ...]", ""]
+    program = commands.program(script)
+    lines = [f"usage: {program} [--flag value ...]", ""]
     for paragraph in head.strip().split("\n\n"):
         lines += [*textwrap.wrap(" ".join(paragraph.split()), width), ""]
-    lines += ["Examples:", f"  python {program} --preset demo", f"  python {program} --run trial --seed 1"]
+    lines += ["Examples:", f"  {program} --preset demo", f"  {program} --run trial --seed 1"]
     for group in flags.groups(settings):
         title = f"{group.name}: {group.description}" if group.name else "Options:"
         lines += ["", *textwrap.wrap(title, width)]
