@@ -70,7 +70,7 @@ class Data(Checked, group="data"):
     dialogue_column: str = "dialogue"
     """Column that holds the dialogue."""
     summary_column: str = "summary"
-    """Column that holds the reference summary."""
+    """Column that holds the target summary."""
     topic_column: str = "topic"
     """Column that holds the topic, by which the report is sliced."""
     prompt: str = PROMPT
@@ -104,7 +104,7 @@ class Data(Checked, group="data"):
 
 @dataclass(frozen=True)
 class Lora(Checked, group="lora"):
-    """Supervised fine-tuning of a LoRA adapter on the reference summaries."""
+    """Supervised fine-tuning of a LoRA adapter on the target summaries."""
 
     r: Positive = 16
     """Rank."""
@@ -141,7 +141,7 @@ class Reward(Checked, group="reward"):
     weight: NotNegativeFloat = 1.0
     """Of the classifier in the score, a weighted sum."""
     extra: tuple[str, ...] = ()
-    """Further terms of it, NAME=WEIGHT each: `length` (minus the relative deviation from the reference's words),
+    """Further terms of it, NAME=WEIGHT each: `length` (minus the relative deviation from the target summary's words),
     `overlap-dialogue` (share of the content words that the dialogue has, 0 to 1), `overlap-reference` (ROUGE-L F1,
     0 to 1), or a function of your own as module:function or file.py:function. A weight of 0 only records it."""
 
@@ -389,7 +389,7 @@ class Evaluation(Checked, group="evaluation"):
     best_of: NotNegative = 4
     """Samples among which the best-of-n baseline picks by reward; 0 leaves the baselines out."""
     bad_words: str = "default"
-    """Words that the filter baseline never lets the reference say: a file with one a line, `default` (a list of
+    """Words that the filter baseline never lets the starting model say: a file with one a line, `default` (a list of
     common English insults), or `demo:insults`."""
     bert_score: Optional[str] = None
     """Encoder for BERTScore, such as roberta-large (needs the package bert-score); None leaves it out."""
@@ -518,7 +518,7 @@ class EvaluationStage(EngineStage):
     """Part of the prepared dialogues to compare on."""
     select: Optional[Share] = None
     """Pick the least toxic of the checkpoints (default: all of the run) that keeps at least this share of the
-    reference's ROUGE-L; looks at the validation split only."""
+    starting model's ROUGE-L; looks at the validation split only."""
     power: Optional[Annotated[float, between(0, 1)]] = None
     """Say how many dialogues would show a reduction of this fraction."""
     export: Optional[str] = None
