@@ -18,6 +18,7 @@ import data_preparation
 import evaluate_ppo
 import training_lora
 import training_ppo
+from detox.data.splits import by_hash
 from detox.stage import cli
 from tests import tiny
 from tests.faults.world import FLAGS, tree
@@ -110,6 +111,15 @@ def data(content: str | bytes, *says: str, flags: str = "") -> Case:
     return Case(DATA, flags, says, write(TRAIN, content))
 
 
+def falling(*into: str) -> str:
+    """Return a file of two rows, which fall into these splits by their hash."""
+    rows = []
+    for split in (into * 2)[:2]:
+        fitting = (name for name in map(str, range(1000)) if by_hash(name, 0.1, 0.1) == split and name not in rows)
+        rows.append(next(fitting))
+    return HEAD + "".join(f"{n},{name},b,c\n" for n, name in enumerate(rows))
+
+
 CASES = {
     # settings
     "unknown option": Case(PPO, "--ppo.kl-ceof 1", ("--ppo.kl-ceof", "--ppo.kl-coef")),
@@ -117,7 +127,8 @@ CASES = {
     "no number": Case(PPO, "--ppo.updates many", ("--ppo.updates='many'", "whole number")),
     "a fraction of an update": Case(PPO, "--ppo.updates 1.5", ("--ppo.updates='1.5'", "whole number")),
     "negative": Case(PPO, "--ppo.learning-rate -1", ("--ppo.learning-rate=-1", "greater than 0")),
-    "not finite": Case(PPO, "--ppo.kl-coef nan", ("--ppo.kl-coef=nan", "0 or more")),
+    "not finite": Case(PPO, "--ppo.kl-coef nan", ("--ppo.kl-coef=nan", "must be finite")),
+    "infinite": Case(PPO, "--ppo.learning-rate inf", ("--ppo.learning-rate=inf", "must be finite")),
     "no choice": Case(PPO, "--ppo.on-collapse ask", ("--ppo.on-collapse=ask", "choose stop or warn")),
     "no limit of KL": Case(PPO, "--ppo.max-ref-kl 0", ("--ppo.max-ref-kl=0", "greater than 0")),
     "does not divide": Case(PPO, "--ppo.minibatch-size 3", ("--ppo.minibatch-size=3", "must divide")),
@@ -155,7 +166,31 @@ CASES = {
     "two train files": Case(DATA, "", ("train split", "leave one"), write("dialogues/train.json", "[]")),
     "revision of a folder": Case(DATA, "--data.revision main", ("--data.revision=main", "leave the revision out")),
     "empty file": data("", "train.csv", "is empty", "column names"),
-    "header alone": data(HEAD, "--data.dataset=dialogues", "no example left in the train split"),
+    "header alone": data(HEAD, "--data.dataset=dialogues", "the train split is empty", "add rows to its file"),
+    "a test file of a header alone": Case(
+        DATA, "", ("the test split is empty", "add rows to its file, or remove that"), write("dialogues/test.csv", HEAD)
+    ),
+    "one file of a header alone": Case(
+        DATA, "--data.dataset x.csv", ("the test split is empty", "no row in the file"), write("x.csv", HEAD)
+    ),
+    "too few rows to cut splits from": Case(
+        DATA,
+        "--data.dataset x.csv",
+        ("the test split is empty", "of the 2 rows", "larger file", "--data.test-fraction=0.1"),
+        write("x.csv", falling("train")),
+    ),
+    "too few rows for validation": Case(
+        DATA,
+        "--data.validation-fraction 1e-9",
+        ("the validation split is empty", "of the 8 rows", "--data.validation-fraction=1e-09"),
+        remove("dialogues/validation.csv"),
+    ),
+    "no row left to train on": Case(
+        DATA,
+        "--data.dataset x.csv",
+        ("the train split is empty", "its 2 rows", "lower --data.validation-fraction and --data.test-fraction"),
+        write("x.csv", falling("test", "validation")),
+    ),
     "wrong columns": data("number,text\n1,a\n", "train.csv:2", "no column 'dialogue'", "--data.dialogue-column"),
     "id column setting": Case(DATA, "--data.id-column key", ("no column 'key'", "--data.id-column")),
     "a language that the tokenizer does not know": data(
@@ -286,7 +321,10 @@ CASES = {
     "judge without the label": Case(EVAL, "--judge.label rude", ("judge", "'rude'", "choose from: fine, toxic")),
     "no such judge": Case(EVAL, "--judge.model ./gone", ("./gone", "name an existing folder")),
     "no bad words": Case(
-        EVAL, "--evaluation.bad-words gone.txt --evaluation.best-of 1", ("gone.txt", "--evaluation.bad-words")
+        EVAL, "--evaluation.bad-words /nope", ("--evaluation.bad-words=/nope: No such file", "one word a line")
+    ),
+    "bad words in a folder": Case(
+        EVAL, "--evaluation.bad-words t5", ("--evaluation.bad-words=t5: Is a directory", "one word a line")
     ),
     # further terms of the reward
     "term without weight": Case(PPO, "--reward.extra length", ("--reward.extra='length'", "NAME=WEIGHT")),
@@ -319,6 +357,12 @@ CASES = {
     "export over something else": Case(
         EVAL, "--export t5 --overwrite", ("--export=t5", "no earlier", "choose another folder")
     ),
+    "export into a checkpoint": Case(
+        EVAL, f"--export {STEP}/out --overwrite", (f"--export={STEP}/out", f"inside {STEP}", "choose a folder outside")
+    ),
+    "export deep into prepared data": Case(
+        EVAL, f"--export {RUN}/prepared/train/out", (f"inside {RUN}/prepared", "choose a folder outside")
+    ),
     "export to nowhere": Case(EVAL, "--export=", ("--export=''", "leave it out")),
     "export and several": Case(
         EVAL, f"--export out --checkpoint {STEP} {STEP}", ("--export=out", "takes one --checkpoint")
@@ -343,9 +387,35 @@ CASES = {
         EVAL, "--ask d.txt", ("d.txt", "1,000,000 bytes", "one dialogue"), write("d.txt", "the " * 300_000)
     ),
     # artefacts
-    "nothing prepared": Case(LORA, "--run new", ("checkpoints/new/prepared", "data_preparation.py")),
+    "nothing prepared": Case(
+        LORA,
+        "--run new",
+        ("checkpoints/new/prepared", "run python data_preparation.py --run new --model.base t5 first"),
+    ),
+    "nothing prepared elsewhere": Case(
+        PPO,
+        "--preset demo --run new --checkpoints away",
+        ("run python data_preparation.py --preset demo --run new --checkpoints away --model.base t5 first",),
+    ),
+    "prepared data are damaged": Case(
+        PPO,
+        "--overwrite",
+        ("has changed", "run python data_preparation.py --run r --model.base t5 --overwrite to make it anew"),
+        write(f"{RUN}/prepared/dataset_dict.json", '{"splits": ["test", "train", "validation"]}'),
+    ),
+    "prepared data are gone since training": Case(
+        EVAL,
+        "",
+        (f"{RUN}/prepared: no such folder", "run python data_preparation.py --run r --model.base t5 first"),
+        remove(f"{RUN}/prepared"),
+    ),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
-    "no checkpoint": Case(EVAL, "--run new", ("checkpoints/new/ppo", "training_ppo.py")),
+    "no checkpoint": Case(EVAL, "--run new", ("checkpoints/new/ppo", "run python training_ppo.py --run new first")),
+    "no such step": Case(EVAL, "--checkpoint step-0009", (f"{RUN}/ppo has no such step", "it has step-0001")),
+    "a step in other figures": Case(EVAL, "--checkpoint step-1", (f"{RUN}/ppo has no such step", "it has step-0001")),
+    "a step of a run without any": Case(
+        EVAL, "--run new --checkpoint step-0001", ("no such folder", "run python training_ppo.py --run new first")
+    ),
     "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone: no such folder", f"name {STEP}")),
     "one level too high": Case(EVAL, f"--checkpoint {RUN}/ppo", ("no checkpoint itself", f"name {STEP}")),
     "two levels too high": Case(EVAL, f"--checkpoint {RUN}", ("no checkpoint itself", f"name {STEP}")),
@@ -454,6 +524,20 @@ def test_wrong_input_is_told_in_one_line_and_changes_nothing(world, tmp_path, mo
     assert "remove the folder" not in error and "delete" not in error
     for words in says:
         assert words in error, error
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize("stage", [LORA, PPO, EVAL])
+def test_a_forgotten_preset_is_named(world, tmp_path, monkeypatch, capsys, stage):
+    place = tmp_path / "w"
+    shutil.copytree(world, place)
+    monkeypatch.chdir(place)
+    RUN.rename(RUN.with_name("demo"))
+    before = tree(place)
+    kind, main = STAGES[stage]
+    assert cli.run(kind, main, []) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "did you forget --preset demo? there is checkpoints/demo; or run " in error
     assert tree(place) == before
 
 

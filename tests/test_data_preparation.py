@@ -54,7 +54,8 @@ def test_a_folder_becomes_a_prepared_dataset(base, place, tmp_path, capsys):
     assert (manifest["counts"]["train/kept"], manifest["counts"]["test/further reference"]) == (5, 4)
     out, err = capsys.readouterr()
     assert ["kept", "5", "3", "2"] in [line.split() for line in out.splitlines()]
-    assert "next: python training_lora.py" in out and "--run trial" in out
+    ppo = f"python training_ppo.py --run trial --model.base {base}"
+    assert f"next: {ppo.replace('ppo', 'lora')} (optional), then {ppo}\n" in out
     assert err == ""
 
 

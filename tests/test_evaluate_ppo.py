@@ -22,7 +22,7 @@ import evaluate_ppo
 import training_ppo
 from detox.evaluation import checkpoints, curve, scorers, summaries
 from detox.ppo import checkpoint_record
-from detox.stage import artifacts, cli, run_lock
+from detox.stage import artifacts, cli, parsing, run_lock
 from tests import tiny
 from tests.evaluation.fabricated import check_by_hand
 
@@ -413,7 +413,11 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
     judged = {p["name"]: p["judge_mean"] for p in found["checkpoints"][1:]}
     best = min(judged, key=judged.get)
     assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
-    assert f"selected: checkpoints/r0/ppo/{best}" in shown and f"--checkpoint checkpoints/r0/ppo/{best}" in shown
+    assert f"selected: checkpoints/r0/ppo/{best}" in shown
+    _, script, *words = shlex.split(shown.partition("next: ")[2])
+    with_these = parsing.parse(config.EvaluationStage, ["--run", "r0", *MODELS, *SIZES])
+    chosen = dataclasses.replace(with_these, checkpoint=(f"checkpoints/r0/ppo/{best}",))
+    assert script == "evaluate_ppo.py" and parsing.parse(config.EvaluationStage, words) == chosen
 
     monkeypatch.setattr(curve, "select", lambda named, floor: None)
     assert run("--select", "1") == 2
@@ -438,6 +442,17 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
     shown = capsys.readouterr().out
     assert "r1/step-0001" in shown and "Change over runs" not in shown, "other updates are not another seed"
+
+
+def test_a_step_is_found_by_its_name_in_the_run(place, monkeypatch):
+    settings = parsing.parse(config.EvaluationStage, ["--run", "r0", "--checkpoint", "step-0001"])
+    assert [case.checkpoint for case in checkpoints.find(settings, config.PPOTraining)] == [
+        Path("checkpoints/r0/ppo/step-0001")
+    ]
+    monkeypatch.chdir("checkpoints/r1/ppo")
+    other = dataclasses.replace(settings, checkpoints="../../../checkpoints", checkpoint=("step-0002",))
+    (case,) = checkpoints.find(other, config.PPOTraining)
+    assert case.checkpoint == Path("step-0002") and case.run.name == "r1", "what is here comes first"
 
 
 # --------------------------------------------------------------------------------------------------- refusals

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +24,8 @@ import data_preparation
 import training_ppo
 from detox.model import adapters, loading, policy
 from detox.ppo import batches, checkpoint, checkpoint_folders, checkpoint_record, trackers, update
-from detox.stage import artifacts, cli
+from detox.scoring.classifier import load_classifier
+from detox.stage import artifacts, cli, parsing
 from detox.stage.files import sha256
 from tests import tiny
 from tests.faults.world import tree
@@ -248,6 +251,52 @@ def test_sigkill_and_sigterm(place, whole):
     output, error = process.communicate()
     assert process.returncode == 0, error
     assert_same(folder, whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "labels", "kind", "told"),
+    [
+        ("", ("nothate", "hate"), None, ""),
+        ("--preset demo", ("nothate", "hate"), None, "--preset demo"),
+        ("--preset demo --seed 3 --ppo.updates 7 --ppo.kl-coef 1", ("nothate", "hate"), None, "--preset demo"),
+        ("--reward.model own", ("nothate", "hate"), None, "--toxicity.model own"),
+        (
+            "--run r --checkpoints c --device cpu --rollout.max-new-tokens 9 --reward.model own --reward.label fine",
+            ("not fine", "fine"),
+            None,
+            "--run r --checkpoints c --device cpu --evaluation.max-new-tokens 9 --toxicity.model own "
+            "--toxicity.label 'not fine'",
+        ),
+        ("--reward.revision v2", ("nothate", "hate"), None, "--toxicity.model {usual} --toxicity.revision v2"),
+        (
+            "--reward.model own --reward.label a",
+            ("a", "b", "c"),
+            None,
+            "--toxicity.model own --toxicity.label LABEL (LABEL: the toxic one of a, b, c)",
+        ),
+        ("--reward.model own --reward.label a", ("a", "b", "hate"), None, "--toxicity.model own"),
+        ("--reward.model own --reward.label x", ("x",), "regression", ""),
+    ],
+)
+def test_the_next_line_tells_the_evaluation_what_training_was_told(tmp_path, flags, labels, kind, told):
+    settings = parsing.parse(config.PPOTraining, flags.split())
+    tiny.classifier(tmp_path / "own", labels, problem_type=kind)
+    reward = load_classifier(str(tmp_path / "own"), label=settings.reward.label)
+    expected = f"next: python evaluate_ppo.py {told.format(usual=settings.reward.model)}".strip()
+    line = training_ppo.next_step(settings, reward)
+    assert line == expected
+    _, script, *words = shlex.split(line.removeprefix("next: ").partition(" (")[0])
+    assert config.STAGES[script] is config.EvaluationStage
+    parsing.parse(config.EvaluationStage, words)
+
+
+def test_an_interruption_tells_the_whole_command(capsys):
+    settings = parsing.parse(config.PPOTraining, "--preset demo --run r --ppo.kl-coef 1 --overwrite".split())
+    for updates, more in ((0, " --overwrite"), (2, "")):
+        parts = SimpleNamespace(trainer=SimpleNamespace(updates_done=updates))
+        assert training_ppo.finish(settings, parts, Path("checkpoints/r/ppo"), signal.SIGINT) == 130
+        line = f"with: python training_ppo.py --preset demo --run r{more} --ppo.kl-coef 1.0\n"
+        assert capsys.readouterr().err.endswith(line)
 
 
 def test_other_settings_are_refused_by_name(place, capsys):

@@ -68,8 +68,8 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
 
 def remedy(settings: config.EvaluationStage, case: Case) -> str:
     """Return what to do about a damaged evaluation."""
-    command = commands.again(f"{STAGE}.py", settings, "--checkpoint", str(case.checkpoint), "--overwrite")
-    return f"run {command} to make it anew"
+    again = commands.again(f"{STAGE}.py", settings, "--checkpoint", str(case.checkpoint), "--overwrite")
+    return f"run {again} to make it anew"
 
 
 def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
