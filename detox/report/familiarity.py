@@ -34,12 +34,12 @@ class Usual:
         rank = int(_FALSE_ALARMS * (count + 1))
         if not rank:
             return f"note: the run has {count} held-out dialogues, too few to tell whether this one is like them"
-        limit = round(sorted(self.values)[rank - 1], 3)
-        if round(value, 3) >= limit:
+        limit, value = (float(f"{number:.3g}") for number in (sorted(self.values)[rank - 1], value))
+        if value >= limit:
             return None
         return (
-            f"note: unlike the dialogues of this run (mean probability of a token of the summary before: {value:.3f}; "
-            f"for {count - rank + 1} of {count} of them {limit:.3f} or more); do not trust these summaries"
+            f"note: unlike the dialogues of this run (mean probability of a token of the summary before: {value:g}; "
+            f"for {count - rank + 1} of {count} of them {limit:g} or more); do not trust these summaries"
         )
 
 
