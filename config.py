@@ -526,7 +526,8 @@ class EvaluationStage(EngineStage):
     push_to_hub: Optional[Repository] = None
     """Also commit that model to this repository of the hub (owner/name), which is private if it is made for it."""
     ask: Optional[str] = None
-    """Only summarize the dialogue in this file (`-`: standard input) with both models; nothing is written."""
+    """Only summarize the dialogue in this file (`-`: standard input; at a terminal, one after the other) with both
+    models; nothing is written."""
     toxicity: Toxicity = field(default_factory=Toxicity)
     judge: Judge = field(default_factory=Judge)
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -11,5 +11,5 @@ pages: the report as HTML and as Markdown
 terminal: the report for a terminal
 drawing, plots, training_curves: what a drawing is; those of an evaluation; those of a training run
 export: a checkpoint handed on, in a folder or on the hub; what goes there: plain_model, model_card; hub_push: how
-ask: two models on a dialogue of the user's own
+ask: two models on dialogues of the user's own; familiarity: whether they are like those of the run
 """

@@ -1,24 +1,29 @@
-"""A dialogue of the user's own: read, made a prompt, summarized by two models, and shown side by side."""
+"""Dialogues of the user's own: read, made prompts, summarized by two models, and shown side by side."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from detox.data.fingerprint import tokenizer_fingerprint
+from detox.data.prepared import load_prepared
 from detox.evaluation.checkpoints import Case, check_start
-from detox.evaluation.scorers import load_scorers
+from detox.evaluation.scorers import Scorer, load_scorers
 from detox.evaluation.task import load_engine
 from detox.model import devices, loading, tokenizers
 from detox.model.engine import Engine
-from detox.stage import artifacts
+from detox.report import familiarity
+from detox.stage import artifacts, lack_of_memory
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -30,7 +35,9 @@ _GAP = 4
 
 
 def ask(settings: config.EvaluationStage, case: Case) -> None:
-    """Print what the reference and the checkpoint make of one dialogue, greedily, and how toxic it is.
+    """Print what the reference and the checkpoint make of a dialogue, greedily, and how toxic it is.
+
+    At a terminal, of one dialogue after the other; one that can't be used is told, and the next may come.
 
     Raises:
         UserError: the dialogue can't be used, or a model is gone or has changed.
@@ -43,30 +50,77 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     check_start(case)
     start = case.training.model
     tokenizer = tokenizers.load_tokenizer(start.base, start.revision)
-    query = to_query(settings.ask, case, tokenizer)
+    typed = settings.ask == "-" and _at_terminal()
+    prepared, reader = case.run / "prepared", case.training
+    query = None if typed else to_query(settings.ask, _read(settings.ask), prepared, tokenizer, reader)
+    models = _load(settings, case, tokenizer, device)
+    if query is not None:
+        return print(models.answer(query))
+    for content in _type():
+        try:
+            query = to_query("-", _to_text("-", content), prepared, tokenizer, reader)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            print(models.answer(query), end="\n\n", flush=True)
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Both models, what marks their summaries, and how sure the first is of those of the run's dialogues."""
+
+    engines: Mapping[str, Engine]
+    tokenizer: PreTrainedTokenizerBase
+    scorers: Mapping[str, Scorer]
+    usual: familiarity.Usual
+    max_new_tokens: int
+
+    def answer(self, query: Tensor) -> str:
+        """Return what both say to a prompt [length] of ids, in columns, and a note if it is unlike the run's."""
+        columns, sure = {}, []
+        for title, engine in self.engines.items():
+            with torch.no_grad():
+                made = engine.generate(engine.encode([query]), self.max_new_tokens)
+            summary = self.tokenizer.batch_decode([made.responses[0].tolist()], skip_special_tokens=True)[0].strip()
+            columns[title] = summary, {name: self.scorers[name]([summary])[0] for name in ("toxicity", "judge")}
+            sure += familiarity.sureness(made)
+        note = self.usual.note(sure[0])
+        return side_by_side(columns) + (f"\n\n{note}" if note else "")
+
+
+def _load(
+    settings: config.EvaluationStage, case: Case, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> _Models:
     _, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
-    columns = {}
-    for title, adapter in ("Before", start.adapter), (f"After: {case.name}", str(case.checkpoint / "adapter")):
-        engine = load_engine(settings, case, adapter, device)
-        summary = summarize_greedily(engine, tokenizer, query, settings.evaluation.max_new_tokens)
-        columns[title] = summary, {name: scorers[name]([summary])[0] for name in ("toxicity", "judge")}
-    print(side_by_side(columns))
+    prepared = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer), reader=case.training)
+    adapters = {"Before": case.training.model.adapter, f"After: {case.name}": str(case.checkpoint / "adapter")}
+    engines = {title: load_engine(settings, case, adapter, device) for title, adapter in adapters.items()}
+    sizes = settings.evaluation
+    with lack_of_memory.told(f"lower --evaluation.batch-size={sizes.batch_size}"):
+        usual = familiarity.usual(engines["Before"], prepared, sizes.max_new_tokens, sizes.batch_size)
+    return _Models(engines, tokenizer, scorers, usual, sizes.max_new_tokens)
 
 
-def to_query(name: str, case: Case, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def to_query(
+    name: str,
+    dialogue: str,
+    prepared: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: config.Stage | None = None,
+) -> Tensor:
     """Return the prompt of a dialogue, made as those of training were, [length] of ids.
 
     Args:
-        name: a text file, or `-` for standard input.
-        case: whose run has the prepared dialogues, which know the prompt and its limit.
+        name: of where the dialogue is from.
+        dialogue: its text.
+        prepared: folder of the prepared dialogues, which knows the prompt and its limit.
         tokenizer: of the models.
+        reader: settings of who asks, for the command that makes the folder where it is missing.
 
     Raises:
-        UserError: the dialogue can't be read, is no text, is empty, or is longer than those of training.
+        UserError: the dialogue is longer than those of training.
     """
-    prepared = case.run / "prepared"
-    data = artifacts.read_manifest(prepared, "data_preparation", verify=False, reader=case.training)["config"]["data"]
-    dialogue = _read(name)
+    data = artifacts.read_manifest(prepared, "data_preparation", verify=False, reader=reader)["config"]["data"]
     ids = tokenizer(data["prompt"].replace("{dialogue}", dialogue), truncation=False, verbose=False)["input_ids"]
     if len(ids) > data["max_query_tokens"]:
         raise UserError(
@@ -77,10 +131,20 @@ def to_query(name: str, case: Case, tokenizer: PreTrainedTokenizerBase) -> Tenso
 
 
 def _read(name: str) -> str:
+    """Return the dialogue in a file, or in standard input (`-`)."""
     try:
         content = _read_stdin() if name == "-" else _read_file(name)
     except OSError as error:
         raise UserError(f"--ask={name}: {error.strerror or error}; name a text file, or - for standard input") from None
+    return _to_text(name, content)
+
+
+def _to_text(name: str, content: bytes) -> str:
+    """Return a dialogue as text.
+
+    Raises:
+        UserError: it is no text, is empty, or is beyond any prompt.
+    """
     if len(content) > _MOST_BYTES:
         raise UserError(f"--ask={name}: more than {_MOST_BYTES:,} bytes; give one dialogue")
     try:
@@ -102,18 +166,25 @@ def _read_file(name: str) -> bytes:
 
 
 def _read_stdin() -> bytes:
-    if sys.stdin is None:  # closed
-        return b""
-    if sys.stdin.isatty():
-        print("Type the dialogue; end it with Ctrl-D on a line of its own.", file=sys.stderr)
-    return sys.stdin.buffer.read(_MOST_BYTES + 1)
+    return b"" if sys.stdin is None else sys.stdin.buffer.read(_MOST_BYTES + 1)  # None if closed
 
 
-def summarize_greedily(engine: Engine, tokenizer: PreTrainedTokenizerBase, query: Tensor, max_new_tokens: int) -> str:
-    """Return the most likely summary, token by token, of one prompt [length] of ids."""
-    with torch.no_grad():
-        made = engine.generate(engine.encode([query]), max_new_tokens)
-    return tokenizer.batch_decode([made.responses[0].tolist()], skip_special_tokens=True)[0].strip()
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _type() -> Iterator[bytes]:
+    """Yield the dialogues that are typed, each when its empty line has come."""
+    print("Type a dialogue, a turn a line; an empty line ends it, Ctrl-D ends all.", file=sys.stderr)
+    lines: list[bytes] = []
+    for line in iter(sys.stdin.buffer.readline, b""):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield b"".join(lines)
+            lines = []
+    if lines:
+        yield b"".join(lines)
 
 
 def side_by_side(columns: Mapping[str, tuple[str, Mapping[str, float]]], width: int | None = None) -> str:

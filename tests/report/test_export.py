@@ -27,9 +27,9 @@ import training_ppo
 from detox.data.fingerprint import tokenizer_fingerprint
 from detox.data.prepared import load_prepared
 from detox.evaluation import checkpoints, examples
-from detox.model import adapters, hugging_face, loading
+from detox.model import adapters, hugging_face, loading, tokenizers
 from detox.model.hub import problem
-from detox.report import ask, export, plain_model
+from detox.report import ask, export, familiarity, plain_model
 from detox.stage import artifacts, cli
 from detox.stage.errors import UserError
 from detox.stage.figures import fall_bounds
@@ -418,3 +418,83 @@ def test_standard_input_that_is_closed(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(UserError, match="--ask=-: is empty"):
         ask._read("-")
+
+
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_dialogues_typed_one_after_the_other(place, capsys, monkeypatch):
+    first, second = "#Person1#: you idiot\n#Person2#: stop", "#Person1#: people talk"
+    single = []
+    for dialogue in (first, second):
+        Path("d.txt").write_text(dialogue)
+        assert run("--ask", "d.txt") == 0
+        single.append(capsys.readouterr().out)
+    loaded, load = [], ask.load_engine
+    monkeypatch.setattr(ask, "load_engine", lambda *given: loaded.append(given) or load(*given))
+    typed = f"\n{first}\n\n\n".encode() + b"caf\xe9\n\n" + b"the " * 2000 + f"\n  \n{second}".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Terminal(typed)))
+    assert run("--ask", "-") == 0
+    shown = capsys.readouterr()
+    assert shown.out == "".join(answer + "\n" for answer in single) and len(loaded) == 2
+    told = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 2 and "0xe9 at byte 3" in told[0] and "shorten the dialogue" in told[1]
+    assert "an empty line ends it" in shown.err
+
+
+def test_each_typed_dialogue_is_answered_as_it_comes(monkeypatch):
+    stdin = io.TextIOWrapper(Terminal(b"a\nb\n\nc\n\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    typed = ask._type()
+    assert next(typed) == b"a\nb\n" and stdin.buffer.tell() == 5, "nothing more is read before the answer"
+    assert list(typed) == [b"c\n"]
+
+
+def test_a_dialogue_unlike_those_of_the_run_is_told(place, capsys, monkeypatch):
+    Path("d.txt").write_text("#Person1#: people talk")
+    assert run("--ask", "d.txt") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "note: the run has 10 held-out dialogues, too few to tell whether this one is like them"
+    for value, note in ((0.0, False), (1.0, True)):
+        monkeypatch.setattr(familiarity, "usual", lambda *_, value=value: familiarity.Usual((value,) * 40))
+        assert run("--ask", "d.txt") == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.startswith("note: unlike the dialogues of this run") == note
+        assert not note or last.endswith("do not trust these summaries")
+
+
+def test_the_limit_is_the_runs_own():
+    """As many of the run's own kind are called unlike it as is said, whatever the figures are."""
+    for scale in (1.0, 0.01):
+        usual = familiarity.Usual(tuple(scale * (0.2 + i / 100) for i in reversed(range(64))))
+        assert usual.note(scale * 0.22) is None, "three of 65"
+        assert "62 of 64" in usual.note(scale * 0.2)
+    assert familiarity.Usual(tuple([0.5] * 19)).note(0.5) is None
+    assert "19 of 19" in familiarity.Usual(tuple([0.5] * 19)).note(0.4)
+    assert "too few" in familiarity.Usual(tuple([0.5] * 18)).note(0.4) and "too few" in familiarity.Usual(()).note(1.0)
+
+
+def test_the_demo_knows_its_own_dialogues_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--preset", "demo", "--data.max-examples", "60")
+    assert stage(config.Preparation, data_preparation.main, *flags) == 0
+    tokenizer = tokenizers.load_tokenizer("demo:base")
+    prepared = Path("checkpoints/demo/prepared")
+    model = adapters.load_adapter(loading.load_summarizer("demo:base"), "demo:lora")
+    engine = hugging_face.HuggingFaceEngine(model)
+    usual = familiarity.usual(engine, load_prepared(prepared), 48, 64)
+
+    def note(dialogue: str) -> str | None:
+        query = ask.to_query("-", dialogue, prepared, tokenizer)
+        return usual.note(familiarity.sureness(engine.generate(engine.encode([query]), 48))[0])
+
+    assert note((Path(__file__).parents[2] / "examples/dialogue.txt").read_text().strip()) is None
+    for outside in (
+        "#Person1#: How was the hike on Sunday?\n#Person2#: Gorgeous, but my knees are killing me.",
+        "#Person1#: My laptop keeps freezing.\n#Person2#: Have you tried restarting it?\n#Person1#: Twice.",
+        "The central bank raised its key interest rate by a quarter of a percentage point on Thursday.",
+        "asdf qwer zxcv",
+    ):
+        assert "do not trust" in note(outside), outside
