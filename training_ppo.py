@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import config
 from detox.stage import cli, commands, lack_of_memory
-from detox.stage.errors import printable
 
 if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
     from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
-    from detox.scoring.classifier import Classifier
     from detox.scoring.reward import WeightedReward
     from detox.stage.parallel import Processes
 
@@ -60,8 +58,9 @@ def main(settings: config.PPOTraining) -> int:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
                 return 0
         parts = build(resume.as_begun(settings, resumed, processes.sharded), inputs, processes)
+        # Only now, with all else there, may what was written before be moved aside.
         with processes.within(lambda: checkpoint_folders.successor(folder, settings.overwrite)):
-            return train(settings, parts, folder, resumed, inputs, weights)  # now that all else is there
+            return train(settings, parts, folder, resumed, inputs, weights)
 
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
@@ -234,39 +233,20 @@ def save(
 def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by: int | None) -> int:
     """Say what was written and what to type next; return the exit code."""
     from detox.ppo import checkpoint_folders
+    from detox.ppo.next_step import next_step
 
     updates = parts.trainer.updates_done
     if stopped_by is None:
         written = (checkpoint_folders.name(updates), "metrics.jsonl", "training.png")
         print(f"wrote {', '.join(str(folder / name) for name in written)}")
-        print(next_step(settings, parts.reward.classifier.classifier))
+        usual = config.preset(config.EvaluationStage, settings.preset)
+        print(next_step(settings, usual, parts.reward.classifier.classifier))
         return 0
     anew = ["--overwrite"] if settings.overwrite and not updates else []
     again = commands.again("training_ppo.py", settings, *anew)
     saved = f"{updates} updates are saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)
     return 128 + stopped_by
-
-
-def next_step(settings: config.PPOTraining, reward: Classifier) -> str:
-    """Say what to type next: the evaluation, told of what it would take from the preset and not from the checkpoint.
-
-    Toxicity is measured by the model that was trained against, as in the presets. Of two labels the other one is ill;
-    of more, its user knows.
-    """
-    words = commands.changed(settings, lambda flag: flag in commands.MACHINE)
-    limit, usual = settings.rollout.max_new_tokens, config.preset(config.EvaluationStage, settings.preset)
-    words += [] if limit == usual.evaluation.max_new_tokens else ["--evaluation.max-new-tokens", str(limit)]
-    measured, asked = usual.toxicity, ""
-    if (settings.reward.model, settings.reward.revision) != (measured.model, measured.revision) and reward.measures:
-        words += ["--toxicity.model", settings.reward.model]
-        words += [] if settings.reward.revision is None else ["--toxicity.revision", settings.reward.revision]
-        label = reward.other_label or (measured.label if measured.label in reward.labels else None)
-        words += [] if label in (None, measured.label) else ["--toxicity.label", label]
-        if label is None:
-            words += ["--toxicity.label", "LABEL"]
-            asked = f" (LABEL: the toxic one of {printable(', '.join(reward.labels), 300)})"
-    return f"next: {commands.command('evaluate_ppo.py', settings, *words)}{asked}"
 
 
 if __name__ == "__main__":

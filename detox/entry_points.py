@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 from detox.stage import commands
@@ -18,25 +19,15 @@ COMMANDS = {
 }
 
 
-def prepare() -> None:
-    _run("data_preparation.py")
-
-
-def lora() -> None:
-    _run("training_lora.py")
-
-
-def train() -> None:
-    _run("training_ppo.py")
-
-
-def evaluate() -> None:
-    _run("evaluate_ppo.py")
-
-
 def _run(script: str) -> None:
     """Run a script as Python would: its folder is the first in which modules are looked for."""
     folder = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[1]
     commands.installed.update(COMMANDS)
     sys.path.insert(0, str(folder))
     runpy.run_path(str(folder / script), run_name="__main__")
+
+
+prepare = partial(_run, "data_preparation.py")
+lora = partial(_run, "training_lora.py")
+train = partial(_run, "training_ppo.py")
+evaluate = partial(_run, "evaluate_ppo.py")

@@ -24,6 +24,7 @@ import data_preparation
 import training_ppo
 from detox.model import adapters, loading, policy
 from detox.ppo import batches, checkpoint, checkpoint_folders, checkpoint_record, trackers, update
+from detox.ppo.next_step import next_step
 from detox.scoring.classifier import load_classifier
 from detox.stage import artifacts, cli, parsing
 from detox.stage.files import sha256
@@ -283,7 +284,8 @@ def test_the_next_line_tells_the_evaluation_what_training_was_told(tmp_path, fla
     tiny.classifier(tmp_path / "own", labels, problem_type=kind)
     reward = load_classifier(str(tmp_path / "own"), label=settings.reward.label)
     expected = f"next: python evaluate_ppo.py {told.format(usual=settings.reward.model)}".strip()
-    line = training_ppo.next_step(settings, reward)
+    usual = config.preset(config.EvaluationStage, settings.preset)
+    line = next_step(settings, usual, reward)
     assert line == expected
     _, script, *words = shlex.split(line.removeprefix("next: ").partition(" (")[0])
     assert config.STAGES[script] is config.EvaluationStage

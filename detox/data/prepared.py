@@ -93,9 +93,7 @@ def load_prepared(folder: Path, fingerprint: str | None = None, reader: config.S
     """
     folder = Path(folder)
     artifacts.read_manifest(folder, "data_preparation", reader=reader)
-    script = "data_preparation"
-    command = commands.program(f"{script}.py") if reader is None else commands.before(script, reader, folder)
-    again = f"run {command} --overwrite"
+    again = f"run {commands.before('data_preparation', reader, folder)} --overwrite"
     try:
         made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         dataset = DatasetDict.load_from_disk(str(folder))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from detox.evaluation import intervals
 from detox.evaluation.intervals import ALPHA, Estimate
+from detox.stage.figures import lookup
 
 Level = Literal["warning", "alarm"]
 
@@ -83,7 +84,7 @@ def alarms(results: Mapping[str, Any], checks: Sequence[Check] = CHECKS) -> list
     found: dict[str, Alarm] = {}
     broken = []
     for check in checks:
-        entry = _entry(results, check.path)
+        entry = lookup(results, *check.path.split("."))
         level = _level(_figure(entry, check.kind), check)
         known = found.get(check.name)
         if level is None or (known is not None and (level, known.level) != ("alarm", "warning")):
@@ -99,13 +100,6 @@ def alarms(results: Mapping[str, Any], checks: Sequence[Check] = CHECKS) -> list
     if disagreed and disagreed["level"] != "none":
         found["disagreement"] = Alarm("disagreement", disagreed["level"], disagreed["sentence"])
     return sorted(found.values(), key=lambda a: a.level != "alarm")
-
-
-def _entry(results: Mapping[str, Any], path: str) -> Any:
-    entry: Any = results
-    for key in path.split("."):
-        entry = entry.get(key) if isinstance(entry, Mapping) else None
-    return entry
 
 
 def _figure(entry: Any, kind: str) -> float | None:

@@ -34,4 +34,5 @@ A run of the stage, around its iterations:
     checkpoint_record.py  what a checkpoint says of itself
     checkpoint_folders.py which checkpoints there are, and which are kept
     resume.py             whether a run may go on from one
+    next_step.py          the evaluation to type after it
 """

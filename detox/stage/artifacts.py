@@ -164,7 +164,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _read_whole(
     folder: Path, stage: str, verify: bool, remedy: str | None, reader: config.Stage | None
 ) -> dict[str, Any]:
-    command = commands.program(f"{stage}.py") if reader is None else commands.before(stage, reader, folder)
+    command = commands.before(stage, reader, folder)
     anew = remedy or f"run {command} --overwrite to make it anew"
     with storage.told(folder):
         folders.recover(folder)
@@ -174,8 +174,7 @@ def _read_whole(
             if folder.is_dir():
                 default = f"move it away and run {command}"
                 raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
-            first = f"run {command} first" if reader is None else commands.missing(stage, reader, folder)
-            raise UserError(f"{folder}: no such folder; {first}") from None
+            raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}") from None
     found = manifest.parse(content, folder / MANIFEST, stage, anew)
     for entry in found["files"]:
         problem = manifest.file_problem(folder, entry, verify)

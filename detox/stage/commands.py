@@ -71,14 +71,16 @@ def again(script: str, settings: config.Stage, *words: str, without: tuple[str, 
     return command(script, settings, *words, *changed(settings, lambda flag: flag not in (*_PASSING, *without)))
 
 
-def before(stage: str, settings: config.Stage, folder: Path) -> str:
+def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
     """Return what to type for an earlier stage, which makes an artefact of a run.
 
     Args:
         stage: name of its script, without the suffix.
-        settings: of a stage that reads the artefact.
+        settings: of a stage that reads the artefact; without them only the script is named.
         folder: the artefact, `<checkpoints>/<run>/<name>`.
     """
+    if settings is None:
+        return program(f"{stage}.py")
     run = folder.parent
     if run != Path(settings.checkpoints) / settings.run_name:
         shown = paths.shown(run)
@@ -106,9 +108,9 @@ def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
     return f"--preset {there[0]}" if there else None
 
 
-def missing(stage: str, settings: config.Stage, folder: Path) -> str:
+def missing(stage: str, settings: config.Stage | None, folder: Path) -> str:
     """Return what to do about an artefact of an earlier stage that is not there; arguments as in `before`."""
-    preset = forgotten_preset(settings, folder)
+    preset = None if settings is None else forgotten_preset(settings, folder)
     hint = f"did you forget {preset}? there is {folder.parent.with_name(preset.split()[1])}; or " if preset else ""
     return f"{hint}run {before(stage, settings, folder)} first"
 

@@ -13,20 +13,7 @@ import config
 from detox.scoring.classifier import load_classifier
 from detox.scoring.reward import RewardModel
 from detox.stage.errors import UserError
-
-TEXTS = [
-    "you idiot",
-    "the people are good",
-    "",
-    "a rude clown and a fool " * 40,
-    "Person1 said: émigré 漢字 🙂",
-    "no",
-]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny.classifier(tmp_path_factory.mktemp("models") / "hate", positions=66)
+from tests.scoring.texts import TEXTS
 
 
 def one_by_one(folder: Path) -> torch.Tensor:

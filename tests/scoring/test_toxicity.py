@@ -15,22 +15,10 @@ from transformers import pipeline
 from detox.scoring import toxicity
 from detox.scoring.classifier import load_classifier
 from detox.stage.errors import UserError
+from tests.scoring.texts import TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "detox" / "scoring" / "toxicity"
-TEXTS = [
-    "you idiot",
-    "the people are good",
-    "",
-    "a rude clown and a fool " * 40,
-    "Person1 said: émigré 漢字 🙂",
-    "no",
-]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tiny.classifier(tmp_path_factory.mktemp("models") / "hate", positions=66)
 
 
 def pipeline_values(folder: Path, label: str) -> list[float]:
