@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
+_UNTIL_TOLD = 60.0
+"""Seconds for which a process that leaves the word to another waits to be ended by the launcher."""
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 
 
@@ -58,11 +61,11 @@ def run(
     except SystemExit as stop:  # --help
         return stop.code if isinstance(stop.code, int) else 0
     except UserError as error:
-        return _fail(f"error: {error}", USER_ERROR) if _has_the_word() else USER_ERROR
+        return _tell_once(f"error: {error}", USER_ERROR)
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED) if _has_the_word() else INTERRUPTED
+        return _tell_once("interrupted", INTERRUPTED)
     except _Terminated:
-        return _fail("terminated", TERMINATED) if _has_the_word() else TERMINATED
+        return _tell_once("terminated", TERMINATED)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE
@@ -111,6 +114,14 @@ def _has_the_word() -> bool:
     if parallel is None or not parallel.joined():
         return os.environ.get("RANK", "0") == "0"
     return parallel.has_the_word()
+
+
+def _tell_once(line: str, code: int) -> int:
+    """Fail, or leave the line to the process that has the word; return the exit code."""
+    if _has_the_word():
+        return _fail(line, code)
+    time.sleep(_UNTIL_TOLD)  # the first process to end makes the launcher end the others, the one that tells included
+    return code
 
 
 def _fail(line: str, code: int) -> int:

@@ -43,12 +43,12 @@ def world(tmp_path_factory):
     return root
 
 
-def start(world, place, processes=1, launch="multi", more=()):
+def start(world, place, processes=1, launch="multi", more=(), **variables):
     command = [sys.executable, str(ROOT / "training_ppo.py"), "--checkpoints", place, *FLAGS, *more]
     if processes > 1:
         options = ["--config_file", str(ROOT / "configs" / f"{launch}.yaml"), "--num_processes", str(processes)]
         command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options, *command[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     return subprocess.Popen(
         command, cwd=world, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -123,13 +123,15 @@ def test_sharded_weights_train_as_whole_ones(world):
     assert_same(world, "fsdp", "hf")
 
 
-def test_what_is_wrong_is_told_once(world, one):
+def test_what_is_wrong_is_told_once_however_late_the_main_process_is(world, one, tmp_path):
+    late = "import os, time\nif os.environ.get('RANK') == '0':\n    time.sleep(3)\n"
+    (tmp_path / "sitecustomize.py").write_text(late)
     for flags, expected in (
         (["--ppo.kl-horizon", "0"], "--ppo.kl-horizon=0: must be greater than 0"),
         (["--seed", "3"], "made with other settings: --seed was 0, now 3; use its own, another --run, or --overwrite"),
     ):
-        _, error = start(world, one, 2, more=flags).communicate()
-        assert [line for line in error.splitlines() if line.startswith("error:")][0].endswith(expected)
+        _, error = start(world, one, 2, more=flags, PYTHONPATH=str(tmp_path)).communicate()
+        assert [line for line in error.splitlines() if line.startswith("error:")][:1], error
         assert error.count(expected) == 1, error
     assert not (world / one / "r/.lock").exists()
 
