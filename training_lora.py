@@ -29,7 +29,7 @@ IGNORED = -100
 def main(settings: config.LoraTraining) -> None:
     from detox.data.fingerprint import tokenizer_fingerprint
     from detox.data.prepared import load_prepared
-    from detox.model import devices, loading, tokenizers
+    from detox.model import devices, loading, threads, tokenizers
     from detox.stage import notes, parallel
 
     processes = parallel.start("cpu")
@@ -39,7 +39,6 @@ def main(settings: config.LoraTraining) -> None:
             f"{commands.again('training_lora.py', settings)}"
         )
     loading.quiet()
-    devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     run = Path(settings.checkpoints) / settings.run_name
     with (
@@ -55,11 +54,12 @@ def main(settings: config.LoraTraining) -> None:
     ):
         artifacts.read_manifest(run / "prepared", "data_preparation", verify=False, reader=settings)
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
+        threads.take(settings.threads, device, settings.model.base, settings.model.revision)
         dataset = load_prepared(run / "prepared", tokenizer_fingerprint(tokenizer), settings)
         draft.inputs["prepared"] = run / "prepared"
         model = add_lora(settings)
         print(f"LoRA on    {settings.model.base}, {model.num_parameters(only_trainable=True):,} parameters")
-        print(f"runs on    {device}")
+        print(f"runs on    {device}{threads.describe(device)}")
         trainer = make_trainer(settings, model, tokenizer, dataset, device, scratch)
         before, after = fit(trainer)
         save(model, draft.path)

@@ -97,7 +97,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
     from detox.data.fingerprint import tokenizer_fingerprint
     from detox.data.prepared import load_prepared
-    from detox.model import devices, loading, policy, sharding, tokenizers
+    from detox.model import devices, loading, policy, sharding, threads, tokenizers
     from detox.ppo.ppo_config import Seq2SeqPPOConfig
     from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
@@ -105,11 +105,11 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     from detox.scoring.reward import RewardModel, WeightedReward
 
     loading.quiet()
-    devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     base, revision = settings.model.base, settings.model.revision
     tokenizer = tokenizers.load_tokenizer(base, revision)
     loading.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
+    threads.take(settings.threads, device, base, revision)
     prepared = load_prepared(inputs["prepared"], tokenizer_fingerprint(tokenizer), settings)
     dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
@@ -128,7 +128,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     print("reference  the same without the new LoRA")
     print(f"reward     {replace(settings.reward, label=classifier.label).describe()}")
     together = f", one of {count} processes" if count > 1 else ""
-    print(f"runs on    {device}, {trainer.engine.describe()}{together}")
+    print(f"runs on    {device}, {trainer.engine.describe()}{threads.describe(device)}{together}")
     return Parts(trainer, supervised, reward, PromptStream(prepared["train"]["input_ids"], settings.seed))
 
 

@@ -361,10 +361,10 @@ def run_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure one variant (or the machine's peak) in this process."""
     import torch
 
-    from detox.model import devices, loading
+    from detox.model import devices, loading, threads
 
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads or threads.for_width(SHAPES[arguments.shape].d))
     if variant == "peak":
         return {"variant": variant, "gflops": measured_peak(devices.take(arguments.device).type)}
 
@@ -440,13 +440,11 @@ def start_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_apart(command: Sequence[str], threads: int, what: str) -> dict[str, Any]:
-    """Run a command with so many threads a process; return the JSON object that it prints last."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "0",
-    }
+    """Run a command with so many threads a process (0: its own choice); return the JSON object that it prints last."""
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "0"}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment.pop(name, None)
+        environment |= {name: str(threads)} if threads else {}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise SystemExit(f"error: {what} failed with exit code {result.returncode}")
@@ -556,7 +554,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="small", help="Flan-T5's; tiny is for a look")
     parser.add_argument("--device", default="auto", help="as the stages take it")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="0: as many as a stage takes by itself")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="default: " + " ".join(DEFAULT_VARIANTS))
     parser.add_argument("--batch-size", type=int, default=16)

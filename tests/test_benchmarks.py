@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from random import Random
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -15,7 +16,18 @@ import config
 import data_preparation as stage_1
 import evaluate_ppo
 import training_ppo
-from benchmarks import data_preparation, demo_seeds, evaluations, ppo_step, scaling, stages, step_size, unseen, worlds
+from benchmarks import (
+    busy,
+    data_preparation,
+    demo_seeds,
+    evaluations,
+    ppo_step,
+    scaling,
+    stages,
+    step_size,
+    unseen,
+    worlds,
+)
 from detox.demo import corpus
 from detox.model import policy
 from detox.stage import cli, parsing
@@ -376,3 +388,25 @@ def test_step_size_reports_what_every_update_moved(tmp_path, capsys):
     assert [run["rate"] for run in runs] == [1e-6, 1.0] and all(len(run["updates"]) == 3 for run in runs)
     assert all(0 < entry["kl"] < 2 * entry["wanted"] for run in runs for entry in run["updates"])
     assert capsys.readouterr().out.count("| tiny |") == 2
+
+
+def test_neighbours_compute_until_the_measurement_is_over():
+    me = psutil.Process()
+    with busy.neighbours(2):
+        there = me.children()
+        assert len(there) == 2 and all(child.is_running() for child in there)
+    assert not any(child.is_running() for child in there)
+
+
+def test_busy_and_quiet_are_compared_with_the_better_choice():
+    seconds = {(0, "auto"): 2.0, (0, "1"): 4.0, (0, "all"): 2.0, (1, "auto"): 4.4, (1, "1"): 4.0, (1, "all"): 9.0}
+    runs = [
+        {"neighbours": count, "threads": name, "seconds": {"an iteration": value * turn}}
+        for (count, name), value in seconds.items()
+        for turn in (0.9, 1.0, 3.0)
+    ]
+    lines = busy.table(runs).splitlines()
+    assert lines[2:] == [
+        "| an iteration | 0 | 2.0 | 4.0 | 2.0 | 1.00 |",
+        "| an iteration | 1 | 4.4 | 4.0 | 9.0 | 1.10 |",
+    ]

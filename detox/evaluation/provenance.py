@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from detox.data import counts
 from detox.evaluation import folders
 from detox.evaluation.checkpoints import Case
+from detox.model import threads
 from detox.model.engine import Engine
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, notes
@@ -41,7 +42,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
             "judge": settings.judge.model,
         },
         "training": _training(case),
-        "engine": engine.describe(),
+        "engine": engine.describe() + threads.describe(engine.device),
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
         "unknown": counts.unknown(prepared["counts"], settings.split),
         **notes.for_manifest(),

@@ -17,7 +17,7 @@ from detox.evaluation.checkpoints import Case, check_start
 from detox.evaluation.examples import Records
 from detox.evaluation.scorers import Scorer, load_scorers
 from detox.evaluation.summaries import Draw
-from detox.model import adapters, devices, loading, tokenizers
+from detox.model import adapters, devices, loading, threads, tokenizers
 from detox.model.engine import Engine
 from detox.model.engines import make_engine
 from detox.scoring.classifier import Classifier
@@ -79,12 +79,12 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
         UserError: one of them is missing or does not fit the others.
     """
     loading.quiet()
-    devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     processes.on_main(lambda: check_start(case))
     base = case.training.model
     tokenizer = tokenizers.load_tokenizer(base.base, base.revision)
     loading.check_tokens("--evaluation.max-new-tokens", settings.evaluation.max_new_tokens, base.base, base.revision)
+    threads.take(settings.threads, device, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words)
     prepared = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer), case.training)
     split = prepared[settings.split]

@@ -62,12 +62,6 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def set_threads(threads: int | None) -> None:
-    """Set the threads that torch computes with on the CPU; None leaves its choice."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
 def wait_for(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":

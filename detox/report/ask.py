@@ -20,7 +20,7 @@ from detox.data.prepared import load_prepared
 from detox.evaluation.checkpoints import Case, check_start
 from detox.evaluation.scorers import Scorer, load_scorers
 from detox.evaluation.task import load_engine
-from detox.model import devices, loading, tokenizers
+from detox.model import devices, loading, threads, tokenizers
 from detox.model.engine import Engine
 from detox.report import familiarity
 from detox.stage import artifacts, lack_of_memory
@@ -45,11 +45,11 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     if settings.ask is None:
         return
     loading.quiet()
-    devices.set_threads(settings.threads)
     device = devices.take(settings.device)
     check_start(case)
     start = case.training.model
     tokenizer = tokenizers.load_tokenizer(start.base, start.revision)
+    threads.take(settings.threads, device, start.base, start.revision)
     typed = settings.ask == "-" and _at_terminal()
     prepared, reader = case.run / "prepared", case.training
     query = None if typed else to_query(settings.ask, _read(settings.ask), prepared, tokenizer, reader)
