@@ -124,7 +124,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     classifier = load_classifier(settings.reward.model, settings.reward.revision, settings.reward.label, dtype)
     scorer = RewardModel(classifier, settings.reward.signal, settings.reward.batch_size, device)
     reward = WeightedReward(settings.reward, scorer, prepared["train"])
-    print(f"policy     {base} with supervised adapter {settings.model.adapter} and a new LoRA that PPO trains")
+    print(f"policy     {base} with adapter {settings.model.adapter} and a new LoRA, which PPO trains")
     print("reference  the same without the new LoRA")
     print(f"reward     {replace(settings.reward, label=classifier.label).describe()}")
     together = f", one of {count} processes" if count > 1 else ""
@@ -141,11 +141,10 @@ def train(
     weights: dict[str, str],
 ) -> int:
     """Run the updates that are left, saving as they go; return the exit code."""
-    from tqdm import tqdm
-
-    from detox.ppo import batches, checkpoint, collapse, trackers, warm_up
-    from detox.ppo.metrics_log import MetricsLog, objective, summary
+    from detox.ppo import batches, checkpoint, collapse, trackers, warm_up, watch
+    from detox.ppo.metrics_log import MetricsLog, note_best, summary
     from detox.stage.interrupt import Interrupt
+    from detox.stage.progress import Progress
 
     trainer, processes, updates = parts.trainer, parts.trainer.processes, settings.ppo.updates
     progress: dict[str, Any] = {"position": 0, "best": None, "best_objective": None, "metrics": []}
@@ -154,13 +153,11 @@ def train(
         parts.prompts.position = progress["position"]
         print(f"goes on    from {resumed}")
     log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
-    silent = None if processes.is_main else True
-    bar = tqdm(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", disable=silent)
     tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
+    bar = Progress(total=updates, initial=trainer.updates_done, desc="PPO", unit="update", shown=processes.is_main)
     with Interrupt() as interrupt, bar, tracking as tracker:
-        stopped_by = (
-            warm_up.warm_up(trainer, parts.prompts, parts.reward, settings, bar, interrupt) if not resumed else None
-        )
+        stopped_by = None if resumed else warm_up.warm_up(trainer, parts.prompts, parts.reward, settings, interrupt)
+        bar.unpause()  # its rate is of updates
         while trainer.updates_done < updates and stopped_by is None:
             started = time.perf_counter()
             rollout, prompts, summaries = batches.roll_out(trainer, parts.prompts, settings)
@@ -168,6 +165,8 @@ def train(
             with lack_of_memory.told(f"lower --reward.batch-size={settings.reward.batch_size}"):
                 scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
+            if trainer.updates_done < settings.save.every:
+                progress["watched"] = watch.lowest(progress.get("watched"), prompts, summaries, scores)
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
             own = batches.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)
@@ -182,22 +181,20 @@ def train(
             warnings = log.append({"update": trainer.updates_done, **metrics})
             trackers.report(tracker, log.lines[-1])
             if processes.is_main:
-                tqdm.write(summary(log.lines[-1], updates))
+                bar.write(summary(log.lines[-1], updates))
                 for text in warnings:
-                    tqdm.write(f"warning: {text}", file=sys.stderr)
-            if "skipped" not in metrics:
-                bar.set_postfix(score=metrics["objective/score_mean"], kl=metrics["objective/ref_kl"])
+                    bar.write(f"warning: {text}", file=sys.stderr)
             bar.update()
             collapse.stop_if_skipped(trainer.skipped_in_a_row, metrics)
             if reason is not None and settings.ppo.on_collapse == "stop":
                 raise collapse.refusal(trainer.updates_done, reason)
 
             if stopped_by or trainer.updates_done == updates or trainer.updates_done % settings.save.every == 0:
-                value = objective(log.lines[-settings.save.every :])
-                if progress["best"] is None or value > progress["best_objective"]:
-                    progress["best"], progress["best_objective"] = trainer.updates_done, value
+                note_best(progress, trainer.updates_done, log.lines[-settings.save.every :])
                 progress["position"], progress["metrics"] = parts.prompts.position, log.lines
                 if processes.is_main:
+                    if progress.get("watched") and not processes.sharded:  # all of them would have to take part
+                        bar.write(watch.told(trainer, progress["watched"], settings))
                     save(settings, parts, folder, progress, inputs, weights)
     return finish(settings, parts, folder, stopped_by)
 
@@ -237,14 +234,14 @@ def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by:
 
     updates = parts.trainer.updates_done
     if stopped_by is None:
-        written = (checkpoint_folders.name(updates), "metrics.jsonl", "training.png")
-        print(f"wrote {', '.join(str(folder / name) for name in written)}")
+        print(f"wrote {folder}: {checkpoint_folders.name(updates)}, metrics.jsonl, training.png")
         usual = config.preset(config.EvaluationStage, settings.preset)
         print(next_step(settings, usual, parts.reward.classifier.classifier))
         return 0
     anew = ["--overwrite"] if settings.overwrite and not updates else []
     again = commands.again("training_ppo.py", settings, *anew)
-    saved = f"{updates} updates are saved; go on" if updates else "nothing is saved yet; start again"
+    count = "1 update is" if updates == 1 else f"{updates} updates are"
+    saved = f"{count} saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)
     return 128 + stopped_by
 

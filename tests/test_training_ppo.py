@@ -248,6 +248,7 @@ def test_sigkill_and_sigterm(place, whole):
     if process.returncode:  # it may have been done already
         assert process.returncode == 143
         assert error.strip().splitlines()[-1].startswith("interrupted:"), error
+        assert "interrupted: finishing this update and saving it; once more stops at once\n" in error
     process = start()
     output, error = process.communicate()
     assert process.returncode == 0, error

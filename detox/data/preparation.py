@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from detox.data import prepared, workers
@@ -23,6 +22,7 @@ from detox.data.sources import Source, locate
 from detox.data.splits import SPLITS
 from detox.stage.errors import UserError
 from detox.stage.parallel import ALONE, Processes
+from detox.stage.progress import Progress
 
 if TYPE_CHECKING:
     import config
@@ -72,7 +72,7 @@ def prepare(
         for split in reversed(SPLITS):
             is_test = split == "test"
             tally, own = Counter[str](), set[bytes]()
-            read = tqdm(source.rows(split), split, unit=" rows", disable=None)
+            read = Progress(source.rows(split), desc=split, unit=" rows")
             references = collect_references(source.rows(split)) if is_test else {}
             rows = distinct(read, references, own, dialogues, tally)
             examples = _within_limits(rows, fit, prompter, settings, not is_test, tally)

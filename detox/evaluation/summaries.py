@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from detox.evaluation.examples import Record, Records
 from detox.model.engine import Encoded, Engine, by_length
 from detox.model.sampling import Sampling, uniforms
 from detox.stage.parallel import ALONE, Processes
+from detox.stage.progress import Progress
 
 if TYPE_CHECKING:
     import config
@@ -120,8 +120,7 @@ def _work_through(
     """Return what `work` gives of every batch, in order; a process takes neighbours, and encodes what they need."""
     mine, made = batches[processes.share(len(batches))], []
     total = sum(len(batch.jobs) for batch in mine)
-    hidden = None if processes.is_main else True
-    with torch.no_grad(), tqdm(total=total, desc=title, unit="summary", disable=hidden) as bar:
+    with torch.no_grad(), Progress(total=total, desc=title, unit="summary", shown=processes.is_main) as bar:
         for rows, together in groupby(mine, key=attrgetter("rows")):
             encoded = engine.encode([queries[row] for row in rows])
             for batch in together:

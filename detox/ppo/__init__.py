@@ -27,6 +27,7 @@ A run of the stage, around its iterations:
     batches.py            the next batch, and what processes tell each other of it
     warm_up.py            the value head's first rollouts
     metrics_log.py        metrics.jsonl, and a line for people
+    watch.py              one dialogue's summaries, before and now
     diagnostics.py        warnings where figures leave their range
     collapse.py           when training must end
     trackers.py           TensorBoard and Weights & Biases

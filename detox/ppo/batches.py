@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     import config
 
 
+def sampling(rollout: config.Rollout) -> Sampling:
+    """Return how the settings choose tokens."""
+    return Sampling(temperature=rollout.temperature, top_k=rollout.top_k, top_p=rollout.top_p)
+
+
 def roll_out(
     trainer: Seq2SeqPPOTrainer, stream: PromptStream, settings: config.PPOTraining
 ) -> tuple[Rollout, list[Prompt], list[str]]:
@@ -29,14 +34,11 @@ def roll_out(
     samples, taken = settings.ppo.samples, stream.take(settings.ppo.dialogues)
     every = [replace(prompt, key=prompt.key * samples + i) for prompt in taken for i in range(samples)]
     prompts = every[trainer.processes.share(len(every))]
-    sampling = Sampling(
-        temperature=settings.rollout.temperature, top_k=settings.rollout.top_k, top_p=settings.rollout.top_p
-    )
     rollout = trainer.rollout(
         [prompt.query_ids for prompt in prompts],
         [prompt.key for prompt in prompts],
         settings.rollout.max_new_tokens,
-        sampling,
+        sampling(settings.rollout),
     )
     return rollout, prompts, trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
 

@@ -57,21 +57,33 @@ def objective(entries: Sequence[Mapping[str, Any]]) -> float:
     return sum(values) / len(values) if values else -math.inf
 
 
+def note_best(progress: dict[str, Any], update: int, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Note an update as the best so far if the objective over the entries that lead to it is higher than any before."""
+    value = objective(entries)
+    if progress["best"] is None or value > progress["best_objective"]:
+        progress["best"], progress["best_objective"] = update, value
+
+
 def summary(entry: Mapping[str, Any], updates: int) -> str:
-    """Return the line of one update for a person."""
+    """Return what is to be told of one update, in lines of at most 80 columns."""
     place = f"update {entry['update']:>{len(str(updates))}}/{updates}"
     if "skipped" in entry:
         return f"{place}  skipped: {entry['skipped']}"
     parts = [
         place,
-        f"score {entry['objective/score_mean']:+.3f}",
-        f"KL {entry['objective/ref_kl']:.3f}",
+        f"score {entry['objective/score_mean']:+.2f}",
+        f"KL {entry['objective/ref_kl']:.2f}",
         f"moved {entry.get('ppo/policy/step_kl', entry['ppo/policy/approx_kl']):.4f}",
         f"rate {entry['ppo/learning_rate']:.1e}",
-        f"clipped {entry['ppo/policy/clip_fraction']:.1%}",
+        f"clip {entry['ppo/policy/clip_fraction']:.0%}",
     ]
     explained = entry["ppo/val/explained_variance"]
     if explained is not None:
         parts.append(f"critic explains {explained:.0%}, trusted {entry['ppo/val/trust']:.0%}")
-    parts += [f"tokens {entry['tokens/response_mean']:.1f}", f"{entry['time/total']:.2f} s"]
-    return "  ".join(parts) + (f"  warning: {entry['collapse']}" if "collapse" in entry else "")
+    parts += [f"{entry['time/total']:.1f} s"]
+    lines = [parts[0]]
+    for part in [*parts[1:], *([f"warning: {entry['collapse']}"] if "collapse" in entry else [])]:
+        if len(lines[-1]) + len(part) + 2 > 80:
+            lines.append(" " * len(place))
+        lines[-1] += f"  {part}"
+    return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from detox.ppo.rollouts import Rollout
 from detox.ppo.trainer import Seq2SeqPPOTrainer
 from detox.scoring.reward import WeightedReward
 from detox.stage.interrupt import Interrupt
+from detox.stage.progress import Progress
 
 if TYPE_CHECKING:
     import config
@@ -28,7 +29,6 @@ def warm_up(
     stream: PromptStream,
     reward: WeightedReward,
     settings: config.PPOTraining,
-    bar: Any,
     interrupt: Interrupt,
 ) -> int | None:
     """Fit the value head to rollouts of the policy as it starts, so that the first advantages mean something.
@@ -38,7 +38,6 @@ def warm_up(
         stream: gives the prompts.
         reward: scores the summaries.
         settings: of the stage.
-        bar: says how many rollouts are left.
         interrupt: ends it before its time.
 
     Returns:
@@ -46,17 +45,18 @@ def warm_up(
     """
     rollouts: list[Rollout] = []
     scores: list[Tensor] = []
-    left = count = scored(settings.ppo, 0)
-    while left > 0:
-        stopped_by = next(filter(None, trainer.processes.gather_objects(interrupt.received)), None)
-        if stopped_by:
-            return stopped_by
-        bar.set_postfix_str(f"value warm-up, {left} summaries left")
-        rollout, prompts, summaries = batches.roll_out(trainer, stream, settings)
-        rollouts.append(rollout)
-        scores.append(reward.score([prompt.row for prompt in prompts], summaries)[0])
-        left -= settings.ppo.batch_size
-    if rollouts:
-        explained = trainer.warm_up_values(rollouts, scores)
-        print(f"value head fitted to {count} summaries; it explains {explained:.0%} of the returns")
+    count = scored(settings.ppo, 0)
+    if not count:
+        return None
+    with Progress(total=count, desc="value warm-up", unit="summary", shown=trainer.processes.is_main) as bar:
+        for _ in range(0, count, settings.ppo.batch_size):
+            stopped_by = next(filter(None, trainer.processes.gather_objects(interrupt.received)), None)
+            if stopped_by:
+                return stopped_by
+            rollout, prompts, summaries = batches.roll_out(trainer, stream, settings)
+            rollouts.append(rollout)
+            scores.append(reward.score([prompt.row for prompt in prompts], summaries)[0])
+            bar.update(settings.ppo.batch_size)
+    explained = trainer.warm_up_values(rollouts, scores)
+    print(f"value head fitted to {count} summaries; it explains {explained:.0%} of the returns")
     return None

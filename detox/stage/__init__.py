@@ -29,6 +29,7 @@ What goes wrong:
 
 And:
     parallel        the processes of one run
+    progress        a bar or lines on how far a long task is
     main_memory     how much this process has held
     figures         numbers as people read them
 """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 from types import FrameType
 
 
@@ -29,5 +32,10 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
+            if os.environ.get("RANK", "0") == "0":
+                at_bar = "\n" if sys.stderr.isatty() else ""
+                text = f"{at_bar}interrupted: finishing this update and saving it; once more stops at once\n"
+                with contextlib.suppress(OSError):
+                    os.write(2, text.encode())  # a print may come in the middle of another
             for other, handler in self._handlers.items():
                 signal.signal(other, handler)  # type: ignore[arg-type]
