@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +22,19 @@ if TYPE_CHECKING:
     from config import S
 
 
-def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
+def parse(
+    stage: type[S],
+    argv: Sequence[str],
+    description: str = "",
+    preset_of: Callable[[S], str | None] | None = None,
+) -> S:
     """Return the validated settings of a stage.
+
+    Args:
+        stage: class of the settings.
+        argv: the words.
+        description: head of `--help`.
+        preset_of: finds the preset, None for the usual one, where neither a flag nor a file names one.
 
     Raises:
         SystemExit: help was asked for, and printed.
@@ -37,6 +48,10 @@ def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
             print(help_text(defaults, Path(sys.argv[0]).name, description))
             raise SystemExit(0)
         settings = _typed(words, defaults)
+        found = None if preset_of is None or _names_preset(words, file) else preset_of(settings)
+        if found is not None:
+            words = [*words, f"--preset={found}"]
+            settings = _typed(words, _defaults(stage, words, file))
         settings.validate()
     except UserError as error:
         raise (error if file is None or _is_typed(error, words) else file.blamed(error)) from None
@@ -77,6 +92,11 @@ def _is_typed(error: UserError, words: Sequence[str]) -> bool:
     """Return whether an error is about a flag that was typed."""
     flag = str(error).partition("=")[0].partition(":")[0]
     return flag in (word.partition("=")[0].replace("_", "-") for word in words)
+
+
+def _names_preset(words: list[str], file: SettingsFile | None) -> bool:
+    typed = any(word.partition("=")[0] == "--preset" for word in words)
+    return typed or (file is not None and file.text("--preset") is not None)
 
 
 def _preset_name(argv: Sequence[str], usual: str) -> str:

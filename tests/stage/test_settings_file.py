@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import config
+import evaluate_ppo
 from detox.stage import artifacts, cli, commands, parsing
 from detox.stage.errors import UserError
 
@@ -149,3 +151,33 @@ def test_a_command_in_a_message_needs_no_file(parsed):
     settings = parsed("preset: demo\nrun: own\nppo: {updates: 3, score_clip: null}\nreward.label: no")
     line = commands.again("training_ppo.py", settings)
     assert parsing.parse(config.PPOTraining, shlex.split(line)[2:]) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "preset"),
+    [
+        ("", [], "flan-t5"),
+        ("", ["--run", "own"], "demo"),
+        ("run: own", [], "demo"),
+        ("run: own", ["--preset", "flan-t5"], "flan-t5"),
+        ("run: own\npreset: flan-t5", [], "flan-t5"),
+        ("", ["--run", "other"], "flan-t5"),
+        ("", ["--run", "broken"], "flan-t5"),
+    ],
+)
+def test_an_evaluation_takes_the_preset_of_its_run_unless_told(tmp_path, monkeypatch, capsys, text, words, preset):
+    monkeypatch.chdir(tmp_path)
+    step = Path("checkpoints/own/ppo/step-0003")
+    with artifacts.publish(step, stage="training_ppo", settings=replace(DEMO, run="own")):
+        pass
+    broken = Path("checkpoints/broken/ppo/step-0001")
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text("[]")
+    Path("s.yaml").write_text(text + "\nevaluation.samples: 6")
+    words = ["--config", "s.yaml", *words, "--evaluation.min-slice", "7"]
+    settings = parsing.parse(config.EvaluationStage, words, preset_of=evaluate_ppo.preset_of_run)
+    usual = config.preset(config.EvaluationStage, preset)
+    expected = replace(usual, run=settings.run, evaluation=replace(usual.evaluation, samples=6, min_slice=7))
+    assert settings == expected
+    told = f"--preset demo, as {step} was trained\n"
+    assert capsys.readouterr().err == (told if preset == "demo" else "")
