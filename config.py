@@ -419,6 +419,11 @@ class Stage(Checked):
     def of_preset(cls: type[S], name: str) -> S:
         return preset(cls, name)
 
+    @staticmethod
+    def stages() -> "dict[str, type[Stage]]":
+        """Return every stage by its script; a file of settings may serve them all."""
+        return STAGES
+
     @property
     def run_name(self) -> str:
         return self.run or self.preset

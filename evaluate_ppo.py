@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config
-from detox.stage import cli, commands, lack_of_memory
+from detox.stage import cli, commands, lack_of_memory, notes
 
 if TYPE_CHECKING:
     from detox.evaluation.checkpoints import Case
@@ -45,6 +45,23 @@ def main(settings: config.EvaluationStage) -> None:
             with lack_of_memory.told(f"lower --evaluation.batch-size={settings.evaluation.batch_size}"):
                 evaluate(settings, case, known, processes)
         processes.on_main(lambda: conclude(settings, cases))
+
+
+def preset_of_run(settings: config.EvaluationStage) -> str | None:
+    """Return the preset that the run's last checkpoint was trained with, where it is another than the usual one."""
+    from detox.ppo import checkpoint_folders
+
+    if settings.run is None:
+        return None
+    folder = checkpoint_folders.last(Path(settings.checkpoints) / settings.run / "ppo")
+    try:
+        found = None if folder is None else json.loads((folder / "manifest.json").read_bytes())["config"]["preset"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None  # what is wrong with it is told where it is read in full
+    if found not in config.PRESETS or found == settings.preset:
+        return None
+    notes.tell(f"--preset {found}, as {folder} was trained")
+    return str(found)
 
 
 # ------------------------------------------------------------------------------------------------- evaluation
@@ -132,4 +149,4 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(config.EvaluationStage, main, description=__doc__))
+    sys.exit(cli.run(config.EvaluationStage, main, description=__doc__, preset_of=preset_of_run))

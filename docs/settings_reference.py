@@ -19,6 +19,12 @@ Every setting is a flag of the stage that uses it: `--name value` or `--name=val
 by `None`. A switch is turned on by its name and off by `no-` before the last part of it: `--ppo.score-scale`,
 `--ppo.no-score-scale`. Defaults come from the preset, `--preset flan-t5` unless given; where the column `demo` is
 empty, both have the same.
+
+`--config settings.yaml` reads settings from a file: it goes before the preset, which it may name, and flags go before
+it. Names are those of the flags, nested or with dots, with `-` or `_`; values are what the flags take, switches `true`
+or `false`, several values a list. One file may serve all stages: each takes the settings that it has. Relative paths in
+it are of the working folder, as in flags. A `manifest.json` is such a file too, all of its settings but `overwrite`.
+Commands in messages name what differs from the preset, and not the file.
 """
 
 

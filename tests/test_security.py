@@ -116,7 +116,6 @@ INDIRECT = {
     "nbformat": "nbclient",
     "tomli": "mypy",
     "packaging": "transformers",
-    "pyyaml": "huggingface-hub",
 }
 OPTIONAL = {"bert-score"}
 

@@ -3,6 +3,7 @@
 The command line:
     cli             a stage run with settings from flags; errors as one line, exit codes, signals
     parsing         words to settings; what is wrong with a word
+    settings_file   settings from a file, as words
     help_text       what `--help` prints
     flags           every flag as `config.py` declares it: name, kind, default, description
     rules           what values settings may have, declared beside their fields

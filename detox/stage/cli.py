@@ -35,6 +35,7 @@ def run(
     main: Callable[[S], int | None],
     argv: Sequence[str] | None = None,
     description: str = "",
+    preset_of: Callable[[S], str | None] | None = None,
 ) -> int:
     """Run a stage with settings from the command line.
 
@@ -43,6 +44,7 @@ def run(
         main: does the stage's work; what it returns is the exit code, None is 0.
         argv: arguments without the program's name; None takes those of the process.
         description: head of `--help`; the stage's docstring unless given.
+        preset_of: see `parsing.parse`.
 
     Returns:
         The exit code: 0, 2 (wrong input, told in one line), 130 (SIGINT), 143 (SIGTERM), 141 (reader gone).
@@ -54,7 +56,7 @@ def run(
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_raises():
-            settings = parsing.parse(stage, words, description)
+            settings = parsing.parse(stage, words, description, preset_of)
             code = main(settings) or 0
             sys.stdout.flush()
             return code

@@ -46,7 +46,7 @@ def changed(settings: config.Stage, matters: Callable[[str], bool]) -> list[str]
     """Return the flags that matter and are not their preset's, as words to type."""
     usual = settings.of_preset(settings.preset)
     words: list[str] = []
-    for flag in (flag for group in flags.groups(settings) for flag in group.flags):
+    for flag in (flag for group in flags.groups(settings) for flag in group.flags if flag != flags.CONFIG):
         value = _value(settings, flag.name)
         if value == _value(usual, flag.name) or not matters(flag.name):
             continue

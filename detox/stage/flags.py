@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import types
 from collections.abc import Iterator
@@ -36,6 +37,16 @@ class Flag(NamedTuple):
         return "" if self.kind else f"--{group}{dot}no-{last}"
 
 
+CONFIG = Flag(
+    "--config",
+    "TEXT",
+    "",
+    "File of settings, YAML (`ppo: {updates: 20}` or `ppo.updates: 20`) or a manifest.json: goes before the preset, "
+    "flags go before it. One file may serve all stages. Relative paths in it are of the working folder.",
+)
+"""No setting itself, so no manifest records it."""
+
+
 class Group(NamedTuple):
     """The flags of one nested dataclass, or those of the stage itself."""
 
@@ -48,7 +59,7 @@ class Group(NamedTuple):
 def groups(settings: config.Stage) -> list[Group]:
     """Return the flags of a stage, its own first, with the values of `settings` as defaults."""
     names = [field.name for field in dataclasses.fields(settings)]
-    found = [Group("", "", list(_flags(settings, "--")))]
+    found = [Group("", "", [CONFIG, *_flags(settings, "--")])]
     for name in names:
         inner = getattr(settings, name)
         if dataclasses.is_dataclass(inner):
@@ -59,6 +70,14 @@ def groups(settings: config.Stage) -> list[Group]:
 def flag_names(settings: config.Stage) -> list[str]:
     """Return the names of all flags of a stage."""
     return [flag.name for group in groups(settings) for flag in group.flags]
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """Return the flag that was probably meant, None if there is none near."""
+    tail = name.lstrip("-").rpartition(".")[2]
+    same_tail = [flag for flag in known if flag.lstrip("-").rpartition(".")[2] == tail]
+    near = difflib.get_close_matches(name, same_tail or known, n=1, cutoff=0.0 if same_tail else 0.6)
+    return near[0] if near else None
 
 
 def _flags(settings: Any, prefix: str) -> Iterator[Flag]:

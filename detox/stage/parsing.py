@@ -2,41 +2,101 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 from tyro import _errors as tyro_errors
 
-from detox.stage import flags, paths
+from detox.stage import flags, paths, settings_file
 from detox.stage.errors import UserError
 from detox.stage.help_text import help_text
+from detox.stage.settings_file import SettingsFile
 
 if TYPE_CHECKING:
     import config
     from config import S
 
 
-def parse(stage: type[S], argv: Sequence[str], description: str = "") -> S:
+def parse(
+    stage: type[S],
+    argv: Sequence[str],
+    description: str = "",
+    preset_of: Callable[[S], str | None] | None = None,
+) -> S:
     """Return the validated settings of a stage.
+
+    Args:
+        stage: class of the settings.
+        argv: the words.
+        description: head of `--help`.
+        preset_of: finds the preset, None for the usual one, where neither a flag nor a file names one.
 
     Raises:
         SystemExit: help was asked for, and printed.
         UserError: an argument is unknown, given twice, without value, or has a wrong value.
     """
     _refuse_repeated(argv)
-    defaults = stage.of_preset(_preset_name(argv, stage.preset))
-    if not {"-h", "--help"}.isdisjoint(argv):
-        print(help_text(defaults, Path(sys.argv[0]).name, description))
-        raise SystemExit(0)
-    with tyro_errors.on_parse_error(lambda event: _refuse(event, defaults)):
-        settings = tyro.cli(stage, args=list(argv), default=defaults)
-    settings.validate()
+    words, file = _without_file(argv, stage)
+    try:
+        defaults = _defaults(stage, words, file)
+        if not {"-h", "--help"}.isdisjoint(words):
+            print(help_text(defaults, Path(sys.argv[0]).name, description))
+            raise SystemExit(0)
+        settings = _typed(words, defaults)
+        found = None if preset_of is None or _names_preset(words, file) else preset_of(settings)
+        if found is not None:
+            words = [*words, f"--preset={found}"]
+            settings = _typed(words, _defaults(stage, words, file))
+        settings.validate()
+    except UserError as error:
+        raise (error if file is None or _is_typed(error, words) else file.blamed(error)) from None
     return paths.tidy(settings)
+
+
+def _without_file(argv: Sequence[str], stage: type[S]) -> tuple[list[str], SettingsFile | None]:
+    """Return the other words, and what the file that --config names sets."""
+    for position, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name == flags.CONFIG.name:
+            end = position + 1 if equals else position + 2
+            value = value if equals else "".join(argv[position + 1 : end])
+            if not value or (not equals and value.startswith("-")):
+                raise UserError(f"{name}: a value is missing")
+            return [*argv[:position], *argv[end:]], settings_file.read(value, stage.stages())
+    return list(argv), None
+
+
+def _defaults(stage: type[S], words: list[str], file: SettingsFile | None) -> S:
+    """Return what holds where no flag says otherwise: the preset's settings, and over them the file's."""
+    if file is None:
+        return stage.of_preset(_preset_name(words, stage.preset))
+    usual = _preset_name(words, file.text("--preset") or stage.preset)
+    defaults = stage.of_preset(usual)
+    try:
+        return replace(_typed(file.words(defaults), defaults), preset=defaults.preset)
+    except UserError as error:
+        raise file.blamed(error) from None
+
+
+def _typed(words: Sequence[str], defaults: S) -> S:
+    with tyro_errors.on_parse_error(lambda event: _refuse(event, defaults)):
+        return tyro.cli(type(defaults), args=list(words), default=defaults)
+
+
+def _is_typed(error: UserError, words: Sequence[str]) -> bool:
+    """Return whether an error is about a flag that was typed."""
+    flag = str(error).partition("=")[0].partition(":")[0]
+    return flag in (word.partition("=")[0].replace("_", "-") for word in words)
+
+
+def _names_preset(words: list[str], file: SettingsFile | None) -> bool:
+    typed = any(word.partition("=")[0] == "--preset" for word in words)
+    return typed or (file is not None and file.text("--preset") is not None)
 
 
 def _preset_name(argv: Sequence[str], usual: str) -> str:
@@ -95,7 +155,5 @@ def _unknown(token: str, known: list[str]) -> str:
     name = token.partition("=")[0].replace("_", "-")
     if not name.startswith("-") or name == "-":
         return f"unexpected argument {token!r}; every setting is an option, see --help"
-    tail = name.lstrip("-").rpartition(".")[2]
-    same_tail = [flag for flag in known if flag.lstrip("-").rpartition(".")[2] == tail]
-    near = difflib.get_close_matches(name, same_tail or known, n=1, cutoff=0.0 if same_tail else 0.6)
-    return f"{name}: no such option; " + (f"did you mean {near[0]}?" if near else "see --help")
+    near = flags.nearest(name, known)
+    return f"{name}: no such option; " + (f"did you mean {near}?" if near else "see --help")
