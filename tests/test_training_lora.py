@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def test_the_adapter_is_an_ordinary_peft_folder_that_fits_the_base(base, place, 
     assert loss.item() == pytest.approx(counts["validation_loss"], abs=1e-5)
     out, err = capsys.readouterr()
     assert out.count("validation loss") == 3 and "next: python training_ppo.py" in out
-    assert re.fullmatch("LoRA: 8 of 8 in .*\n", err)
+    assert err == "" and "\nLoRA: 8 of 8 in " in out
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(base, place):
@@ -154,7 +153,7 @@ def test_lack_of_memory_is_one_line_on_every_device(base, place, capsys, monkeyp
 def test_mistakes_end_in_one_line_and_nothing_on_disk(base, place, capsys, arguments, message):
     before = files(place)
     assert train(base, *arguments) == 2
-    error = re.sub("LoRA: 2 of 2 in .*\n", "", capsys.readouterr().err)
+    error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert files(place) == before
 

@@ -304,7 +304,6 @@ def test_an_interruption_tells_the_whole_command(capsys):
 
 def test_other_settings_are_refused_by_name(place, capsys):
     assert train("--ppo.updates", "2") == 0
-    capsys.readouterr()
     before = sorted((place / "checkpoints/r/ppo").rglob("*"))
     for flag, value in (("--ppo.kl-coef", "0.3"), ("--seed", "4"), ("--rollout.max-new-tokens", "9")):
         assert train(flag, value) == 2

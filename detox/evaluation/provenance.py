@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from detox.data import counts
 from detox.evaluation import folders
 from detox.evaluation.checkpoints import Case
-from detox.model import threads
 from detox.model.engine import Engine
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, notes
@@ -42,7 +43,8 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
             "judge": settings.judge.model,
         },
         "training": _training(case),
-        "engine": engine.describe() + threads.describe(engine.device),
+        "engine": engine.describe(),
+        "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
         "unknown": counts.unknown(prepared["counts"], settings.split),
         **notes.for_manifest(),

@@ -51,7 +51,7 @@ def notes(part: Any) -> list[str]:
 
 
 def p(value: Any) -> str:
-    """Say the p-value of the permutation test."""
+    """Say the p-value of the sign-flip test."""
     known = number(value)
     if known is None:
         return "p unknown"

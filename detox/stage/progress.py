@@ -1,4 +1,7 @@
-"""How far a long task is: a bar at a terminal; elsewhere a line every minute, and one when all is done."""
+"""How far a long task is: a bar at a terminal; elsewhere a line every minute, and one when all is done.
+
+The bar is on stderr, the lines are on stdout: where no terminal is, stderr is for what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Progress(tqdm):  # type: ignore[misc]
     def __init__(self, things: Any = None, *, shown: bool = True, **settings: Any):
         self.plain = not sys.stderr.isatty()
         self.told = time.monotonic()
-        form = {"bar_format": _PLAIN} if self.plain else {"dynamic_ncols": True}
+        form = {"bar_format": _PLAIN, "file": sys.stdout} if self.plain else {"dynamic_ncols": True}
         super().__init__(things, disable=not shown, **form, **settings)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
