@@ -50,12 +50,13 @@ def main(settings: config.EvaluationStage) -> None:
 def preset_of_run(settings: config.EvaluationStage) -> str | None:
     """Return the preset that the run's last checkpoint was trained with, where it is another than the usual one."""
     from detox.ppo import checkpoint_folders
+    from detox.stage.artifacts import MANIFEST
 
     if settings.run is None:
         return None
     folder = checkpoint_folders.last(Path(settings.checkpoints) / settings.run / "ppo")
     try:
-        found = None if folder is None else json.loads((folder / "manifest.json").read_bytes())["config"]["preset"]
+        found = None if folder is None else json.loads((folder / MANIFEST).read_bytes())["config"]["preset"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None  # what is wrong with it is told where it is read in full
     if found not in config.PRESETS or found == settings.preset:

@@ -170,28 +170,28 @@ def collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict]], dict[
 
 
 def progress_callback() -> TrainerCallback:
-    """Return what prints the validation losses, and shows a bar where there is a terminal."""
+    """Return what prints the validation losses, and how far training is."""
     from transformers import TrainerCallback
 
-    from detox.stage.progress import Progress as Bar
+    from detox.stage.progress import Progress
 
-    class Progress(TrainerCallback):
+    class Report(TrainerCallback):
         bar = None
 
         def on_train_begin(self, args, state, control, **kwargs):
-            self.bar = Bar(total=state.max_steps, desc="LoRA", unit="step")
+            self.bar = Progress(total=state.max_steps, desc="LoRA", unit="step")
 
         def on_step_end(self, args, state, control, **kwargs):
             self.bar.update()
 
         def on_evaluate(self, args, state, control, metrics, **kwargs):
             place = f"epoch {state.epoch or 0:5.2f}  step {state.global_step:6,}"
-            Bar.write(f"{place}  validation loss {metrics['eval_loss']:.4f}")
+            Progress.write(f"{place}  validation loss {metrics['eval_loss']:.4f}")
 
         def on_train_end(self, args, state, control, **kwargs):
             self.bar.close()
 
-    return Progress()
+    return Report()
 
 
 def fit(trainer: Seq2SeqTrainer) -> tuple[float, float]:

@@ -441,10 +441,9 @@ def start_child(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_apart(command: Sequence[str], threads: int, what: str) -> dict[str, Any]:
     """Run a command with so many threads a process (0: its own choice); return the JSON object that it prints last."""
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "0"}
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment.pop(name, None)
-        environment |= {name: str(threads)} if threads else {}
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in counts}
+    environment |= {"TOKENIZERS_PARALLELISM": "0"} | (dict.fromkeys(counts, str(threads)) if threads else {})
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise SystemExit(f"error: {what} failed with exit code {result.returncode}")

@@ -9,7 +9,7 @@ The command line:
     rules           what values settings may have, declared beside their fields
     commands        what to type for a stage of the same run
     paths           names of folders and files as people type them
-    environment     variables of the environment that are no numbers where the hub's client wants some
+    environment     variables that are no numbers where the hub's client wants some; which process is the first
 
 What a stage hands over:
     artifacts       published whole or not at all, read when whole

@@ -114,7 +114,7 @@ def _has_the_word() -> bool:
     """
     parallel = sys.modules.get("detox.stage.parallel")
     if parallel is None or not parallel.joined():
-        return os.environ.get("RANK", "0") == "0"
+        return environment.is_first_process()
     return parallel.has_the_word()
 
 

@@ -1,6 +1,6 @@
-"""Variables of the environment that the hub's client takes for numbers. No torch, no client.
+"""Variables of the environment: those that the hub's client takes for numbers, and the launcher's. No torch, no client.
 
-A value that is none ends the client's import with a traceback, even where no hub is needed. So such a variable is
+A value that is no number ends the client's import with a traceback, even where no hub is needed. So such a variable is
 taken out before, and told of where the hub is.
 """
 
@@ -26,3 +26,8 @@ def take_out_what_is_no_number() -> None:
             number(os.environ.get(name, "0"))
         except ValueError:
             problems.append(f"{name}={os.environ.pop(name)!r} is no number")
+
+
+def is_first_process() -> bool:
+    """Return whether no launcher has started this process, or as the first one: it speaks for the others."""
+    return os.environ.get("RANK", "0") == "0"

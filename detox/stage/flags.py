@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get
 
 import docstring_parser
 
+from detox.stage.errors import UserError
+
 if TYPE_CHECKING:
     import config
 
@@ -70,6 +72,11 @@ def groups(settings: config.Stage) -> list[Group]:
 def flag_names(settings: config.Stage) -> list[str]:
     """Return the names of all flags of a stage."""
     return [flag.name for group in groups(settings) for flag in group.flags]
+
+
+def blamed(error: UserError) -> str:
+    """Return the flag that an error about one begins with."""
+    return str(error).partition("=")[0].partition(":")[0]
 
 
 def nearest(name: str, known: list[str]) -> str | None:

@@ -8,6 +8,8 @@ import signal
 import sys
 from types import FrameType
 
+from detox.stage import environment
+
 
 class Interrupt:
     """Context in which SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed at once.
@@ -32,7 +34,7 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
-            if os.environ.get("RANK", "0") == "0":
+            if environment.is_first_process():
                 at_bar = "\n" if sys.stderr.isatty() else ""
                 text = f"{at_bar}interrupted: finishing this update and saving it; once more stops at once\n"
                 with contextlib.suppress(OSError):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
+from detox.stage import environment
 from detox.stage.errors import printable
 
 pickles: dict[str, str] = {}
@@ -26,6 +26,6 @@ def for_manifest() -> dict[str, Any]:
 
 def tell(line: str) -> None:
     """Say once, in one process of those that a launcher has started, what was done with a user's files."""
-    if line not in _told and os.environ.get("RANK", "0") == "0":
+    if line not in _told and environment.is_first_process():
         print(f"note: {printable(line)}", file=sys.stderr)
     _told.add(line)

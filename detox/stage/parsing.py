@@ -54,7 +54,7 @@ def parse(
             settings = _typed(words, _defaults(stage, words, file))
         settings.validate()
     except UserError as error:
-        raise (error if file is None or _is_typed(error, words) else file.blamed(error)) from None
+        raise (error if file is None or flags.blamed(error) in _names(words) else file.blamed(error)) from None
     return paths.tidy(settings)
 
 
@@ -88,15 +88,13 @@ def _typed(words: Sequence[str], defaults: S) -> S:
         return tyro.cli(type(defaults), args=list(words), default=defaults)
 
 
-def _is_typed(error: UserError, words: Sequence[str]) -> bool:
-    """Return whether an error is about a flag that was typed."""
-    flag = str(error).partition("=")[0].partition(":")[0]
-    return flag in (word.partition("=")[0].replace("_", "-") for word in words)
+def _names(words: Sequence[str]) -> set[str]:
+    """Return the flags that were typed."""
+    return {word.partition("=")[0].replace("_", "-") for word in words}
 
 
 def _names_preset(words: list[str], file: SettingsFile | None) -> bool:
-    typed = any(word.partition("=")[0] == "--preset" for word in words)
-    return typed or (file is not None and file.text("--preset") is not None)
+    return "--preset" in _names(words) or (file is not None and file.text("--preset") is not None)
 
 
 def _preset_name(argv: Sequence[str], usual: str) -> str:

@@ -50,7 +50,7 @@ class SettingsFile(NamedTuple):
 
     def blamed(self, error: UserError) -> UserError:
         """Return an error about a flag as one about the key of the file, where the file sets it."""
-        flag = str(error).partition("=")[0].partition(":")[0]
+        flag = flags.blamed(error)
         if flag not in self.given:
             return error
         return UserError(f"{self.path}: {self.given[flag].key}{str(error)[len(flag) :]}")

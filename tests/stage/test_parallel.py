@@ -131,7 +131,8 @@ def test_what_is_wrong_is_told_once_however_late_the_main_process_is(world, one,
         (["--seed", "3"], "made with other settings: --seed was 0, now 3; use its own, another --run, or --overwrite"),
     ):
         _, error = start(world, one, 2, more=flags, PYTHONPATH=str(tmp_path)).communicate()
-        assert [line for line in error.splitlines() if line.startswith("error:")][:1], error
+        told = [line for line in error.splitlines() if line.startswith("error:")]
+        assert told and told[0].endswith(expected), error
         assert error.count(expected) == 1, error
     assert not (world / one / "r/.lock").exists()
 
