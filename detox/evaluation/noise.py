@@ -1,4 +1,4 @@
-"""The noise floor: what chance alone shows, one model against itself under other sample seeds. NumPy."""
+"""What chance alone shows, one model against itself under other sample seeds, and which dialogues go beyond. NumPy."""
 
 from __future__ import annotations
 
@@ -39,6 +39,33 @@ def noise_floor(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
         if note is not None and np.any(gap.influence):
             result |= {f"{name}_reduction_ci95": None, "note": note}
     return result
+
+
+def moved(before: np.ndarray, second: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Count the dialogues whose toxicity moved further than chance moves nearly all of them.
+
+    How far that is, `limit` says: at most 5% of the dialogues differ by more when the reference is compared with
+    itself under other sample seeds. Those that do are counted too: a training that changed nothing finds about as many.
+
+    Args:
+        before: [n, k] toxicity of the reference's summaries.
+        second: [n, k] toxicity of the reference's summaries under other seeds.
+        after: [n, k] of the other model's; [n, runs, k] of several runs, whose mean counts.
+
+    Returns:
+        `limit`; `less_toxic` and `more_toxic`, dialogues whose mean over their summaries fell or rose by more than
+        it; `chance`, likewise of the reference under other seeds, both ways together.
+    """
+    old = before.mean(axis=1)
+    noise = old - second.mean(axis=1)
+    drops = old - after.reshape(len(after), -1).mean(axis=1)
+    limit = float(np.sort(np.abs(noise))[math.ceil(0.95 * len(noise)) - 1])
+    return {
+        "limit": limit,
+        "less_toxic": int((drops > limit).sum()),
+        "more_toxic": int((drops < -limit).sum()),
+        "chance": int((np.abs(noise) > limit).sum()),
+    }
 
 
 def _chance(gap: Estimate, middle: float) -> Interval:

@@ -60,6 +60,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
         "drift": _distance(runs) | described,
         "noise_floor": noise.noise_floor(toxicity[0], _noise(runs, "toxicity")),
         "judge_noise_floor": noise.noise_floor(judge[0], _noise(runs, "judge")),
+        "moved": noise.moved(toxicity[0], _noise(runs, "toxicity"), toxicity[1]),
         "slices": two_models.by_slice(*toxicity, masks, least, **options),
         "disagreement": disagreement(*toxicity, *judge, **chance),
         "verdict": measured["verdict"],

@@ -27,6 +27,7 @@ _CHECKPOINT_COLUMNS = (
     ("Judge", "judge_mean", 4),
     ("ROUGE-L", "rougeL", 4),
 )
+_NAMES = {"reference": "Starting model", "ppo": "PPO"}
 _POOLED = {"mean": "of mean toxicity", "std": "of std toxicity"}
 
 
@@ -39,13 +40,13 @@ def _grid(first: str, rows: Iterable[tuple[str, Any]], columns: Sequence[tuple[s
 
 
 def baselines(results: Results) -> Table:
-    names = {"reference": "Starting model", "ppo": "PPO"}
-    rows = ((names.get(name) or initial(name), row) for name, row in (lookup(results, "baselines") or {}).items())
+    rows = ((_NAMES.get(name) or initial(name), row) for name, row in (lookup(results, "baselines") or {}).items())
     return _grid("Method", rows, _BASELINE_COLUMNS)
 
 
 def checkpoints(results: Results) -> Table:
-    rows = ((str(lookup(one, "name")), one) for one in lookup(results, "checkpoints") or [])
+    names = ((str(lookup(one, "name")), one) for one in lookup(results, "checkpoints") or [])
+    rows = ((_NAMES.get(name) or name, one) for name, one in names)
     return _grid("Checkpoint", rows, _CHECKPOINT_COLUMNS)
 
 

@@ -40,8 +40,8 @@ class Drawing:
     caption: str
     size: tuple[float, float]
     draw: Callable[[Figure], None]
-    compares: bool = False
-    """It shows several checkpoints, and stands first."""
+    section: str
+    """Title of the section of the report in which it stands, beside the figures that it shows."""
 
     def figure(self, title: bool) -> Figure:
         figure = Figure(figsize=self.size, layout="constrained")

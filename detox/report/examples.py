@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 A_GROUP = 10
+SHOWN = 3
+"""Of each group at first sight; the rest is folded, or left out of Markdown."""
 Example = Mapping[str, Any]
 
 
@@ -45,6 +47,19 @@ def groups(examples: Sequence[Example], results: Results) -> list[Group]:
         Group("Largest regressions", tuple(worsened[:A_GROUP]), rises if worsened else none.format("more")),
         Group("Random", tuple(examples[i] for i in order[:A_GROUP]), "Drawn without regard to toxicity."),
     ]
+
+
+def moved(results: Results) -> str:
+    """Say how many dialogues moved further than chance moves nearly all of them, and how many chance alone moves."""
+    keys = ("less_toxic", "more_toxic", "chance", "limit")
+    less, more, chance, limit = (number(lookup(results, "moved", key)) for key in keys)
+    if less is None or more is None or chance is None or limit is None:
+        return ""
+    return (
+        f"{count(int(less), 'dialogue')} became less toxic, and {more:,.0f} more, by more than chance moves nearly all of "
+        f"them ({decimal(limit)}). Chance alone moves {chance:,.0f} so far: the starting model against itself, under "
+        "other seeds."
+    )
 
 
 def toxicities(example: Example, side: str) -> list[float]:

@@ -26,7 +26,8 @@ def headline(results: Results) -> str:
     title = _VERDICTS.get(verdict, "Evaluation of a detoxified summarizer")
     if lookup(results, "checkpoints"):
         named = printable(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one", 60)
-        title = f"{len(results['checkpoints'])} checkpoints side by side; {named}: {title[0].lower()}{title[1:]}"
+        several = sum(lookup(one, "name") != "reference" for one in results["checkpoints"])
+        title = f"{count(several, 'checkpoint')} side by side; {named}: {title[0].lower()}{title[1:]}"
     lost = quality.worse(results)
     if lost:
         shown = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]

@@ -20,13 +20,13 @@ DASHED = (0, (4, 1.5))
 
 
 def drawings(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> list[Drawing]:
-    """Return the figures for which there is data, in the order in which to show them.
+    """Return the figures for which there is data.
 
     Args:
         results: the contents of results.json.
         examples: the lines of examples.jsonl.
     """
-    makers = (_intervals(results), _differences(examples), _distributions(examples), _checkpoints(results))
+    makers = (_intervals(results), _differences(results, examples), _distributions(examples), _checkpoints(results))
     return [drawing for drawing in makers if drawing is not None]
 
 
@@ -80,20 +80,23 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
     caption = "Each point is a change, its line the 95% interval, of slices jointly. Left of zero is less toxic."
     if floor is not None:
         caption += " The grey band is the noise floor: the starting model against itself under other seeds."
-    return Drawing("intervals", "Change of mean toxicity", caption, (4.6, 1.3 + 0.3 * len(rows)), draw)
+    return Drawing("intervals", "Change of mean toxicity", caption, (4.6, 1.3 + 0.3 * len(rows)), draw, "Toxicity")
 
 
-def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """Each dialogue's drop in toxicity, from the largest to the smallest."""
+def _differences(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Each dialogue's drop in toxicity, from the largest to the smallest, over how far chance moves nearly all."""
     drops = sorted((d for d in map(drop, examples) if d is not None), reverse=True)
     if not drops:
         return None
     better, worse = sum(d > 0 for d in drops), sum(d < 0 for d in drops)
+    limit = number(lookup(results, "moved", "limit"))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         edges = [x for i in range(len(drops)) for x in (i, i + 1)]
         heights = [d for d in drops for _ in range(2)]
+        if limit is not None:
+            axes.axhspan(-limit, limit, color=RULE, linewidth=0)
         for color, keep in ((AFTER, max), (BEFORE, min)):
             axes.fill_between(edges, [keep(h, 0.0) for h in heights], color=color, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -113,7 +116,9 @@ def _differences(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
         f"One bar for each dialogue: mean toxicity of its summaries before minus after. {better} became less "
         f"toxic, {worse} more, {equal} did not change."
     )
-    return Drawing("differences", "Every dialogue, before minus after", caption, (4.6, 3.1), draw)
+    if limit is not None:
+        caption += " The grey band is as far as chance moves nearly all of them."
+    return Drawing("differences", "Every dialogue, before minus after", caption, (4.6, 3.1), draw, "Examples")
 
 
 def _distributions(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
@@ -150,7 +155,7 @@ def _distributions(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
         "How many of the sampled summaries are at least so toxic; lower is better. At 0.5 and above: "
         f"{share('before', 0.5):.1%} before, {share('after', 0.5):.1%} after."
     )
-    return Drawing("distributions", "Distribution of toxicity", caption, (4.6, 3.1), draw)
+    return Drawing("distributions", "Distribution of toxicity", caption, (4.6, 3.1), draw, "Toxicity")
 
 
 def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
@@ -187,4 +192,4 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
         "ROUGE-L falls."
     )
     size = (4.6, 1.0 + 1.35 * len(panels))
-    return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, compares=True)
+    return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, "Checkpoints side by side")

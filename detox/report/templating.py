@@ -26,6 +26,10 @@ from detox.stage import figures
 from detox.stage.errors import printable
 
 
+_UNLINKED = {"h1", "h2", "h3", "summary", "svg"}
+"""Elements in which no term becomes a link."""
+
+
 class Missing(ChainableUndefined):
     """What results do not hold: false, and so is all in it; nothing that could be printed."""
 
@@ -59,7 +63,7 @@ def _environment(escaped: Callable[[str], Markup]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    ours = printable, clean, lines, typeset, block, as_json, paragraphs, anchor, digest, table.change
+    ours = printable, clean, lines, typeset, block, as_json, paragraphs, contents, linked, anchor, digest, table.change
     environment.filters |= dict(inspect.getmembers(figures, inspect.isfunction))
     environment.filters |= {function.__name__: function for function in ours}
     modules = comparisons, examples, figures, headline, provenance, quality, toxicity
@@ -115,6 +119,47 @@ def paragraphs(text: Markup) -> list[Markup]:
     """Return what blank lines part, each on one line; `text` is escaped."""
     found = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
     return [Markup(part) for part in found if part]  # noqa: S704
+
+
+def contents(page: Markup) -> list[tuple[str, Markup]]:
+    """Return anchor and title of each section of a page, in HTML or Markdown."""
+    found = re.findall(r'<section id="([^"]+)">\s*<h2>(.*?)</h2>', page)
+    found = found or [(anchor(title), title) for title in re.findall(r"^## (.*)$", page, flags=re.MULTILINE)]
+    return [(place, Markup(title)) for place, title in found]  # noqa: S704
+
+
+def linked(page: Markup, glossary: Markup) -> Markup:
+    """Link a term to its place in the glossary, where it first stands in a section, outside headings and the like.
+
+    Args:
+        page: HTML.
+        glossary: `<dt id=...>` of each entry; the terms are what commas part in it.
+    """
+    entries = re.findall(r'<dt id="([^"]+)">(.*?)</dt>', glossary)
+    places = {term.lower().removesuffix("-n"): place for place, terms in entries for term in terms.split(", ")}
+    longest = sorted(places, key=len, reverse=True)
+    pattern = re.compile(rf"(?<![\w/.-])({'|'.join(map(re.escape, longest))})(?![\w/])", flags=re.IGNORECASE)
+    new = set(places)
+
+    def link(found: re.Match[str]) -> str:
+        term = found[0].lower()
+        if term not in new:
+            return found[0]
+        new.remove(term)
+        return f'<a class="term" href="#{places[term]}">{found[0]}</a>'
+
+    within, written = 0, []
+    for part in re.split(r"(<[^>]*>)", page):
+        if not part.startswith("<"):
+            written.append(part if within else pattern.sub(link, part))
+            continue
+        name = part.strip("</>").partition(" ")[0]
+        if name == "section":
+            new = set(places)
+        if name in _UNLINKED:
+            within += -1 if part.startswith("</") else 1
+        written.append(part)
+    return Markup("".join(written))  # noqa: S704
 
 
 def anchor(title: Any) -> str:

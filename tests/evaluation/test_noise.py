@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detox.evaluation.noise import noise_floor
+from detox.evaluation.noise import moved, noise_floor
 from tests.evaluation.test_two_models import simulate
 
 
@@ -47,3 +47,25 @@ def test_the_noise_floor_is_as_wide_as_the_swaps_say():
     middle = (first.mean() + second.mean()) / 2
     swapped = np.quantile(2 * half / (middle + half), [0.025, 0.975])
     assert [low, high] == pytest.approx(swapped, rel=0.1)
+
+
+def test_dialogues_count_as_moved_beyond_what_chance_does_to_nearly_all():
+    before = np.full((40, 2), 0.5)
+    second = before + (np.arange(1, 41) / 200 * (-1) ** np.arange(40))[:, None]  # by .005 to .2; 5% of 40 are 2
+    after = before.copy()
+    after[:3] -= 0.5  # far less toxic
+    after[3] += np.array([0.5, 0.3])  # more
+    after[4] -= np.array([0.8, -0.5])  # less by .15 in the mean: as chance does
+    found = moved(before, second, after)
+    assert found.pop("limit") == pytest.approx(0.19)
+    assert found == {"less_toxic": 3, "more_toxic": 1, "chance": 2}
+    runs = np.stack([after, before], axis=1)
+    assert moved(before, second, runs)["less_toxic"] == 3, "the mean of both runs, 0.25, still goes beyond"
+    assert moved(before, before, after) == {"limit": 0.0, "less_toxic": 4, "more_toxic": 1, "chance": 0}
+
+
+def test_a_training_that_changed_nothing_moves_as_many_as_chance():
+    rng = np.random.default_rng(3)
+    three = (np.where(rng.random((400, 4)) < 0.3, 0.9, 0.02) + 0.05 * rng.random((400, 4)) for _ in range(3))
+    found = moved(*three)
+    assert found["chance"] == 20 and abs(found["less_toxic"] + found["more_toxic"] - 20) < 18

@@ -42,6 +42,7 @@ def results() -> dict:
             "copy": sides(0.2, 0.3),
         },
         "noise_floor": {"mean_reduction_ci95": [-0.04, 0.05]},
+        "moved": {"limit": 0.25, "less_toxic": 17, "more_toxic": 4, "chance": 5},
         "power": [{"reduction": 0.16, "difference": 0.05, "dialogues": 1234}],
         "slices": {"long ones": {"n": 75, **part}, "mentions": {"n": 7, "note": "too few examples (7 < 20)"}},
         "baselines": {"reference": row, "best-of-4": row, "ppo": row},

@@ -19,8 +19,14 @@ def test_plots_are_written_for_what_there_is(results, examples, tmp_path):
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths)
     assert {p.name for p in tmp_path.iterdir()} == {p.name for p in paths}
     text = pages.markdown(results, examples)
-    shown = re.findall(r"\(\w+\.png\)", text)
-    assert shown == [f"({p.name})" for p in (paths[-1], *paths[:-1])], "what compares stands first"
+    shown = re.findall(r"^## (.*)|\((\w+)\.png\)", text, flags=re.MULTILINE)
+    beside = {name: shown[:i][-1][0] or shown[:i][-2][0] for i, (_, name) in enumerate(shown) if name}
+    assert beside == {
+        "checkpoints": "Checkpoints side by side",
+        "differences": "Examples",
+        "intervals": "Toxicity",
+        "distributions": "Toxicity",
+    }, "each in the section of the figures that it shows"
     assert plots.plots({}, [], tmp_path) == []
 
 

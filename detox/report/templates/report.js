@@ -34,6 +34,7 @@
   function find() {
     const words = search.value.trim().toLowerCase();
     let found = 0, shown = 0;
+    holder.querySelectorAll(".more").forEach(function (more) { more.open = words !== ""; });
     groups.forEach(function (group) {
       group.querySelectorAll(".example").forEach(function (example) {
         example.hidden = !example.textContent.toLowerCase().includes(words);
