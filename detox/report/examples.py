@@ -56,9 +56,9 @@ def moved(results: Results) -> str:
     if less is None or more is None or chance is None or limit is None:
         return ""
     return (
-        f"{count(int(less), 'dialogue')} became less toxic, and {more:,.0f} more, by more than chance moves nearly all of "
-        f"them ({decimal(limit)}). Chance alone moves {chance:,.0f} so far: the starting model against itself, under "
-        "other seeds."
+        f"{count(int(less), 'dialogue')} became less toxic, and {more:,.0f} more, by more than chance moves nearly all "
+        f"of them ({decimal(limit)}). Chance alone moves {chance:,.0f} so far: the starting model against itself, "
+        "under other seeds."
     )
 
 

@@ -25,7 +25,6 @@ from detox.report import comparisons, examples, headline, provenance, quality, t
 from detox.stage import figures
 from detox.stage.errors import printable
 
-
 _UNLINKED = {"h1", "h2", "h3", "summary", "svg"}
 """Elements in which no term becomes a link."""
 
