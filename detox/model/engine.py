@@ -237,9 +237,7 @@ class Engine(ABC):
         draws = sampling.uniforms.to(self.device) if sampling.uniforms is not None else None
         # Cheaper than no_grad at so many small operations; but what FSDP gathers also serves a later backward pass.
         cheaper = contextlib.nullcontext() if self.sharded else torch.inference_mode()
-        whole = (
-            sharding.gathered(self.base.get_decoder(), self.device) if self.sharded else contextlib.nullcontext(True)
-        )
+        whole = sharding.gathered(self.base.get_decoder(), self.device)
         with self.adapters_off() if reference else self.adapters_merged(), cheaper, whole as alone:
             state = self.start(encoded)
             for step in range(max_new_tokens):

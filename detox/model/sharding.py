@@ -64,12 +64,11 @@ def gathered(model: nn.Module, device: torch.device) -> Iterator[bool]:
         Whether all of them are here, so that no step needs the other processes.
     """
     blocks = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    sizes = [
-        sum(one.numel() * one.element_size() for one in block.parameters() if isinstance(one, DTensor))
-        for block in blocks
-    ]
+    if not blocks:
+        yield True
+        return
     room = _MOST * devices.free_memory(device)
-    fit = torch.tensor(sum(total <= room for total in accumulate(sizes)), device=device)
+    fit = torch.tensor(sum(total <= room for total in accumulate(map(_bytes, blocks))), device=device)
     distributed.all_reduce(fit, distributed.ReduceOp.MIN)
     kept = blocks[: int(fit)]
     try:
@@ -81,3 +80,7 @@ def gathered(model: nn.Module, device: torch.device) -> Iterator[bool]:
         for block in kept:
             block.set_reshard_after_forward(True)
             block.reshard()
+
+
+def _bytes(block: nn.Module) -> int:
+    return sum(one.numel() * one.element_size() for one in block.parameters() if isinstance(one, DTensor))
