@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from detox.stage import main_memory
@@ -90,6 +91,14 @@ def trim_cache(device: torch.device) -> None:
     """Empty the cache where it grows with every new shape; CUDA's allocator uses it again, and frees it at need."""
     if device.type == "mps":
         empty_cache(device)
+
+
+def free_memory(device: torch.device) -> float:
+    """Return the bytes that this process may still take on the device; an equal part each, where processes share it."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    return psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detox.model import sharding
 from detox.model.devices import traits
 from detox.model.layers import wide
 from detox.model.logprobs import linear_logprobs
 from detox.model.sampling import GREEDY, Sampling, choose
-from detox.model.sharding import is_sharded
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Engine(ABC):
         by_tie = config.model_type in ("t5", "umt5", "longt5", "switch_transformers") and config.tie_word_embeddings
         scaled = getattr(config, "scale_decoder_outputs", by_tie)
         self.head_scale = config.d_model**-0.5 if scaled else 1.0
-        self.sharded = is_sharded(self.base)
+        self.sharded = sharding.is_sharded(self.base)
         self.traits = traits(self.device)
         self.eos = torch.tensor(self.eos_ids, device=self.device)
         encoder = self.base.get_encoder()
@@ -237,7 +237,8 @@ class Engine(ABC):
         draws = sampling.uniforms.to(self.device) if sampling.uniforms is not None else None
         # Cheaper than no_grad at so many small operations; but what FSDP gathers also serves a later backward pass.
         cheaper = contextlib.nullcontext() if self.sharded else torch.inference_mode()
-        with self.adapters_off() if reference else self.adapters_merged(), cheaper:
+        whole = sharding.gathered(self.base.get_decoder(), self.device)
+        with self.adapters_off() if reference else self.adapters_merged(), cheaper, whole as alone:
             state = self.start(encoded)
             for step in range(max_new_tokens):
                 output = self.advance(state, current)
@@ -255,7 +256,8 @@ class Engine(ABC):
                 looked = step + 1
                 going_on = [place for place, i in enumerate(batch) if not finished[i]]
                 if not going_on:
-                    self._keep_step(state, current, max_new_tokens - step - 1)
+                    for _ in range(0 if alone else max_new_tokens - step - 1):
+                        self.advance(state, current)  # for nothing, but others may need this process's part of weights
                     break
                 if len(going_on) < self.traits.crowded * len(batch):
                     batch = [batch[place] for place in going_on]
@@ -276,11 +278,6 @@ class Engine(ABC):
             torch.tensor(finished, device=self.device),
             hidden.flatten(0, 1)[torch.tensor(places, device=self.device)],
         )
-
-    def _keep_step(self, state: Any, tokens: Tensor, steps: int) -> None:
-        """Decode on for nothing where other processes may still need this one's part of the weights."""
-        for _ in range(steps if self.sharded else 0):
-            self.advance(state, tokens)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = self.head_input(hidden).to(self.head_weight.dtype)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from torch import nn
+import contextlib
+from collections.abc import Iterator
+from itertools import accumulate
+
+import torch
+from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from detox.model import devices
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
+
+_MOST = 0.5
+"""Share of the free memory that weights gathered for a rollout may take; its caches need the rest."""
 
 
 def shard(model: PreTrainedModel, processes: Processes) -> None:
@@ -35,9 +44,43 @@ def shard(model: PreTrainedModel, processes: Processes) -> None:
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for block in blocks:
         trained = {parameter for parameter in block.parameters() if parameter.requires_grad}
-        fully_shard(block, mesh=mesh, ignored_params=trained)
+        # Said, because FSDP's default keeps the weights of a block that lies in no other sharded module.
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Return whether a part of the model's weights lies with other processes."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+@contextlib.contextmanager
+def gathered(model: nn.Module, device: torch.device) -> Iterator[bool]:
+    """Keep the sharded blocks of a model here in full while the context lasts, as many as fit; others run as before.
+
+    For a model that runs many times in a row, such as a decoder that samples token by token. All processes call this
+    together, and keep as many as fits the one with the least free memory.
+
+    Yields:
+        Whether all of them are here, so that no step needs the other processes.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not blocks:
+        yield True
+        return
+    room = _MOST * devices.free_memory(device)
+    fit = torch.tensor(sum(total <= room for total in accumulate(map(_bytes, blocks))), device=device)
+    distributed.all_reduce(fit, distributed.ReduceOp.MIN)
+    kept = blocks[: int(fit)]
+    try:
+        for block in kept:
+            block.set_reshard_after_forward(False)
+            block.unshard()
+        yield len(kept) == len(blocks)
+    finally:
+        for block in kept:
+            block.set_reshard_after_forward(True)
+            block.reshard()
+
+
+def _bytes(block: nn.Module) -> int:
+    return sum(one.numel() * one.element_size() for one in block.parameters() if isinstance(one, DTensor))

@@ -59,6 +59,8 @@ class Plan:
     new_tokens: int
     engine: str
     dtype: torch.dtype
+    decoder: int = 0
+    """Of sharded weights, what a rollout takes beyond the peak, where that is free, to hold the whole decoder."""
 
 
 def plan(
@@ -112,7 +114,8 @@ def plan(
         parts["interpreter and libraries"] = int(main_memory.peak_mb() * 2**20)
     peak = sum(parts.values()) - (update if in_rollout else rollout)
     engine = "packed" if packed else "Hugging Face"
-    return Plan(parts, peak, ppo.effective_microbatch, query_tokens, new_tokens, engine, dtype)
+    decoder = (sizes.decoder_blocks - sizes.decoder_blocks // shards) * w
+    return Plan(parts, peak, ppo.effective_microbatch, query_tokens, new_tokens, engine, dtype, decoder)
 
 
 def _rollout(

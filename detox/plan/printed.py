@@ -84,6 +84,7 @@ def several_devices(task: Task) -> list[str]:
         "an update, backbone sharded (configs/fsdp.yaml)",
         _row("  backbone of each, MB", [made.parts["backbone"] / MB for made in sharded]),
         _row("  peak of each, MB", [made.peak / MB for made in sharded]),
+        _row("  decoder whole as well, MB", [made.decoder / MB for made in sharded]),
         *_update_rows(spread, alone),
     ]
     return lines + ["", *assumptions(task, machine)]
@@ -116,4 +117,6 @@ def assumptions(task: Task, machine: Machine) -> list[str]:
         f"reads {machine.memory_rate:,.1f} GB of weights a second ({reading}),",
         f"and sends {machine.link_rate:,.2f} GB a second to another ({link}), {LATENCY * 1e6:.0f} us a step.",
         "Devices wait for no other's longer prompts, and nothing is exchanged while they compute.",
+        "Sharded, each holds the whole decoder while it samples, where twice its memory is free; else it fetches what",
+        "is missing for every token.",
     ]

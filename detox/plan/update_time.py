@@ -7,7 +7,8 @@ The batch stays as it is, and each device takes its share of the prompts and of 
 - gradients: those of all that is trained, in float32, summed over the devices once an optimizer step. A ring
   moves 2 (N - 1) / N of them through each device, in 2 (N - 1) steps; as many gather a few statistics.
 - weights, where they are sharded (`detox.model.sharding`): before each pass through a block, forward or backward, a
-  device fetches the (N - 1) / N that it does not hold; one token of sampling is one pass through the decoder.
+  device fetches the (N - 1) / N that it does not hold; sampling fetches the decoder once, if half of the free memory
+  holds it, else what does not fit for every token.
 
 An exchange takes bytes over bandwidth, and a latency a step. Nothing is hidden behind computing, and prompts of
 unlike length keep no device waiting: the first makes the estimate too long, the second too short.
@@ -92,7 +93,7 @@ def estimate(
     moved, steps = 2 * (processes - 1) / processes * gradient_bytes, optimizer_steps * 4 * (processes - 1)
     gathered = 0
     if sharded:
-        encoder, decoder = passes(own, new_tokens, sizes.encoder_is_trained, dtype)
+        encoder, decoder = passes(own, 1, sizes.encoder_is_trained, dtype)  # all of sampling fetches the decoder once
         layers = encoder * sizes.encoder_blocks + decoder * sizes.decoder_blocks
         gathered = w * layers * (processes - 1) // processes
         steps += (encoder * sizes.encoder_layers + decoder * sizes.decoder_layers) * (processes - 1)

@@ -351,8 +351,9 @@ def test_devices_among_which_the_blocks_are_sharded_hold_a_part_and_fetch_the_re
     layers = summarizer.encoder_blocks + summarizer.decoder_blocks
     whole, four = task.plan_memory(4).parts["backbone"], task.plan_memory(4, sharded=True).parts["backbone"]
     assert whole - four == 4 * (layers - layers // 4 - 2 * summarizer.largest_block)
+    assert task.plan_memory(4, sharded=True).decoder == 4 * (summarizer.decoder_blocks - summarizer.decoder_blocks // 4)
     made = task.plan_update(MACHINE, 4, sharded=True)
-    passes = task.settings.rollout.max_new_tokens + 3 * 2  # of the reference, forward and backward: two minibatches
+    passes = 1 + 3 * 2  # all of sampling; the reference, forward and backward: two minibatches
     fetched = 4 * (summarizer.encoder_blocks + passes * summarizer.decoder_blocks)
     assert made.gathered_bytes == fetched * 3 // 4
     assert made.exchange > task.plan_update(MACHINE, 4).exchange + made.gathered_bytes / 2e9
