@@ -28,6 +28,9 @@ from detox.stage.errors import printable
 _UNLINKED = {"h1", "h2", "h3", "summary", "svg"}
 """Elements in which no term becomes a link."""
 
+_ALONE = {"before", "after"}
+"""Terms that are ordinary words too, and links only where nothing else stands, as over a column."""
+
 
 class Missing(ChainableUndefined):
     """What results do not hold: false, and so is all in it; nothing that could be printed."""
@@ -142,7 +145,7 @@ def linked(page: Markup, glossary: Markup) -> Markup:
 
     def link(found: re.Match[str]) -> str:
         term = found[0].lower()
-        if term not in new:
+        if term not in new or (term in _ALONE and found[0] != found.string.strip()):
             return found[0]
         new.remove(term)
         return f'<a class="term" href="#{places[term]}">{found[0]}</a>'
