@@ -2,7 +2,7 @@
 
 The iteration:
     trainer.py            the trainer, with TRL's calls; its first lines name the steps of an iteration
-    rollouts.py           1: summaries sampled from the policy
+    rollouts.py           1: summaries sampled from the policy, whose tokens count up to their end
     experience.py         3 and 4: what the update reads: log-probabilities, values, rewards, advantages
     update.py             5: passes of clipped optimizer steps
     value_learning.py     6: what the value head learns before training and after an update
@@ -33,7 +33,7 @@ A run of the stage, around its iterations:
     trackers.py           TensorBoard and Weights & Biases
     checkpoint.py         a checkpoint written and restored, exactly
     checkpoint_record.py  what a checkpoint says of itself
-    checkpoint_folders.py which checkpoints there are, and which are kept
+    checkpoint_folders.py which checkpoints there are, which are kept, which --overwrite removes
     resume.py             whether a run may go on from one
     next_step.py          the evaluation to type after it
 """

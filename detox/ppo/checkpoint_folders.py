@@ -1,4 +1,4 @@
-"""Which checkpoints a run has: the folders' names, the newest, those that are kept, and a run that begins anew."""
+"""Which checkpoints a run has: names, the newest, those that are kept, and those that --overwrite removes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ The command line:
     environment     variables that are no numbers where the hub's client wants some; which process is the first
 
 What a stage hands over:
-    artifacts       published whole or not at all, read when whole
+    artifacts       published whole or not at all, replaced by --overwrite, read when whole
     manifest        what an artefact says of itself, and whether its files are those it names
     folders         made, replaced, moved aside and removed as a whole
     files           single files, written whole; their digest

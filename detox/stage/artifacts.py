@@ -1,4 +1,4 @@
-"""Artefacts, the hand-off between stages: published whole or not at all, read when whole. No torch."""
+"""Artefacts, the hand-off between stages: published whole or not at all, replaced by --overwrite, read when whole."""
 
 from __future__ import annotations
 
