@@ -210,6 +210,12 @@ ROWS = [["A b c.", "x y z q"], ["", "A b c."], ["A b c.", "A b"], ["x y", "Tom m
 DIALOGUES = ["a b c d e", "x", "a b c", "Tom: Ann is in Rome.", "same"]
 
 
+def test_what_is_copied_is_a_share_of_the_summary_and_not_of_the_dialogue():
+    long = "one two three four five six seven eight"
+    found = quality.describe([["one two three four five", "one two three four new words"]], [long])
+    assert found["copy"].value == pytest.approx((1.0 + 1 / 3) / 2)
+
+
 def test_describe():
     finished = [[True, False], [True, True], [True, True], [False, False], [True, True]]
     found = quality.describe(ROWS, DIALOGUES, finished)

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from detox.model.engine import response_mask
 from detox.ppo.experience import whitened
+from detox.ppo.teacher_forcing import forced
 from tests.ppo.trainers import given, queries, rewarded, stock_trainer, trainer_for
 
 
@@ -91,3 +93,12 @@ def test_a_rollout_that_varies_less_than_usual_stays_quiet(folder):
     assert float(third[0, 0] / first[0, 0]) == pytest.approx(0.1 / math.sqrt(0.75 * 0.7525 + 0.0025), rel=1e-5)
     for scale in (1.0, 0.1):
         torch.testing.assert_close(whitened(forgetful, loud * scale, mask), first)
+
+
+def test_beyond_the_end_of_a_response_the_log_probability_is_0(folder):
+    trainer = trainer_for(folder)
+    rollout = given(trainer, [torch.tensor(ids) for ids in ([5, 6, 1], [7, 1], [5, 6, 7, 8, 9, 1], [1])])
+    logprobs, _ = forced(trainer.engine, rollout, rollout.encoded.select, microbatch_size=2)
+    mask = response_mask(rollout.lengths)
+    assert mask.sum() == 12 and logprobs.shape == mask.shape
+    assert bool((logprobs[~mask] == 0).all()) and bool((logprobs[mask] < 0).all())

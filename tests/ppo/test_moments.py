@@ -95,3 +95,11 @@ def test_running_moments_are_those_of_all_scores_so_far():
         pytest.approx(theirs.mean, rel=1e-5),
         pytest.approx(theirs.std, rel=1e-4),
     )
+
+
+def test_a_spread_that_is_small_is_scaled_to_1_unless_a_least_one_is_asked_for():
+    x, mask = torch.tensor([[0.1, 0.3, 9.0]]), torch.tensor([[True, True, False]])
+    assert masked_var(x, mask).item() == pytest.approx(0.02)
+    assert masked_whiten(x, mask)[0, :2].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], rel=1e-4)
+    held = masked_whiten(x, mask, least_variance=0.25)
+    assert held[0].tolist() == pytest.approx([-0.2, 0.2, 0.0], rel=1e-4), "0.1 from the mean, over a spread of 0.5"

@@ -122,3 +122,19 @@ def test_an_update_of_one_step_finds_its_size(folder):
         old = rollout.logprobs.clone()
         trainer.update(rollout, rewarded(rollout))
         assert kl_moved(trainer, rollout, old) < 0.02
+
+
+def test_microbatches_add_up_and_the_first_ratio_is_the_worst_of_them(folder, monkeypatch):
+    trainer = trainer_for(folder, microbatch_size=1)
+    rollout = trainer.rollout(queries(6), range(6), 5)
+    experience = trainer.experience(rollout, rewarded(rollout))
+    seen = []
+
+    def part(state, rollout, experience, indices, counted, entropy):
+        seen.append(indices)
+        return {"loss": torch.tensor(float(indices[0])), "ratio_first": torch.tensor([0.5, 3.0, 2.0][indices[0]])}
+
+    monkeypatch.setattr(ppo_update, "microbatch", part)
+    totals = ppo_update.accumulate(trainer, rollout, experience, [0, 1, 2], False)
+    assert sorted(seen) == [[0], [1], [2]]
+    assert {name: float(value) for name, value in totals.items()} == {"loss": 3.0, "ratio_first": 3.0}
