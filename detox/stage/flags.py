@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get
 
 import docstring_parser
 
-from detox.stage.errors import UserError
+from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
     import config
 
 
 _KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+_NAMING = (".base", ".adapter", ".model", ".dataset")
+"""Ends of the flags whose value is the name of a model or dataset."""
 
 
 class Flag(NamedTuple):
@@ -77,6 +79,14 @@ def flag_names(settings: config.Stage) -> list[str]:
 def blamed(error: UserError) -> str:
     """Return the flag that an error about one begins with."""
     return str(error).partition("=")[0].partition(":")[0]
+
+
+def about(error: UserError, settings: config.Stage) -> UserError:
+    """Return an error that begins with the name of a model or dataset as one about the flag that names it."""
+    for flag in (flag for group in groups(settings) for flag in group.flags):
+        if flag.name.endswith(_NAMING) and str(error).startswith(f"{printable(flag.default)}: "):
+            return UserError(f"{flag.name}={error}")
+    return error
 
 
 def nearest(name: str, known: list[str]) -> str | None:
