@@ -17,6 +17,7 @@ import evaluate_ppo
 import training_lora
 import training_ppo
 from detox.evaluation import scorers
+from detox.evaluation.folders import decides
 from detox.model import loading
 from detox.ppo.next_step import next_step
 from detox.scoring.classifier import load_classifier
@@ -54,6 +55,7 @@ def typed(line: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch):
     monkeypatch.setattr(commands, "file", None)
+    monkeypatch.setattr(commands, "kept", frozenset())
     notes.forget()
     scorers.load_scorers.cache_clear()
 
@@ -177,6 +179,8 @@ def test_the_next_line_evaluates_as_was_trained(tmp_path, monkeypatch, flags, la
         ("--toxicity.model t5", ("t5", "hate")),
         ("--toxicity.label rude", ("own", "rude")),
         ("--toxicity.model t5 --toxicity.label rude", ("t5", "rude")),
+        ("--toxicity.model demo:reward", ("demo:reward", "hate")),
+        ("--toxicity.label hate", ("own", "hate")),
         ("--preset flan-t5", (config.Toxicity.model, "hate")),
     ],
 )
@@ -192,6 +196,10 @@ def test_what_the_user_sets_goes_before_the_run(tmp_path, monkeypatch, words, to
         settings = evaluation("--run", "r", *given)
         assert (settings.toxicity.model, settings.toxicity.label) == toxicity
         assert settings.preset == ("flan-t5" if "flan-t5" in words else "demo")
+        again = commands.again("evaluate_ppo.py", settings)
+        assert evaluation(*typed(again)[1:]) == settings, (
+            "a value that is the preset's is told where the run has another"
+        )
 
 
 def test_a_classifier_in_the_users_own_presets_stays(tmp_path, monkeypatch):
@@ -230,8 +238,13 @@ def test_checkpoints_that_were_trained_in_different_ways(tmp_path, monkeypatch, 
     for name in ("one", "two"):
         tiny.classifier(tmp_path / name)
         folders.append(str(trained(config.PPOTraining(run=name, reward=config.Reward(name)))))
-    assert evaluation("--checkpoint", *folders).toxicity == config.Toxicity()
+    settings = evaluation("--checkpoint", *folders)
+    assert settings.toxicity == config.Toxicity()
     assert "trained in different ways" in capsys.readouterr().err
+    alone = commands.command(
+        "evaluate_ppo.py", settings, "--checkpoint", folders[0], *commands.changed(settings, decides)
+    )
+    assert evaluation(*typed(alone)[1:]) == replace(settings, checkpoint=(folders[0],))
 
 
 def test_a_classifier_is_found_from_another_working_folder(tmp_path, monkeypatch):
@@ -268,3 +281,20 @@ def test_a_line_names_the_file_where_it_has_more_for_that_stage(tmp_path, monkey
     found = parsing.parse(config.EvaluationStage, typed(line.removeprefix("next: "))[1:])
     for name in ("preset", "run", "device", "checkpoints"):
         assert getattr(found, name) == getattr(settings, name)
+
+
+def test_the_adapter_that_was_just_made_goes_before_the_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("model.adapter: old\nppo.updates: 3")
+    settings = parsing.parse(config.LoraTraining, ["--config", "s.yaml"])
+    line = training_lora.next_step(settings)
+    assert line == "python training_ppo.py --model.adapter auto --config s.yaml"
+    assert parsing.parse(config.PPOTraining, typed(line)[1:]).model.adapter == "auto"
+
+
+def test_the_command_for_a_stage_that_is_missing_names_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("data.dataset: dialogues\nmodel.base: t5")
+    assert run("training_ppo.py", "--config", "s.yaml", "--run", "own") == 2
+    error = capsys.readouterr().err
+    assert error.endswith("run python data_preparation.py --run own --model.base t5 --config s.yaml first\n"), error

@@ -12,7 +12,7 @@ from detox.evaluation import checkpoints
 from detox.model import loading
 from detox.ppo import checkpoint_folders, checkpoint_record, next_step
 from detox.scoring import classifier
-from detox.stage import notes, paths
+from detox.stage import commands, notes, paths
 from detox.stage.artifacts import MANIFEST
 from detox.stage.errors import UserError, printable
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import config
 
 
-_CLASSIFIER = {"--toxicity.model", "--toxicity.revision"}
+_TOXICITY = frozenset({"--toxicity.model", "--toxicity.revision", "--toxicity.label"})
 
 
 def words(settings: config.EvaluationStage, named: Set[str], trained: type[config.PPOTraining]) -> list[str]:
@@ -40,14 +40,17 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     Raises:
         UserError: nothing says which label of the classifier is the toxic one, or it is out of reach.
     """
-    each = {folder: _of(folder, settings, named, trained) for folder in _folders(settings)}
-    found = next(iter(each.values()), [])
+    each = {folder: _departures(folder, settings, named, trained) for folder in _folders(settings)}
+    found = next(iter(each.values()), {})
     if any(other != found for other in each.values()):
         notes.tell("these checkpoints were trained in different ways, so what was not set is the preset's")
+        commands.kept = frozenset().union(*each.values())
         return []
-    if found:
-        notes.tell(f"{shlex.join(found)}, as {next(iter(each))} was trained")
-    return found
+    commands.kept = found.keys() & named
+    taken = [word for flag, value in found.items() if flag not in named for word in (flag, value)]
+    if taken:
+        notes.tell(f"{shlex.join(taken)}, as {next(iter(each))} was trained")
+    return taken
 
 
 def _folders(settings: config.EvaluationStage) -> list[Path]:
@@ -58,28 +61,31 @@ def _folders(settings: config.EvaluationStage) -> list[Path]:
     return [folder for folder in there if (folder / MANIFEST).is_file()] or ([last] if last else [])
 
 
-def _of(
+def _departures(
     folder: Path, settings: config.EvaluationStage, named: Set[str], trained: type[config.PPOTraining]
-) -> list[str]:
+) -> dict[str, str]:
+    """Return the flags that would be other than usual, with their values; those of flags that are named don't count."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
         training = checkpoint_record.settings_of(manifest, trained)
         usual, begun = settings.of_preset(training.preset), training.of_preset(training.preset)
         roots = checkpoint_record.working_folders(folder, manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
-        return []  # what is wrong with it is told where it is read in full
-    if training.preset != settings.preset and "--preset" in named:
-        return []
+        return {}  # what is wrong with it is told where it is read in full
     found: dict[str, str] = {} if training.preset == settings.preset else {"--preset": training.preset}
-    if next_step.measures_as_trained(training.reward, begun, usual) and named.isdisjoint(_CLASSIFIER):
-        name = paths.find(training.reward.model, roots) or training.reward.model
-        found |= _classifier(name, training.reward, usual.toxicity, folder, "--toxicity.label" in named)
+    if found and "--preset" in named:
+        return found
+    if next_step.measures_as_trained(training.reward, begun, usual):
+        found |= dict.fromkeys(_TOXICITY & named, "")
+        if named.isdisjoint(_TOXICITY - {"--toxicity.label"}):
+            name = paths.find(training.reward.model, roots) or training.reward.model
+            found |= _classifier(name, training.reward, usual.toxicity, folder, "--toxicity.label" in named)
     limit = training.rollout.max_new_tokens
     if usual.evaluation.max_new_tokens == begun.rollout.max_new_tokens != limit:
         found["--evaluation.max-new-tokens"] = str(limit)
     if usual.dtype == begun.dtype != training.dtype:
         found["--dtype"] = training.dtype
-    return [word for flag, value in found.items() if flag not in named for word in (flag, value)]
+    return found
 
 
 def _classifier(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -27,6 +27,8 @@ installed: dict[str, str] = {}
 """What scripts are called where they were started as commands of an installed package."""
 file: SettingsFile | None = None
 """The file that --config names for the stage that runs here."""
+kept: Set[str] = frozenset()
+"""Flags that a command names though they are as in the preset, since the run has another value."""
 
 
 def program(script: str) -> str:
@@ -46,7 +48,7 @@ def command(script: str, settings: config.Stage, *words: str, said: Container[st
     start = program(script).split()
     for flag in _RUN:
         value = _value(settings, flag)
-        if value is not None and (value != _value(type(settings), flag) or flag in said):
+        if value is not None and (value != _value(type(settings), flag) or flag in said or flag in kept):
             start += [flag, value]
     return shlex.join([*start, *words])
 
@@ -75,7 +77,8 @@ def changed(settings: config.Stage, matters: Callable[[str], bool], said: Contai
     words: list[str] = []
     for flag in (flag for group in flags.groups(settings) for flag in group.flags if flag != flags.CONFIG):
         value = _value(settings, flag.name)
-        if not matters(flag.name) or (value == _value(usual, flag.name) and flag.name not in said):
+        is_usual = value == _value(usual, flag.name) and flag.name not in said and flag.name not in kept
+        if is_usual or not matters(flag.name):
             continue
         if isinstance(value, bool):
             words.append(flag.name if value else flag.off)

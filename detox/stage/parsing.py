@@ -42,7 +42,7 @@ def parse(
     """
     _refuse_repeated(argv)
     words, file = _without_file(argv, stage)
-    commands.file = file
+    commands.file, commands.kept = file, frozenset()
     try:
         defaults = _defaults(stage, words, file)
         if not {"-h", "--help"}.isdisjoint(words):
