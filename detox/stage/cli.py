@@ -60,7 +60,7 @@ def run(
             try:
                 code = main(settings) or 0
             except UserError as error:
-                raise flags.about(error, settings) from error
+                raise flags.about(error, settings) from None
             sys.stdout.flush()
             return code
     except SystemExit as stop:  # --help

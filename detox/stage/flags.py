@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 _KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
-_NAMING = (".base", ".adapter", ".model", ".dataset")
-"""Ends of the flags whose value is the name of a model or dataset."""
+_NAMING = ("base", "adapter", "model", "dataset")
+"""Settings of groups that are the name of a model or dataset."""
 
 
 class Flag(NamedTuple):
@@ -83,9 +83,11 @@ def blamed(error: UserError) -> str:
 
 def about(error: UserError, settings: config.Stage) -> UserError:
     """Return an error that begins with the name of a model or dataset as one about the flag that names it."""
-    for flag in (flag for group in groups(settings) for flag in group.flags):
-        if flag.name.endswith(_NAMING) and str(error).startswith(f"{printable(flag.default)}: "):
-            return UserError(f"{flag.name}={error}")
+    for group in (field.name for field in dataclasses.fields(settings)):
+        for name in _NAMING:
+            value = getattr(getattr(settings, group), name, None)
+            if value is not None and str(error).startswith(f"{printable(value)}: "):
+                return UserError(f"--{group}.{name}={error}")
     return error
 
 
