@@ -346,9 +346,9 @@ class Checkpoints(Checked, group="save"):
 
 @dataclass(frozen=True)
 class Toxicity(Checked, group="toxicity"):
-    """The classifier of the toxicity measurement."""
+    """The classifier of the toxicity measurement; a run that was trained against another one is measured by that."""
 
-    model: ModelName = "facebook/roberta-hate-speech-dynabench-r4-target"
+    model: ModelName = Reward.model
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
     revision: Optional[str] = None
     """Pin the hub model to this commit, tag or branch."""
@@ -376,8 +376,8 @@ class Evaluation(Checked, group="evaluation"):
     """At most this many dialogues of the split; None takes all."""
     samples: Positive = 4
     """Sampled summaries a dialogue; a greedy one comes on top."""
-    max_new_tokens: Positive = 100
-    """Longest summary, in tokens."""
+    max_new_tokens: Positive = Rollout.max_new_tokens
+    """Longest summary, in tokens; of a run that was trained with another limit, that one."""
     batch_size: Positive = 64
     """Summaries generated at once."""
     threshold: Annotated[float, between(0, 1)] = 0.5

@@ -56,10 +56,11 @@ def main(settings: config.Preparation) -> None:
 
 def next_step(settings: config.Preparation) -> str:
     """Say what to type next: PPO, or first the supervised LoRA checkpoint where the preset brings none."""
-    base = commands.changed(settings, lambda flag: flag in commands.BASE)
-    ppo = commands.command("training_ppo.py", settings, *base)
+    ppo, lora = (
+        commands.other(script, settings, lambda flag: flag in commands.BASE)
+        for script in ("training_ppo.py", "training_lora.py")
+    )
     has_adapter = config.preset(config.PPOTraining, settings.preset).model.adapter != "auto"
-    lora = commands.command("training_lora.py", settings, *base)
     return f"next: {ppo}" if has_adapter else f"next: {lora} (optional), then {ppo}"
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import config
-from detox.stage import cli, commands, lack_of_memory, notes
+from detox.stage import cli, commands, lack_of_memory
 
 if TYPE_CHECKING:
     from detox.evaluation.checkpoints import Case
@@ -47,22 +48,11 @@ def main(settings: config.EvaluationStage) -> None:
         processes.on_main(lambda: conclude(settings, cases))
 
 
-def preset_of_run(settings: config.EvaluationStage) -> str | None:
-    """Return the preset that the run's last checkpoint was trained with, where it is another than the usual one."""
-    from detox.ppo import checkpoint_folders
-    from detox.stage.artifacts import MANIFEST
+def of_run(settings: config.EvaluationStage, named: Set[str]) -> list[str]:
+    """Return what the checkpoints say of settings that none of the flags `named` sets."""
+    from detox.evaluation import as_trained
 
-    if settings.run is None:
-        return None
-    folder = checkpoint_folders.last(Path(settings.checkpoints) / settings.run / "ppo")
-    try:
-        found = None if folder is None else json.loads((folder / MANIFEST).read_bytes())["config"]["preset"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None  # what is wrong with it is told where it is read in full
-    if found not in config.PRESETS or found == settings.preset:
-        return None
-    notes.tell(f"--preset {found}, as {folder} was trained")
-    return str(found)
+    return as_trained.words(settings, named, config.PPOTraining)
 
 
 # ------------------------------------------------------------------------------------------------- evaluation
@@ -150,4 +140,4 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(config.EvaluationStage, main, description=__doc__, preset_of=preset_of_run))
+    sys.exit(cli.run(config.EvaluationStage, main, description=__doc__, of_run=of_run))

@@ -72,10 +72,15 @@ def main(settings: config.LoraTraining) -> None:
             validation_loss=after,
         )
     print(f"wrote {run / 'lora'}")
-    flags = commands.changed(settings, lambda flag: flag in (*commands.BASE, *commands.MACHINE))
-    usual = config.preset(config.PPOTraining, settings.preset).model
-    flags += [] if usual.adapter == "auto" else ["--model.adapter", "auto"]
-    print(f"next: {commands.command('training_ppo.py', settings, *flags)}")
+    print(f"next: {next_step(settings)}")
+
+
+def next_step(settings: config.LoraTraining) -> str:
+    """Return what to type next: PPO from this adapter, whatever preset or file name."""
+    is_usual = config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
+    own = [] if is_usual and not commands.in_file("--model.adapter") else ["--model.adapter", "auto"]
+    shared = (*commands.BASE, *commands.MACHINE)
+    return commands.other("training_ppo.py", settings, lambda flag: flag in shared, *own)
 
 
 def add_lora(settings: config.LoraTraining) -> PeftModel:

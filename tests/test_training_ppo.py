@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -24,8 +23,6 @@ import data_preparation
 import training_ppo
 from detox.model import adapters, loading, policy
 from detox.ppo import batches, checkpoint, checkpoint_folders, checkpoint_record, trackers, update
-from detox.ppo.next_step import next_step
-from detox.scoring.classifier import load_classifier
 from detox.stage import artifacts, cli, parsing
 from detox.stage.files import sha256
 from tests import tiny
@@ -253,44 +250,6 @@ def test_sigkill_and_sigterm(place, whole):
     output, error = process.communicate()
     assert process.returncode == 0, error
     assert_same(folder, whole)
-
-
-@pytest.mark.parametrize(
-    ("flags", "labels", "kind", "told"),
-    [
-        ("", ("nothate", "hate"), None, ""),
-        ("--preset demo", ("nothate", "hate"), None, "--preset demo"),
-        ("--preset demo --seed 3 --ppo.updates 7 --ppo.kl-coef 1", ("nothate", "hate"), None, "--preset demo"),
-        ("--reward.model own", ("nothate", "hate"), None, "--toxicity.model own"),
-        (
-            "--run r --checkpoints c --device cpu --rollout.max-new-tokens 9 --reward.model own --reward.label fine",
-            ("not fine", "fine"),
-            None,
-            "--run r --checkpoints c --device cpu --evaluation.max-new-tokens 9 --toxicity.model own "
-            "--toxicity.label 'not fine'",
-        ),
-        ("--reward.revision v2", ("nothate", "hate"), None, "--toxicity.model {usual} --toxicity.revision v2"),
-        (
-            "--reward.model own --reward.label a",
-            ("a", "b", "c"),
-            None,
-            "--toxicity.model own --toxicity.label LABEL (LABEL: the toxic one of a, b, c)",
-        ),
-        ("--reward.model own --reward.label a", ("a", "b", "hate"), None, "--toxicity.model own"),
-        ("--reward.model own --reward.label x", ("x",), "regression", ""),
-    ],
-)
-def test_the_next_line_tells_the_evaluation_what_training_was_told(tmp_path, flags, labels, kind, told):
-    settings = parsing.parse(config.PPOTraining, flags.split())
-    tiny.classifier(tmp_path / "own", labels, problem_type=kind)
-    reward = load_classifier(str(tmp_path / "own"), label=settings.reward.label)
-    expected = f"next: python evaluate_ppo.py {told.format(usual=settings.reward.model)}".strip()
-    usual = config.preset(config.EvaluationStage, settings.preset)
-    line = next_step(settings, usual, reward)
-    assert line == expected
-    _, script, *words = shlex.split(line.removeprefix("next: ").partition(" (")[0])
-    assert config.STAGES[script] is config.EvaluationStage
-    parsing.parse(config.EvaluationStage, words)
 
 
 def test_an_interruption_tells_the_whole_command(capsys):

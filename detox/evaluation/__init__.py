@@ -2,6 +2,7 @@
 
 What is evaluated:
     checkpoints: which ones, found and checked.
+    as_trained: settings that they were trained with, where nothing else is said.
     folders: where their evaluations lie, and which are done already.
     task: dialogues, prompts and models of one evaluation.
     reference: its part that is computed once.

@@ -55,7 +55,7 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     """
     own = Path(settings.checkpoints) / settings.run_name
     checkpoint_folders.settle(own / "ppo")
-    folders = [_named(name, own / "ppo") for name in settings.checkpoint]
+    folders = [named(name, own / "ppo") for name in settings.checkpoint]
     if not folders:
         folders = [own / "ppo" / checkpoint_folders.name(number) for number in checkpoint_folders.numbers(own / "ppo")]
         if not folders:
@@ -83,7 +83,7 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     return cases
 
 
-def _named(name: str, series: Path) -> Path:
+def named(name: str, series: Path) -> Path:
     """Return the folder that is meant: as it is named, or else of this name in the run's `ppo`."""
     folder = Path(name)
     is_bare = not folder.exists() and folder.name == str(folder)

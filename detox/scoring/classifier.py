@@ -30,7 +30,7 @@ class Classifier:
     @property
     def labels(self) -> list[str]:
         """Names of the labels by index."""
-        return _labels(self.model.config)
+        return labels_of(self.model.config)
 
     @property
     def label(self) -> str:
@@ -53,18 +53,7 @@ class Classifier:
     @property
     def multi_label(self) -> bool:
         """Whether labels are independent (sigmoid) or exclusive (softmax), as in transformers' pipeline."""
-        return self.model.config.problem_type == "multi_label_classification" or len(self.labels) == 1
-
-    @property
-    def measures(self) -> bool:
-        """Whether its outputs can be made probabilities of several labels."""
-        return self.model.config.problem_type != "regression" and len(self.labels) > 1
-
-    @property
-    def other_label(self) -> str | None:
-        """The label that excludes the one that is asked for, None unless there are just these two."""
-        others = [name for name in self.labels if name != self.label]
-        return others[0] if len(self.labels) == 2 and len(others) == 1 and not self.multi_label else None
+        return _multi_label(self.model.config)
 
     def index(self, label: str) -> int:
         """Return the index of the label called `label`, wherever the model has it.
@@ -102,9 +91,31 @@ class Classifier:
         return replace(self, label_id=self.index(label))
 
 
-def _labels(settings: PreTrainedConfig) -> list[str]:
+def labels_of(settings: PreTrainedConfig) -> list[str]:
+    """Return the names of a classifier's labels by index."""
     names: Mapping[Any, str] = settings.id2label or {}
     return [str(name) for _, name in sorted(names.items())]
+
+
+def _multi_label(settings: PreTrainedConfig) -> bool:
+    return settings.problem_type == "multi_label_classification" or len(labels_of(settings)) == 1
+
+
+def measures(settings: PreTrainedConfig) -> bool:
+    """Return whether a classifier's outputs can be made probabilities of several labels."""
+    return settings.problem_type != "regression" and len(labels_of(settings)) > 1
+
+
+def toxic_label(settings: PreTrainedConfig, maximised: str, usual: str) -> str | None:
+    """Return the label whose probability is toxicity to a classifier that was trained against.
+
+    Of two labels that exclude each other the other one is ill; of more, the usual one if it is there, else its user
+    knows: None.
+    """
+    labels = labels_of(settings)
+    if len(labels) == 2 and maximised in labels and not _multi_label(settings):
+        return labels[1 - labels.index(maximised)]
+    return usual if usual in labels else None
 
 
 def load_classifier(

@@ -9,11 +9,11 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from detox.stage import environment, lack_of_memory, notes, parsing, storage
+from detox.stage import environment, flags, lack_of_memory, notes, parsing, storage
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(
     main: Callable[[S], int | None],
     argv: Sequence[str] | None = None,
     description: str = "",
-    preset_of: Callable[[S], str | None] | None = None,
+    of_run: Callable[[S, Set[str]], list[str]] | None = None,
 ) -> int:
     """Run a stage with settings from the command line.
 
@@ -44,7 +44,7 @@ def run(
         main: does the stage's work; what it returns is the exit code, None is 0.
         argv: arguments without the program's name; None takes those of the process.
         description: head of `--help`; the stage's docstring unless given.
-        preset_of: see `parsing.parse`.
+        of_run: see `parsing.parse`.
 
     Returns:
         The exit code: 0, 2 (wrong input, told in one line), 130 (SIGINT), 143 (SIGTERM), 141 (reader gone).
@@ -56,8 +56,11 @@ def run(
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _sigterm_raises():
-            settings = parsing.parse(stage, words, description, preset_of)
-            code = main(settings) or 0
+            settings = parsing.parse(stage, words, description, of_run)
+            try:
+                code = main(settings) or 0
+            except UserError as error:
+                raise flags.about(error, settings) from None
             sys.stdout.flush()
             return code
     except SystemExit as stop:  # --help

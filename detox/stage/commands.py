@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Container, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -13,16 +13,22 @@ from detox.stage import flags, paths
 
 if TYPE_CHECKING:
     import config
+    from detox.stage.settings_file import SettingsFile
 
 
 BASE = ("--model.base", "--model.revision")
 MACHINE = ("--device", "--threads", "--engine", "--dtype")
 """Flags that stages share, and that should be the same in all of a run."""
-_PASSING = ("--preset", "--run", "--checkpoints", "--overwrite", "--checkpoint")
+_RUN = ("--preset", "--run", "--checkpoints")
+_PASSING = (*_RUN, "--overwrite", "--checkpoint")
 """Flags that are named otherwise, or that belong to one call alone."""
 
 installed: dict[str, str] = {}
 """What scripts are called where they were started as commands of an installed package."""
+file: SettingsFile | None = None
+"""The file that --config names for the stage that runs here."""
+kept: Set[str] = frozenset()
+"""Flags that a command names though they are as in the preset, since the run has another value."""
 
 
 def program(script: str) -> str:
@@ -30,25 +36,49 @@ def program(script: str) -> str:
     return installed.get(script, f"python {script}")
 
 
-def command(script: str, settings: config.Stage, *words: str) -> str:
-    """Return what to type for `script` on the same run as `settings`, with further words."""
+def command(script: str, settings: config.Stage, *words: str, said: Container[str] = ()) -> str:
+    """Return what to type for `script` on the same run as `settings`, with further words.
+
+    Args:
+        script: of a stage.
+        settings: of a stage.
+        words: come last.
+        said: flags to name although they are as they are without being named.
+    """
     start = program(script).split()
-    if settings.preset != type(settings).preset:
-        start += ["--preset", settings.preset]
-    if settings.run is not None:
-        start += ["--run", settings.run]
-    if settings.checkpoints != type(settings).checkpoints:
-        start += ["--checkpoints", settings.checkpoints]
+    for flag in _RUN:
+        value = _value(settings, flag)
+        if value is not None and (value != _value(type(settings), flag) or flag in said or flag in kept):
+            start += [flag, value]
     return shlex.join([*start, *words])
 
 
-def changed(settings: config.Stage, matters: Callable[[str], bool]) -> list[str]:
-    """Return the flags that matter and are not their preset's, as words to type."""
+def in_file(flag: str) -> bool:
+    """Return whether the file of settings sets a flag."""
+    return file is not None and flag in file.given
+
+
+def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *words: str) -> str:
+    """Return what to type for another stage of the run, with the flags of `settings` that matter to both.
+
+    The file of settings is named where it has more for that stage; what the line says itself goes before it.
+    """
+    theirs = flags.flag_names(settings.stages()[script]())
+    given = file.given if file is not None else {}
+    more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
+    said = given if more else ()
+    words = (*changed(settings, matters, said), *words)
+    return command(script, settings, *words, *([flags.CONFIG.name, file.path] if file and more else []), said=said)
+
+
+def changed(settings: config.Stage, matters: Callable[[str], bool], said: Container[str] = ()) -> list[str]:
+    """Return the flags that matter and are not their preset's, and those that are to be `said`, as words to type."""
     usual = settings.of_preset(settings.preset)
     words: list[str] = []
     for flag in (flag for group in flags.groups(settings) for flag in group.flags if flag != flags.CONFIG):
         value = _value(settings, flag.name)
-        if value == _value(usual, flag.name) or not matters(flag.name):
+        is_usual = value == _value(usual, flag.name) and flag.name not in said and flag.name not in kept
+        if is_usual or not matters(flag.name):
             continue
         if isinstance(value, bool):
             words.append(flag.name if value else flag.off)
@@ -86,7 +116,7 @@ def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
         shown = paths.shown(run)
         name = None if shown.name == settings.preset else shown.name
         settings = replace(settings, run=name, checkpoints=str(shown.parent))
-    return command(f"{stage}.py", settings, *changed(settings, lambda flag: flag in BASE))
+    return other(f"{stage}.py", settings, lambda flag: flag in BASE)
 
 
 def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
@@ -115,6 +145,6 @@ def missing(stage: str, settings: config.Stage | None, folder: Path) -> str:
     return f"{hint}run {before(stage, settings, folder)} first"
 
 
-def _value(settings: config.Stage, flag: str) -> Any:
+def _value(settings: config.Stage | type[config.Stage], flag: str) -> Any:
     names = flag.removeprefix("--").replace("-", "_").split(".")
     return functools.reduce(getattr, names, settings)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get
 
 import docstring_parser
 
-from detox.stage.errors import UserError
+from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
     import config
 
 
 _KINDS = {int: "INT", float: "FLOAT", str: "TEXT"}
+_NAMING = ("base", "adapter", "model", "dataset")
+"""Settings of groups that are the name of a model or dataset."""
 
 
 class Flag(NamedTuple):
@@ -77,6 +79,16 @@ def flag_names(settings: config.Stage) -> list[str]:
 def blamed(error: UserError) -> str:
     """Return the flag that an error about one begins with."""
     return str(error).partition("=")[0].partition(":")[0]
+
+
+def about(error: UserError, settings: config.Stage) -> UserError:
+    """Return an error that begins with the name of a model or dataset as one about the flag that names it."""
+    for group in (field.name for field in dataclasses.fields(settings)):
+        for name in _NAMING:
+            value = getattr(getattr(settings, group), name, None)
+            if value is not None and str(error).startswith(f"{printable(value)}: "):
+                return UserError(f"--{group}.{name}={error}")
+    return error
 
 
 def nearest(name: str, known: list[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tyro
 from tyro import _errors as tyro_errors
 
-from detox.stage import flags, paths, settings_file
+from detox.stage import commands, flags, paths, settings_file
 from detox.stage.errors import UserError
 from detox.stage.help_text import help_text
 from detox.stage.settings_file import SettingsFile
@@ -26,7 +26,7 @@ def parse(
     stage: type[S],
     argv: Sequence[str],
     description: str = "",
-    preset_of: Callable[[S], str | None] | None = None,
+    of_run: Callable[[S, Set[str]], list[str]] | None = None,
 ) -> S:
     """Return the validated settings of a stage.
 
@@ -34,7 +34,7 @@ def parse(
         stage: class of the settings.
         argv: the words.
         description: head of `--help`.
-        preset_of: finds the preset, None for the usual one, where neither a flag nor a file names one.
+        of_run: returns what the run says of settings that are in none of the flags named, by a word or a file.
 
     Raises:
         SystemExit: help was asked for, and printed.
@@ -42,15 +42,16 @@ def parse(
     """
     _refuse_repeated(argv)
     words, file = _without_file(argv, stage)
+    commands.file, commands.kept = file, frozenset()
     try:
         defaults = _defaults(stage, words, file)
         if not {"-h", "--help"}.isdisjoint(words):
             print(help_text(defaults, Path(sys.argv[0]).name, description))
             raise SystemExit(0)
         settings = _typed(words, defaults)
-        found = None if preset_of is None or _names_preset(words, file) else preset_of(settings)
-        if found is not None:
-            words = [*words, f"--preset={found}"]
+        found = of_run(settings, _names(words).union(file.given if file else ())) if of_run else []
+        if found:
+            words = [*words, *found]
             settings = _typed(words, _defaults(stage, words, file))
         settings.validate()
     except UserError as error:
@@ -91,10 +92,6 @@ def _typed(words: Sequence[str], defaults: S) -> S:
 def _names(words: Sequence[str]) -> set[str]:
     """Return the flags that were typed."""
     return {word.partition("=")[0].replace("_", "-") for word in words}
-
-
-def _names_preset(words: list[str], file: SettingsFile | None) -> bool:
-    return "--preset" in _names(words) or (file is not None and file.text("--preset") is not None)
 
 
 def _preset_name(argv: Sequence[str], usual: str) -> str:

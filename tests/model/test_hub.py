@@ -20,13 +20,17 @@ import torch
 from huggingface_hub import constants
 
 import config
+import data_preparation
+import evaluate_ppo
+import training_lora
+import training_ppo
 from detox.data import preparation
 from detox.data.sources import locate
 from detox.data.splits import SPLITS
 from detox.model import adapters, loading, tokenizers
 from detox.model.hub import PROBE_SECONDS, fetch, problem
 from detox.scoring.classifier import load_classifier
-from detox.stage import environment
+from detox.stage import artifacts, cli, environment
 from detox.stage.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -427,5 +431,63 @@ def test_the_default_preset_without_a_hub(tmp_path, closed):
     assert time.monotonic() - start < 30, "15 on a machine that does nothing else"
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "--preset demo" in done.stderr, done.stderr
-    assert done.stderr.startswith((f"error: {tiny.DIALOGSUM}: ", f"error: {tiny.FLAN_T5}: "))
+    assert done.stderr.startswith(f"error: --data.dataset={tiny.DIALOGSUM}: ")
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+# ------------------------------------------------------------------------------------------- as a stage tells it
+
+
+@pytest.fixture(scope="module")
+def run_there(tmp_path_factory) -> Path:
+    """A folder with a run of one update."""
+    place = tiny.start_world(tmp_path_factory.mktemp("world"), train=8, validation=4, test=4)
+    with tiny.inside(place):
+        argv = "--run r --model.base t5 --data.dataset dialogues".split()
+        assert cli.run(config.Preparation, data_preparation.main, argv) == 0
+        argv = "--run r --model.base t5 --model.adapter lora --reward.model reward --device cpu --ppo.updates 1".split()
+        assert cli.run(config.PPOTraining, training_ppo.main, [*argv, "--ppo.batch-size", "8"]) == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    ("stage", "main", "flag", "others"),
+    [
+        (config.Preparation, data_preparation.main, "--data.dataset", "--model.base t5"),
+        (config.Preparation, data_preparation.main, "--model.base", "--data.dataset dialogues"),
+        (config.LoraTraining, training_lora.main, "--model.base", "--device cpu"),
+        (config.PPOTraining, training_ppo.main, "--model.base", "--overwrite"),
+        (config.PPOTraining, training_ppo.main, "--model.adapter", "--overwrite --model.base t5"),
+        (config.PPOTraining, training_ppo.main, "--reward.model", "--overwrite --model.base t5 --model.adapter lora"),
+        (config.EvaluationStage, evaluate_ppo.main, "--toxicity.model", "--device cpu"),
+        (config.EvaluationStage, evaluate_ppo.main, "--judge.model", "--device cpu --toxicity.model reward"),
+    ],
+)
+def test_a_stage_names_the_flag_of_what_the_hub_refuses(
+    run_there, tmp_path, monkeypatch, capsys, hub, point, closed, stage, main, flag, others
+):
+    shutil.copytree(run_there, tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    if stage is config.Preparation:
+        shutil.rmtree("checkpoints/r/prepared")
+    name = "someone/wanted"
+    for status, says in ((403, "gated; accept"), (401, "no such repository"), (None, "cannot be reached")):
+        if status is None:
+            point(closed)
+        else:
+            hub.refuse[name] = status
+        assert cli.run(stage, main, ["--run", "r", flag, name, *others.split()]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {flag}={name}: ") and says in error and error.count("\n") == 1, error
+
+
+def test_a_classifier_that_a_run_was_trained_against_is_out_of_reach(tmp_path, monkeypatch, capsys, point, closed):
+    """Nobody typed its name, and its labels are read before anything else."""
+    monkeypatch.chdir(tmp_path)
+    settings = config.PPOTraining(run="r", reward=config.Reward("someone/wanted"))
+    with artifacts.publish(Path("checkpoints/r/ppo/step-0001"), stage="training_ppo", settings=settings):
+        pass
+    point(closed)
+    assert cli.run(config.EvaluationStage, evaluate_ppo.main, ["--run", "r"], of_run=evaluate_ppo.of_run) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --toxicity.model=someone/wanted: not in the local cache") and error.count("\n") == 1

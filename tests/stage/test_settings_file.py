@@ -176,7 +176,7 @@ def test_an_evaluation_takes_the_preset_of_its_run_unless_told(tmp_path, monkeyp
     (broken / "manifest.json").write_text("[]")
     Path("s.yaml").write_text(text + "\nevaluation.samples: 6")
     words = ["--config", "s.yaml", *words, "--evaluation.min-slice", "7"]
-    settings = parsing.parse(config.EvaluationStage, words, preset_of=evaluate_ppo.preset_of_run)
+    settings = parsing.parse(config.EvaluationStage, words, of_run=evaluate_ppo.of_run)
     usual = config.preset(config.EvaluationStage, preset)
     expected = replace(usual, run=settings.run, evaluation=replace(usual.evaluation, samples=6, min_slice=7))
     assert settings == expected

@@ -1,0 +1,300 @@
+"""What a stage says to type next, typed as it stands: it runs, and does what was meant; what an evaluation reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+import config
+import data_preparation
+import evaluate_ppo
+import training_lora
+import training_ppo
+from detox.evaluation import scorers
+from detox.evaluation.folders import decides
+from detox.model import loading
+from detox.ppo.next_step import next_step
+from detox.scoring.classifier import load_classifier
+from detox.stage import artifacts, cli, commands, notes, parsing
+from detox.stage.errors import UserError
+from tests import tiny
+
+MAINS = {
+    "data_preparation.py": data_preparation.main,
+    "training_lora.py": training_lora.main,
+    "training_ppo.py": training_ppo.main,
+    "evaluate_ppo.py": evaluate_ppo.main,
+}
+SIZES = {
+    "data": {"dataset": "dialogues"},
+    "lora": {"max_steps": 1, "batch_size": 2},
+    "ppo": {"updates": 1, "batch_size": 4, "minibatch_size": 4, "ppo_epochs": 1, "lora_r": 2},
+    "judge": {"model": "judge", "label": "toxic"},
+    "evaluation": {"samples": 1, "best_of": 1, "resamples": 100, "min_slice": 2, "bad_words": "default"},
+    "device": "cpu",
+}
+
+
+def run(script: str, *words: str) -> int:
+    of_run = evaluate_ppo.of_run if script == "evaluate_ppo.py" else None
+    return cli.run(config.STAGES[script], MAINS[script], list(words), of_run=of_run)
+
+
+def typed(line: str) -> list[str]:
+    python, *words = shlex.split(line)
+    assert python == "python"
+    return words
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch):
+    monkeypatch.setattr(commands, "file", None)
+    monkeypatch.setattr(commands, "kept", frozenset())
+    notes.forget()
+    scorers.load_scorers.cache_clear()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with tiny models, among them a classifier whose labels are its own, and a file of settings."""
+    tiny.start_world(tmp_path, train=8, validation=4, test=4)
+    tiny.classifier(tmp_path / "polite", ("curt", "kind"), seed=3)
+    tiny.bert_classifier(tmp_path / "judge", seed=1)
+    (tmp_path / "my sizes.yaml").write_text(yaml.safe_dump(SIZES))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_each_line_runs_as_it_is_printed(place, capsys):
+    """From a run whose place, preset, models and file are unusual; the file has what no line says."""
+    where = "--checkpoints elsewhere --run own --preset demo --seed 3 --model.base t5".split()
+    file = ["--config", "my sizes.yaml"]
+    assert run("data_preparation.py", *where, *file) == 0
+    script, *words = typed(capsys.readouterr().out.partition("next: ")[2])
+    settings = parsing.parse(config.STAGES[script], words)
+    assert script == "training_ppo.py" and settings.model.base == "t5" and settings.ppo.updates == 1
+    assert run("training_lora.py", *where, *file) == 0
+    script, *words = typed(capsys.readouterr().out.partition("next: ")[2])
+    assert script == "training_ppo.py" and words[-2:] == file
+    reward = "--reward.model polite --reward.label kind --rollout.max-new-tokens 5".split()
+    assert run(script, *words, *reward) == 0
+    line = capsys.readouterr().out.partition("next: ")[2].strip()
+    assert line == (
+        "python evaluate_ppo.py --preset demo --run own --checkpoints elsewhere --device cpu --config 'my sizes.yaml'"
+    )
+    script, *words = typed(line)
+    assert run(script, *words) == 0
+    folder = place / "elsewhere/own/evaluation/step-0001"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["models"] == {
+        "base": "t5",
+        "adapter": "elsewhere/own/lora",
+        "reward": "polite",
+        "toxicity": "polite",
+        "judge": "judge",
+    }
+    assert "--toxicity.model polite --toxicity.label curt" in results["command"], "the figures say what they are of"
+    told = "note: --toxicity.model polite --toxicity.label curt --evaluation.max-new-tokens 5, as "
+    assert capsys.readouterr().err == f"{told}elsewhere/own/ppo/step-0001 was trained\n"
+    made = (folder / "manifest.json").stat().st_mtime_ns
+    for again in (
+        results["command"],
+        "python evaluate_ppo.py --run own --checkpoints elsewhere --config 'my sizes.yaml'",
+    ):
+        script, *words = typed(again)
+        assert run(script, *words) == 0
+        assert (folder / "manifest.json").stat().st_mtime_ns == made, "the same evaluation"
+
+
+# ------------------------------------------------------------------------------- what an evaluation reads from a run
+
+CASES = [
+    ("", ("nothate", "hate"), None, "", ""),
+    ("--preset demo", ("nothate", "hate"), None, "--preset demo", ""),
+    ("--preset demo --seed 3 --ppo.updates 7 --ppo.kl-coef 1", ("nothate", "hate"), None, "--preset demo", ""),
+    ("--reward.model own", ("nothate", "hate"), None, "", "--toxicity.model own"),
+    (
+        "--run r --checkpoints c --device cpu --rollout.max-new-tokens 9 --reward.model own --reward.label fine",
+        ("not fine", "fine"),
+        None,
+        "--run r --checkpoints c --device cpu",
+        "--evaluation.max-new-tokens 9 --toxicity.model own --toxicity.label 'not fine'",
+    ),
+    ("--dtype float32", ("nothate", "hate"), None, "--dtype float32", ""),
+    ("--reward.revision v2", ("nothate", "hate"), None, "", "--toxicity.model {usual} --toxicity.revision v2"),
+    ("--reward.model own --reward.label a", ("a", "b", "hate"), None, "", "--toxicity.model own"),
+    (
+        "--reward.model own --reward.label a",
+        ("a", "b", "c"),
+        None,
+        "--toxicity.label LABEL",
+        "--toxicity.model own",
+    ),
+    ("--reward.model own --reward.label x", ("x",), "regression", "", ""),
+]
+
+
+def trained(settings: config.PPOTraining) -> Path:
+    """Write what a checkpoint says of its training."""
+    folder = Path(settings.checkpoints, settings.run_name, "ppo", "step-0001")
+    with artifacts.publish(folder, stage="training_ppo", settings=settings):
+        pass
+    return folder
+
+
+def evaluation(*words: str) -> config.EvaluationStage:
+    return parsing.parse(config.EvaluationStage, words, of_run=evaluate_ppo.of_run)
+
+
+@pytest.mark.parametrize(("flags", "labels", "kind", "told", "read"), CASES)
+def test_the_next_line_evaluates_as_was_trained(tmp_path, monkeypatch, flags, labels, kind, told, read):
+    monkeypatch.chdir(tmp_path)
+    settings = parsing.parse(config.PPOTraining, flags.split())
+    tiny.classifier(tmp_path / "own", labels, problem_type=kind)
+    reward = load_classifier("own", label=settings.reward.label)
+    if settings.reward.revision is not None:
+        monkeypatch.setattr(loading, "read_config", lambda name, revision: (reward.model.config, {}))
+    line = next_step(settings, config.preset(config.EvaluationStage, settings.preset), reward)
+    command, _, asked = line.removeprefix("next: ").partition(" (")
+    assert command == f"python evaluate_ppo.py {told}".strip()
+    assert asked == ("LABEL: the toxic one of a, b, c)" if "LABEL" in told else "")
+    folder = trained(settings)
+    expected = parsing.parse(config.EvaluationStage, shlex.split(f"{told} {read}".format(usual=settings.reward.model)))
+    assert evaluation(*typed(command)[1:]) == expected
+    if settings.run is None:
+        found = evaluation(*shlex.split(told), "--checkpoint", str(folder))
+        assert replace(found, checkpoint=()) == expected, "a checkpoint says it as its run does"
+
+
+@pytest.mark.parametrize(
+    ("words", "toxicity"),
+    [
+        ("", ("own", "bad")),
+        ("--toxicity.model t5", ("t5", "hate")),
+        ("--toxicity.label rude", ("own", "rude")),
+        ("--toxicity.model t5 --toxicity.label rude", ("t5", "rude")),
+        ("--toxicity.model demo:reward", ("demo:reward", "hate")),
+        ("--toxicity.label hate", ("own", "hate")),
+        ("--preset flan-t5", (config.Toxicity.model, "hate")),
+    ],
+)
+def test_what_the_user_sets_goes_before_the_run(tmp_path, monkeypatch, words, toxicity):
+    monkeypatch.chdir(tmp_path)
+    tiny.classifier(tmp_path / "own", ("good", "bad"))
+    demo = config.preset(config.PPOTraining, "demo")
+    trained(replace(demo, run="r", reward=config.Reward("own", label="good")))
+    (tmp_path / "s.yaml").write_text(
+        "".join(f"{name}: {value}\n" for name, value in re.findall(r"--(\S+) (\S+)", words))
+    )
+    for given in (words.split(), ["--config", "s.yaml"]):
+        settings = evaluation("--run", "r", *given)
+        assert (settings.toxicity.model, settings.toxicity.label) == toxicity
+        assert settings.preset == ("flan-t5" if "flan-t5" in words else "demo")
+        again = commands.again("evaluate_ppo.py", settings)
+        assert evaluation(*typed(again)[1:]) == settings, (
+            "a value that is the preset's is told where the run has another"
+        )
+
+
+def test_a_classifier_in_the_users_own_presets_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(config._DEMO[config.EvaluationStage], "toxicity", config.Toxicity("mine"))
+    tiny.classifier(tmp_path / "own")
+    trained(replace(config.preset(config.PPOTraining, "demo"), run="r", reward=config.Reward("own")))
+    assert evaluation("--run", "r").toxicity == config.Toxicity("mine")
+
+
+def test_the_toxic_one_of_many_labels_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.classifier(tmp_path / "own", ("a", "b", "c"))
+    folder = trained(config.PPOTraining(run="r", reward=config.Reward("own", label="a")))
+    with pytest.raises(UserError) as error:
+        evaluation("--run", "r")
+    assert str(error.value) == (
+        f"--toxicity.label=hate: own, which {folder} was trained with, has no such label; name the toxic one of a, b, c"
+    )
+    assert evaluation("--run", "r", "--toxicity.label", "b").toxicity == config.Toxicity("own", label="b")
+
+
+def test_a_reward_that_measures_nothing_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tiny.classifier(tmp_path / "own", ("x",), problem_type="regression")
+    folder = trained(config.PPOTraining(run="r", reward=config.Reward("own", label="x")))
+    assert evaluation("--run", "r").toxicity == config.Toxicity()
+    assert capsys.readouterr().err == (
+        f"note: own, which {folder} was trained with, gives no probabilities: toxicity is by {config.Toxicity.model}\n"
+    )
+
+
+def test_checkpoints_that_were_trained_in_different_ways(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    for name in ("one", "two"):
+        tiny.classifier(tmp_path / name)
+        folders.append(str(trained(config.PPOTraining(run=name, reward=config.Reward(name)))))
+    settings = evaluation("--checkpoint", *folders)
+    assert settings.toxicity == config.Toxicity()
+    assert "trained in different ways" in capsys.readouterr().err
+    alone = commands.command(
+        "evaluate_ppo.py", settings, "--checkpoint", folders[0], *commands.changed(settings, decides)
+    )
+    assert evaluation(*typed(alone)[1:]) == replace(settings, checkpoint=(folders[0],))
+
+
+def test_a_classifier_is_found_from_another_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.classifier(tmp_path / "own")
+    trained(config.PPOTraining(run="r", reward=config.Reward("own")))
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    settings = evaluation("--run", "r", "--checkpoints", "../checkpoints")
+    assert settings.toxicity.model == str(tmp_path / "own")
+
+
+# ------------------------------------------------------------------------------------------- the file of settings
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "told"),
+    [
+        ("ppo.updates: 3", "--run own", "--run own"),
+        ("run: own\ndevice: cpu", "", "--run own --device cpu"),
+        ("judge.model: judge", "--run own --preset demo", "--preset demo --run own --config s.yaml"),
+        ("preset: demo\njudge.model: j", "--preset flan-t5", "--preset flan-t5 --config s.yaml"),
+        ("device: cuda\njudge.model: j", "--device auto", "--device auto --config s.yaml"),
+        ("judge.model: j\noverwrite: true", "--overwrite", "--config s.yaml"),
+    ],
+)
+def test_a_line_names_the_file_where_it_has_more_for_that_stage(tmp_path, monkeypatch, text, words, told):
+    monkeypatch.chdir(tmp_path)
+    tiny.classifier(tmp_path / "own")
+    (tmp_path / "s.yaml").write_text(text)
+    settings = parsing.parse(config.PPOTraining, ["--config", "s.yaml", *words.split()])
+    line = next_step(settings, config.preset(config.EvaluationStage, settings.preset), load_classifier("own"))
+    assert line == f"next: python evaluate_ppo.py {told}"
+    found = parsing.parse(config.EvaluationStage, typed(line.removeprefix("next: "))[1:])
+    for name in ("preset", "run", "device", "checkpoints"):
+        assert getattr(found, name) == getattr(settings, name)
+
+
+def test_the_adapter_that_was_just_made_goes_before_the_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("model.adapter: old\nppo.updates: 3")
+    settings = parsing.parse(config.LoraTraining, ["--config", "s.yaml"])
+    line = training_lora.next_step(settings)
+    assert line == "python training_ppo.py --model.adapter auto --config s.yaml"
+    assert parsing.parse(config.PPOTraining, typed(line)[1:]).model.adapter == "auto"
+
+
+def test_the_command_for_a_stage_that_is_missing_names_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text("data.dataset: dialogues\nmodel.base: t5")
+    assert run("training_ppo.py", "--config", "s.yaml", "--run", "own") == 2
+    error = capsys.readouterr().err
+    assert error.endswith("run python data_preparation.py --run own --model.base t5 --config s.yaml first\n"), error
