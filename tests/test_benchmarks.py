@@ -20,6 +20,7 @@ from benchmarks import (
     busy,
     data_preparation,
     demo_seeds,
+    evaluation_time,
     evaluations,
     ppo_step,
     scaling,
@@ -410,3 +411,18 @@ def test_busy_and_quiet_are_compared_with_the_better_choice():
         "| an iteration | 0 | 2.0 | 4.0 | 2.0 | 1.00 |",
         "| an iteration | 1 | 4.4 | 4.0 | 9.0 | 1.10 |",
     ]
+
+
+def test_an_evaluation_is_timed_against_itself(capsys):
+    arguments = evaluation_time.parse(
+        ["--shape", "tiny", "--dialogues", "3", "--new-tokens", "4", "--samples", "2", "--threads", "1"]
+        + ["--repeats", "1", "--against", str(evaluation_time.ROOT)]
+    )
+    runs = evaluation_time.measure(arguments)
+    (before,), (now,) = runs["before"], runs["now"]
+    assert before["said"] == now["said"] and len(now["said"]) == 3 * (2 + 2 + 1 + 2 + 2 + 1)
+    for found in (before, now):
+        for clock in ("seconds", "cpu_seconds"):
+            assert found[clock]["total"] == pytest.approx(sum(found[clock][part] for part in evaluation_time.PARTS))
+    text = evaluation_time.table(runs)
+    assert "30 of 30 summaries are the same" in text and text.count("\n| ") == len(evaluation_time.PARTS) + 2

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 Scorer = Callable[[list[str]], Sequence[float]]
+Mark = TypeVar("Mark")
 
 _CHUNK = 64
 """Texts that a scorer is given at once."""
@@ -32,7 +33,7 @@ _CHUNK = 64
 def load_scorers(
     measured: config.Toxicity, judge: config.Judge, reward: config.Reward, device: torch.device
 ) -> tuple[dict[str, Classifier], dict[str, Scorer]]:
-    """Load toxicity measurement, judge and reward model; one that serves twice is loaded once."""
+    """Load toxicity measurement, judge and reward model; one that serves twice is loaded, and reads a text, once."""
     loaded: dict[tuple[str, str | None], Classifier] = {}
     classifiers = {}
     for role, wanted in (("toxicity", measured), ("judge", judge), ("reward", reward)):
@@ -81,12 +82,19 @@ def score(
 
 def _mark(records: Sequence[Record], scorers: Mapping[str, Scorer], processes: Processes) -> None:
     texts = list(dict.fromkeys(record["summary"] for record in records))
-    for name, scorer in scorers.items():
-        values = dict(zip(texts, rate(texts, scorer, processes), strict=True))
-        if not all(map(math.isfinite, values.values())):
+
+    def marked(some: list[str]) -> list[list[float]]:
+        """Return the marks of each text; a classifier that serves twice reads them once."""
+        columns = [scorer(some) for scorer in scorers.values()]
+        return [[float(column[i]) for column in columns] for i in range(len(some))]
+
+    found = rate(texts, marked, processes)
+    for name, values in zip(scorers, zip(*found)):
+        if not all(map(math.isfinite, values)):
             raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
-        for record in records:
-            record[name] = values[record["summary"]]
+    marks = dict(zip(texts, found, strict=True))
+    for record in records:
+        record |= zip(scorers, marks[record["summary"]])
 
 
 def _overlap(
@@ -111,10 +119,12 @@ def _overlap(
         record |= {name: float(values[at]) for name, values in overlaps.items()}
 
 
-def rate(texts: Sequence[str], scorer: Scorer, processes: Processes = ALONE) -> list[float]:
+def rate(
+    texts: Sequence[str], scorer: Callable[[list[str]], Sequence[Mark]], processes: Processes = ALONE
+) -> list[Mark]:
     """Return what a scorer says of each text; texts of like length go to it together, and processes take turns."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
     chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
-    found = processes.map(lambda rows: list(map(float, scorer([texts[i] for i in rows]))), chunks)
+    found = processes.map(lambda rows: list(scorer([texts[i] for i in rows])), chunks)
     values = dict(zip(chain.from_iterable(chunks), chain.from_iterable(found), strict=True))
     return [values[i] for i in range(len(texts))]

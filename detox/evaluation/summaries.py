@@ -51,13 +51,12 @@ class _Batch(NamedTuple):
 
     rows: list[int]
     """Dialogues that are encoded together."""
-    draw: str
     jobs: list[tuple[int, Any]]
     """The place of a dialogue among `rows`, and what is wanted of it."""
 
 
-def _batches(rows: list[int], draw: str, jobs: list[tuple[int, Any]], size: int) -> list[_Batch]:
-    return [_Batch(rows, draw, jobs[start : start + size]) for start in range(0, len(jobs), size)]
+def _batches(rows: list[int], jobs: list[tuple[int, Any]], size: int) -> list[_Batch]:
+    return [_Batch(rows, jobs[start : start + size]) for start in range(0, len(jobs), size)]
 
 
 def summarize(
@@ -71,7 +70,7 @@ def summarize(
     title: str,
     processes: Processes = ALONE,
 ) -> dict[str, Records]:
-    """Let a model summarize every dialogue; each is encoded once for all draws.
+    """Let a model summarize every dialogue; each is encoded once for all draws, and those of one kind run together.
 
     Args:
         engine: the model.
@@ -87,25 +86,29 @@ def summarize(
         For each name records with `summary`, `ids`, `tokens` (how many), `finished`, `logprob` (nats, of the
         whole summary under this model).
     """
-    wanted = {name: range(draw.start, draw.stop) for name, draw in draws.items()}
+    kinds: dict[tuple[Any, ...], list[tuple[str, int]]] = {}
+    for name, draw in draws.items():
+        kinds.setdefault((draw.greedy, draw.banned), []).extend((name, n) for n in range(draw.start, draw.stop))
     batches = [
         batch
         for rows in by_length([len(query) for query in queries], settings.batch_size)
-        for name, numbers in wanted.items()
-        for batch in _batches(rows, name, [(i, n) for i in range(len(rows)) for n in numbers], settings.batch_size)
+        for wanted in kinds.values()
+        for batch in _batches(rows, [(i, one) for i in range(len(rows)) for one in wanted], settings.batch_size)
     ]
 
     def generate(encoded: Encoded, batch: _Batch) -> list[Record]:
-        draw = draws[batch.draw]
-        owners, numbers = [batch.rows[i] for i, _ in batch.jobs], [number for _, number in batch.jobs]
+        owners, names, numbers = zip(*((batch.rows[i], name, number) for i, (name, number) in batch.jobs))
+        draw = draws[names[0]]
         uniform = draw.uniforms(owners, numbers, settings.max_new_tokens, seed)
         return _generate(engine, tokenizer, encoded, uniform, draw, settings)
 
     made = _work_through(batches, generate, engine, queries, title, processes)
-    records: dict[str, Records] = {name: [[{} for _ in numbers] for _ in queries] for name, numbers in wanted.items()}
+    records: dict[str, Records] = {
+        name: [[{} for _ in range(draw.start, draw.stop)] for _ in queries] for name, draw in draws.items()
+    }
     for batch, found in zip(batches, made, strict=True):
-        for (i, number), record in zip(batch.jobs, found, strict=True):
-            records[batch.draw][batch.rows[i]][number - wanted[batch.draw].start] = record
+        for (i, (name, number)), record in zip(batch.jobs, found, strict=True):
+            records[name][batch.rows[i]][number - draws[name].start] = record
     return records
 
 
@@ -174,7 +177,7 @@ def teacher_force(
     batches = []
     for rows in by_length([len(query) for query in queries], settings.batch_size):
         jobs = [(i, record) for i, row in enumerate(rows) for group in groups for record in group[row]]
-        batches += _batches(rows, "", jobs, settings.batch_size)
+        batches += _batches(rows, jobs, settings.batch_size)
 
     def logprobs(encoded: Encoded, batch: _Batch) -> list[float]:
         ids = [torch.tensor(record["ids"]) for _, record in batch.jobs]

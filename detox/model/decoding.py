@@ -21,27 +21,36 @@ ALIGNMENT = 8
 
 @dataclass
 class Prompts:
-    """Prompts of alike length, side by side in a decoding.
+    """Prompts of alike length, side by side in a decoding, each with its responses.
 
     Attributes:
+        counts: responses to each of the n prompts, m at most.
+        slots: [responses] int64, the place of each among n * m, or None if there are as many.
         bias: [n, 1, 1, S], 0 at a token of the prompt, else -inf.
         keys: of each layer, [n, H, S, dk].
         values: of each layer, [n, H, S, dk].
     """
 
+    counts: list[int]
+    slots: Tensor | None
     bias: Tensor
     keys: list[Tensor]
     values: list[Tensor]
 
     def __len__(self) -> int:
-        return len(self.bias)
+        return sum(self.counts)
 
-    def select(self, indices: Tensor) -> Prompts:
-        """Return the prompts at `indices` [n'], in rising order."""
-        if len(indices) == len(self):
-            return self
-        keys, values = ([of_layer[indices] for of_layer in part] for part in (self.keys, self.values))
-        return Prompts(self.bias[indices], keys, values)
+    def spread(self, rows: Tensor) -> Tensor:
+        """Return rows of the responses [b, H, 1, dk] by their prompts, [n, H, m, dk]."""
+        rows = rows.squeeze(2)
+        if self.slots is not None:
+            rows = rows.new_zeros(len(self.counts) * max(self.counts), *rows.shape[1:]).index_copy_(0, self.slots, rows)
+        return rows.unflatten(0, (len(self.counts), -1)).transpose(1, 2)
+
+    def collect(self, rows: Tensor) -> Tensor:
+        """Return what `spread` gave, [n, H, m, dk], as rows of the responses [b, H, dk]."""
+        rows = rows.transpose(1, 2).flatten(0, 1)
+        return rows if self.slots is None else rows[self.slots]
 
 
 class Decoding:
@@ -68,11 +77,13 @@ class Decoding:
         self.linears = LinearsOfFew(engine.attention_dtype)
         self.norms: dict[Norm, Tensor] = {}
         self.step = 0
-        lengths, device = encoded.lengths, engine.device
+        once, responses = encoded.different()
+        lengths, device = once.lengths, engine.device
         begins = list(itertools.accumulate(lengths, initial=0))
         groups = packing.alike(lengths, engine.traits.alike)
-        self.order = [i for members in groups for i in members]
-        ends, starts = torch.tensor([[item[i] for i in self.order] for item in (lengths, begins)]).to(device)
+        of_prompts = [i for members in groups for i in members]
+        self.order = [i for prompt in of_prompts for i in responses[prompt]]
+        ends, starts = torch.tensor([[item[i] for i in of_prompts] for item in (lengths, begins)]).to(device)
         self.prompts: list[Prompts] = []
         sources = []
         sizes = [len(members) for members in groups]
@@ -82,9 +93,13 @@ class Decoding:
             there = positions < end[:, None]
             sources.append(start[:, None] + positions * there)
             bias = torch.zeros(there.shape, dtype=engine.attention_dtype, device=device)
-            self.prompts.append(Prompts(bias.masked_fill_(~there, -torch.inf)[:, None, None], [], []))
+            bias = bias.masked_fill_(~there, -torch.inf)[:, None, None]
+            counts = [len(responses[i]) for i in members]
+            places = _slots(counts)
+            slots = None if places is None else torch.tensor(places, device=device)
+            self.prompts.append(Prompts(counts, slots, bias, [], []))
         self.places = torch.tensor(self.order, device=device)
-        memory = engine.padded(encoded.hidden)
+        memory = engine.padded(once.hidden)
         for block in engine.decoder.block:
             attention = block.layer[1].EncDecAttention
             key, value = linears(memory, attention.k, attention.v, adapters=True)
@@ -106,19 +121,28 @@ class Decoding:
     def keep(self, indices: Sequence[int]) -> None:
         """Leave only the sequences at `indices` of the caller's, in that order."""
         moved = {before: now for now, before in enumerate(indices)}
-        staying, within, first = [], [], 0
-        for group in self.prompts:
-            of_group = [i for i in range(len(group)) if self.order[first + i] in moved]
-            staying += [first + i for i in of_group]
-            within.append(of_group)
-            first += len(group)
+        staying = [place for place, before in enumerate(self.order) if before in moved]
         self.order = [moved[self.order[place]] for place in staying]
+        told, kept, first = [staying, self.order], [], 0
+        for group in self.prompts:
+            edges = list(itertools.accumulate(group.counts, initial=first))
+            counts = [sum(begin <= place < end for place in staying) for begin, end in itertools.pairwise(edges)]
+            first = edges[-1]
+            with_any = [i for i, count in enumerate(counts) if count]
+            if with_any:
+                group.counts = [counts[i] for i in with_any]
+                kept.append(group)
+                told += [with_any, _slots(group.counts) or []]
         # All that says who stays goes to the device at once.
-        told = torch.tensor([staying, self.order, list(itertools.chain.from_iterable(within))]).to(self.cache.device)
-        places, self.places, flat = told
+        on_device = torch.tensor(list(itertools.chain.from_iterable(told))).to(self.cache.device)
+        places, self.places, *parts = on_device.split(list(map(len, told)))
         self.cache = self.cache[:, :, places]
-        parts = flat.split([len(of_group) for of_group in within])
-        self.prompts = [group.select(part) for group, part in zip(self.prompts, parts, strict=True) if len(part)]
+        for group, with_any, slots in zip(kept, parts[::2], parts[1::2], strict=True):
+            group.slots = slots if len(slots) else None
+            if len(with_any) < len(group.bias):
+                group.bias = group.bias[with_any]
+                group.keys, group.values = ([layer[with_any] for layer in x] for x in (group.keys, group.values))
+        self.prompts = kept
 
     def norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the engine's norm, with a weight that needs no cast at every step."""
@@ -144,10 +168,10 @@ class Decoding:
         def attend_prompt(index: int, layer: Attention, normed: Tensor) -> Tensor:
             (query,) = heads(self.linears(normed, layer.q))
             outputs = [
-                self._look(part, group.keys[index], group.values[index], group.bias)
+                group.collect(self._look(group.spread(part), group.keys[index], group.values[index], group.bias))
                 for part, group in zip(query.split(counts), self.prompts, strict=True)
             ]
-            return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).view(count, -1)
+            return (torch.cat(outputs) if len(outputs) > 1 else outputs[0]).flatten(1)
 
         decoder = self.engine.decoder
         hidden = self.engine.run(decoder, tokens, attend, attend_prompt, self.linears, self.norm)
@@ -156,7 +180,9 @@ class Decoding:
     def _grow(self) -> None:
         capacity = max(32, 2 * self.step)
         distances = torch.arange(1 - capacity, 1, device=self.cache.device)
-        self.cache = F.pad(self.cache, (0, 0, 0, capacity - self.step))
+        cache = self.cache.new_empty(*self.cache.shape[:-2], capacity, self.cache.shape[-1])
+        cache[..., : self.step, :] = self.cache[..., : self.step, :]
+        self.cache = cache
         line = self.engine.bias_line(self.engine.decoder, distances, causal=True)
         longer = F.pad(line, (0, ALIGNMENT))
         self.biases = torch.stack([longer[:, shift : shift + capacity] for shift in range(ALIGNMENT)])
@@ -167,10 +193,18 @@ class Decoding:
         return heads.to(self.engine.attention_dtype, memory_format=torch.contiguous_format)
 
     def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Return the attention [b, H, 1, dk] of one query a sequence to its keys and values [b, H, S, dk]."""
+        """Return the attention [b, H, m, dk] of m queries to the keys and values [b, H, S, dk] of one sequence."""
         if self.engine.traits.fused:
             return F.scaled_dot_product_attention(query, keys, values, attn_mask=bias, scale=1.0)
         # `matmul` expands what `bmm` takes as it is.
-        scores = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).view(*query.shape[:2], 1, -1)
+        scores = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)).view(*query.shape[:3], -1)
         weights = scores.add_(bias).softmax(-1)
         return torch.bmm(weights.flatten(0, 1), values.flatten(0, 1)).view_as(query)
+
+
+def _slots(counts: list[int]) -> list[int] | None:
+    """Return the place of each response where every prompt has room for as many as any has; None if all are taken."""
+    most = max(counts)
+    if most * len(counts) == sum(counts):
+        return None
+    return [i * most + j for i, count in enumerate(counts) for j in range(count)]

@@ -30,12 +30,14 @@ class Encoded:
         hidden: [sum of lengths, d], in the encoder's dtype.
         lengths: tokens of each prompt.
         origin: what this was selected from, and [sum of lengths] int64, the row there of each token.
+        prompts: the place of each prompt in what this was selected from; the same twice is one prompt.
         products: what an engine computed of `hidden`, by layer, for all that is selected from this.
     """
 
     hidden: Tensor
     lengths: tuple[int, ...]
     origin: tuple[Encoded, Tensor] | None = None
+    prompts: tuple[int, ...] = ()
     products: dict[nn.Module, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -50,8 +52,18 @@ class Encoded:
         tokens = torch.arange(len(self.hidden), device=self.hidden.device).split(self.lengths)
         rows = torch.cat([tokens[i] for i in indices])
         lengths = tuple(self.lengths[i] for i in indices)
-        whole, places = (self, rows) if self.origin is None else (self.origin[0], self.origin[1][rows])
-        return Encoded(self.hidden[rows], lengths, (whole, places))
+        if self.origin is None:
+            return Encoded(self.hidden[rows], lengths, (self, rows), tuple(indices))
+        whole, places = self.origin
+        return Encoded(self.hidden[rows], lengths, (whole, places[rows]), tuple(self.prompts[i] for i in indices))
+
+    def different(self) -> tuple[Encoded, list[list[int]]]:
+        """Return each prompt once, and the places at which it stands here."""
+        places: dict[int, list[int]] = {}
+        for i, prompt in enumerate(self.prompts or range(len(self))):
+            places.setdefault(prompt, []).append(i)
+        once = self if len(places) == len(self) else self.select([first for first, *_ in places.values()])
+        return once, list(places.values())
 
     def forget(self) -> None:
         """Let go of what an engine computed of these prompts."""
@@ -281,10 +293,8 @@ class Engine(ABC):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         hidden = self.head_input(hidden).to(self.head_weight.dtype)
-        if self.traits.tall_head:
-            product = (self.head_weight @ hidden.T).T
-            dtype = torch.promote_types(product.dtype, torch.float32)
-            logits = product.new_empty(product.shape, dtype=dtype).copy_(product)
+        if len(hidden) < self.traits.tall_head and hidden.dtype == torch.float32:
+            logits = (self.head_weight @ hidden.T).T.contiguous()
         else:
             logits = wide(hidden @ self.head_weight.T)
         return logits if self.head_bias is None else logits + self.head_bias

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,6 +29,11 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     banned: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the distribution stays as it is, but for what is banned."""
+        return (self.temperature, self.top_k, self.top_p) == (1.0, 0, 1.0)
 
 
 GREEDY = Sampling()
@@ -55,26 +61,35 @@ def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: T
     Returns:
         The tokens [b] and their log-probabilities [b] under `logits` as they came.
     """
-    full = logits
-    if sampling.banned:
-        logits = _ban(logits, prefixes, sampling.banned)
     if draws is None:
-        tokens = logits.argmax(-1)
-    else:
-        if sampling.temperature != 1.0:
-            logits = logits / sampling.temperature
-        if sampling.top_k:
-            kth = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < kth, -torch.inf)
-        if sampling.top_p < 1.0:
-            ordered, order = logits.softmax(-1).sort(-1, descending=True)
-            beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
-            logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-        # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
-        cumulative = _cumulative(logits.softmax(-1))
-        found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
-        tokens = found.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
-    return tokens, full.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+        allowed = _ban(logits.clone(), prefixes, sampling.banned, -torch.inf) if sampling.banned else logits
+        tokens = allowed.argmax(-1)
+        return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    highest = logits.amax(-1, keepdim=True)
+    weights = (logits - highest).exp_()
+    normalizer = weights.sum(-1, keepdim=True).log_().add_(highest)
+    if sampling.is_plain and sampling.banned:
+        _ban(weights, prefixes, sampling.banned, 0.0)
+    elif not sampling.is_plain:
+        weights = _filtered(_ban(logits.clone(), prefixes, sampling.banned, -torch.inf), sampling)
+    # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
+    cumulative = _cumulative(weights)
+    found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
+    found.clamp_(max=logits.shape[-1] - 1)
+    return found.squeeze(-1), (logits.gather(-1, found) - normalizer).squeeze(-1)
+
+
+def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Return the probabilities that temperature, top-k and top-p leave."""
+    logits = logits / sampling.temperature
+    if sampling.top_k:
+        kth = logits.topk(min(sampling.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        beyond = (ordered.cumsum(-1) - ordered) >= sampling.top_p
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits.softmax(-1)
 
 
 def _cumulative(probabilities: Tensor) -> Tensor:
@@ -89,13 +104,21 @@ def _cumulative(probabilities: Tensor) -> Tensor:
     return sums.masked_fill_(probabilities == 0, 0.0).cummax(-1).values
 
 
-def _ban(logits: Tensor, prefixes: Tensor | None, banned: Sequence[Sequence[int]]) -> Tensor:
-    """Return a copy of `logits` in which no token completes a banned sequence."""
-    logits = logits.clone()
-    logits[:, [sequence[0] for sequence in banned if len(sequence) == 1]] = -torch.inf
-    beginnings = [(list(sequence[:-1]), sequence[-1]) for sequence in banned if len(sequence) > 1]
-    for row, prefix in enumerate(prefixes.tolist() if beginnings and prefixes is not None else ()):
-        for beginning, last in beginnings:
-            if prefix[-len(beginning) :] == beginning:
-                logits[row, last] = -torch.inf
-    return logits
+def _ban(scores: Tensor, prefixes: Tensor | None, banned: tuple[tuple[int, ...], ...], score: float) -> Tensor:
+    """Give every token that completes a banned sequence this score, in place; return the scores."""
+    alone, endings = _endings(banned)
+    scores[:, alone] = score
+    lengths = sorted({len(beginning) for beginning in endings})
+    for row, prefix in enumerate(prefixes.tolist() if endings and prefixes is not None else ()):
+        for length in lengths:
+            scores[row, endings.get(tuple(prefix[-length:]), [])] = score
+    return scores
+
+
+@lru_cache(maxsize=8)
+def _endings(banned: tuple[tuple[int, ...], ...]) -> tuple[list[int], dict[tuple[int, ...], list[int]]]:
+    """Return the banned tokens, and by the beginnings of longer banned sequences what may not follow them."""
+    endings: dict[tuple[int, ...], list[int]] = {}
+    for *beginning, last in banned:
+        endings.setdefault(tuple(beginning), []).append(last)
+    return endings.pop((), []), endings

@@ -26,6 +26,7 @@ The peak is what stays (weights, optimizer, libraries) and the larger of rollout
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,9 @@ def _rollout(
     """Bytes that encoding or generating takes, whichever is more; of a `whole` backbone also the merged weights."""
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     tokens, a = ppo.batch_size * query_tokens, _inside_attention(dtype, device, packed)
-    generate = _generating(sizes, ppo.batch_size, query_tokens, settings.rollout.max_new_tokens, a)
+    prompts = different_prompts(ppo) if packed else ppo.batch_size
+    growing = 2 * sizes.decoder_layers * ppo.batch_size * settings.rollout.max_new_tokens * sizes.inner * a
+    generate = prompt_cache(sizes, prompts, query_tokens, a) + 2 * growing  # it exists twice while it grows
     if dtype == torch.float32 and whole:
         generate += sizes.lora_weights * 4
     at_once = min(tokens, max(traits(device).encode_rows, query_tokens)) if packed else tokens
@@ -138,7 +141,7 @@ def _update(settings: config.PPOTraining, sizes: Sizes, device: torch.device, qu
     answers = ppo.effective_microbatch * settings.rollout.max_new_tokens
     if not packed:
         return _kept_by_modules(sizes, answers, tokens, ppo.lora_r, w)
-    known = prompt_cache(sizes, ppo.batch_size, query_tokens, w)
+    known = prompt_cache(sizes, different_prompts(ppo), query_tokens, w)
     shared = known if known <= KNOWN_BYTES and not sizes.encoder_is_trained else 0
     return shared + _kept_by_packed(sizes, answers, tokens, ppo.lora_r, w, _inside_attention(dtype, device, packed))
 
@@ -148,15 +151,14 @@ def _inside_attention(dtype: torch.dtype, device: torch.device, packed: bool) ->
     return 4 if packed and device.type == "cpu" else dtype.itemsize
 
 
-def _generating(sizes: Sizes, batch: int, query_tokens: int, new_tokens: int, w: int) -> int:
-    """Bytes of both caches, of which the growing one exists twice while it grows."""
-    growing = 2 * sizes.decoder_layers * batch * new_tokens * sizes.inner * w
-    return prompt_cache(sizes, batch, query_tokens, w) + 2 * growing
+def different_prompts(ppo: config.PPO) -> int:
+    """Return of how many dialogues one process samples at once; its samples of one share keys and values."""
+    return math.ceil(ppo.batch_size / ppo.samples)
 
 
-def prompt_cache(sizes: Sizes, batch: int, query_tokens: int, w: int) -> int:
+def prompt_cache(sizes: Sizes, prompts: int, query_tokens: int, w: int) -> int:
     """Bytes of the keys and values of the prompts' encoder outputs."""
-    return 2 * sizes.decoder_layers * batch * query_tokens * sizes.inner * w
+    return 2 * sizes.decoder_layers * prompts * query_tokens * sizes.inner * w
 
 
 def _encoding(sizes: Sizes, rows: int, w: int) -> int:

@@ -85,7 +85,7 @@ def estimate(
         work["old"] = work["generate"]
     seconds = {phase: gflop / processes / machine.gflops for phase, gflop in work.items()}
     step = w * (sizes.decoder_blocks + sizes.d * sizes.vocabulary)
-    step += memory.prompt_cache(sizes, own.batch_size, query_tokens, w)
+    step += memory.prompt_cache(sizes, memory.different_prompts(own), query_tokens, w)
     seconds["generate"] = max(seconds["generate"], new_tokens * step / machine.memory_rate / 1e9)
 
     optimizer_steps = ppo.ppo_epochs * (ppo.batch_size // ppo.minibatch_size)

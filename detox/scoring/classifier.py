@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ class Classifier:
     tokenizer: PreTrainedTokenizerBase
     label_id: int
     name: str
+    last: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
+    """The texts that were classified last, with their logits: one label of them after another may be asked for."""
 
     @property
     def labels(self) -> list[str]:
@@ -157,6 +159,8 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
     Returns:
         [B, labels], float32, on the CPU, in the order of `texts`.
     """
+    if tuple(texts) in classifier.last:
+        return classifier.last[tuple(texts)].clone()
     model, tokenizer = classifier.model.eval(), classifier.tokenizer
     logits = torch.empty(len(texts), model.config.num_labels)
     if not texts:
@@ -167,7 +171,9 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
         rows = order[start : start + batch_size]
         batch = tokenizer.pad({key: [tokens[key][i] for i in rows] for key in tokens}, return_tensors="pt")
         logits[rows] = model(**batch.to(model.device)).logits.float().cpu()
-    return logits
+    classifier.last.clear()
+    classifier.last[tuple(texts)] = logits
+    return logits.clone()
 
 
 def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:

@@ -9,7 +9,9 @@ import types
 import pytest
 import torch
 
+import config
 from detox.evaluation import scorers
+from detox.scoring.classifier import classify
 from detox.stage.errors import UserError
 from tests import threads
 from tests.evaluation.fabricated import (
@@ -30,6 +32,29 @@ def test_equal_texts_are_scored_once():
     assert asked == ["a b", "c"]
     assert [[r["toxicity"] for r in row] for row in groups[0]] == [[3, 3], [1, 3]]
     assert groups[0][0][0]["rouge1"] == 1 and groups[0][1][1]["rouge1"] == pytest.approx(2 / 3)
+
+
+def test_a_classifier_that_measures_and_rewards_reads_a_text_once(monkeypatch):
+    settings = config.EvaluationStage(preset="demo")
+    measured, reward = config.Toxicity(model="demo:reward"), config.Reward(model="demo:reward")
+    judge = config.Judge(model="demo:judge", label=settings.judge.label)
+    scorers.load_scorers.cache_clear()
+    classifiers, marks = scorers.load_scorers(measured, judge, reward, torch.device("cpu"))
+    read, forward = [], type(classifiers["reward"].model).forward
+
+    def counted(self, *rest, **named):
+        if self is classifiers["reward"].model:
+            read.append(len(named["input_ids"]))
+        return forward(self, *rest, **named)
+
+    monkeypatch.setattr(type(classifiers["reward"].model), "forward", counted)
+    records = [[[{"summary": f"You are number {i}."}] for i in range(70)]]
+    scorers.score(records, marks, [["a"]] * 70)
+    assert sum(read) == 70
+    logits = classify(classifiers["reward"], [row[0]["summary"] for row in records[0]], 16)
+    assert [row[0]["reward"] for row in records[0]] == pytest.approx(logits[:, classifiers["reward"].label_id].tolist())
+    hate = logits.softmax(-1)[:, classifiers["toxicity"].label_id].tolist()
+    assert [row[0]["toxicity"] for row in records[0]] == pytest.approx(hate)
 
 
 @pytest.mark.parametrize("count", [2, 3])

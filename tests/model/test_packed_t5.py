@@ -438,3 +438,54 @@ def test_layers_of_one_input_keep_their_own_ranks_adapters_and_scalings():
             torch.testing.assert_close(LinearsOfFew(torch.float32)(x, *layers), expected, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(torch.stack([*linears(x, *layers, adapters=True)]), expected)
     torch.testing.assert_close(expected, torch.stack([linears(x, layer, adapters=False)[0] for layer in layers]))
+
+
+@pytest.mark.parametrize("traits", [devices.CPU, devices.CUDA, replace(devices.CPU, alike=9.0, look_every=3)])
+@torch.no_grad()
+def test_responses_to_one_prompt_share_its_keys_and_values_and_are_those_of_copies(traits):
+    model = with_lora(t5_model(), ALL)
+    engine = PackedT5Engine(model)
+    engine.traits = traits
+    queries, wanted = ids(LENGTHS), [0, 0, 1, 3, 3, 3, 0, 5, 4, 3, 2, 2] * 2
+    draws = uniforms(0, 0, range(len(wanted)), 70)
+    shared = engine.encode(queries).select(wanted)
+    state = engine.start(shared)
+    assert sum(len(group.bias) for group in state.prompts) == 6 and sum(map(len, state.prompts)) == 24
+    found = engine.generate(shared, 70, Sampling(draws))
+    expected = engine.generate(engine.encode([queries[i] for i in wanted]), 70, Sampling(draws))
+    assert [x.tolist() for x in found.responses] == [x.tolist() for x in expected.responses]
+    assert len({*map(len, found.responses)}) > 3, "they left one by one"
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.hidden, expected.hidden, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_responses_to_a_single_prompt_alone():
+    engine = PackedT5Engine(t5_model())
+    (query,) = ids([7])
+    made = engine.generate(engine.encode([query]).select([0, 0, 0]), 5)
+    (alone,) = engine.generate(engine.encode([query]), 5).responses
+    assert [x.tolist() for x in made.responses] == [alone.tolist()] * 3
+
+
+def test_prompts_selected_twice_are_told_apart_from_those_selected_once():
+    engine = PackedT5Engine(t5_model())
+    encoded = engine.encode(ids([3, 4, 5]))
+    once, places = encoded.select([2, 0, 2]).select([1, 0, 2, 0]).different()
+    assert (once.lengths, places) == ((3, 5), [[0], [1, 2, 3]])
+    whole, each = encoded.different()
+    assert whole is encoded and each == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_few_rows_and_many_have_the_logits_of_the_head(dtype):
+    engine = PackedT5Engine(t5_model().to(dtype))
+    hidden = torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    expected = engine.head_input(hidden).to(dtype).double() @ engine.head_weight.double().T
+    for count in (1, devices.CPU.tall_head - 1, devices.CPU.tall_head, 40):
+        logits = engine._logits(hidden[:count])
+        assert logits.dtype == torch.float32 and logits.shape == (count, len(engine.head_weight))
+        torch.testing.assert_close(
+            logits.double(), expected[:count], rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2
+        )
