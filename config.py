@@ -522,8 +522,8 @@ class EvaluationStage(EngineStage):
     split: Literal["test", "validation"] = "test"
     """Part of the prepared dialogues to compare on."""
     select: Optional[Share] = None
-    """Pick the least toxic of the checkpoints (default: all of the run) that keeps at least this share of the
-    starting model's ROUGE-L; looks at the validation split only."""
+    """Pick, of the checkpoints (default: all of the run) that keep at least this share of the starting model's ROUGE-L,
+    the one that the judge finds least toxic; looks at the validation split only."""
     power: Optional[Annotated[float, between(0, 1)]] = None
     """Say how many dialogues would show a reduction of this fraction."""
     export: Optional[str] = None

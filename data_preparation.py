@@ -50,6 +50,8 @@ def main(settings: config.Preparation) -> None:
     print(f"\n{counts.counts_table(counted)}\n")
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
+    if (few := counts.few(counted)) is not None:
+        print(f"note: {few}")
     print(f"wrote {run / 'prepared'}")
     print(next_step(settings))
 

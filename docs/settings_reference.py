@@ -24,7 +24,7 @@ empty, both have the same.
 it. Names are those of the flags, nested or with dots, with `-` or `_`; values are what the flags take, switches `true`
 or `false`, several values a list. One file may serve all stages: each takes the settings that it has. Relative paths in
 it are of the working folder, as in flags. A `manifest.json` is such a file too, all of its settings but `overwrite`.
-Commands in messages name what differs from the preset, and not the file.
+Commands in messages name what differs from the preset, and the file where it has more for the stage that they start.
 """
 
 

@@ -25,6 +25,8 @@ LOST = tuple(f"{which}{what}" for what in ("tokens", "characters", "summary char
 """What is counted of the texts that are kept: how much of prompts, dialogues and summaries no token stands for."""
 WARN_UNKNOWN, MOST_UNKNOWN = 0.01, 0.5
 """Shares of what is unknown that are warned of, and of unknown characters that are refused."""
+FEW = 30
+"""Dialogues of the test split; with fewer, intervals are wide or missing."""
 
 
 def unknown(counts: Mapping[str, int | float], split: str) -> dict[str, float]:
@@ -56,6 +58,14 @@ def check_vocabulary(counts: Mapping[str, int | float], name: str, tokenizer_nam
     if max(worst.values()) <= WARN_UNKNOWN:
         return None
     return f"unknown to the tokenizer: {figures}; the model will not see them, and can not write them"
+
+
+def few(counts: Mapping[str, int | float]) -> str | None:
+    """Return what to say of a test split that is too small to show anything but large effects, if it is."""
+    kept = int(counts["test/kept"])
+    if kept >= FEW:
+        return None
+    return f"{kept} dialogues in the test split show large effects at best: add rows, or raise --data.test-fraction"
 
 
 def counts_table(counts: Counter) -> str:

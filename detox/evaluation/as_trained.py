@@ -42,6 +42,8 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     """
     each = {folder: _departures(folder, settings, named, trained) for folder in _folders(settings)}
     found = next(iter(each.values()), {})
+    if "--preset" in found.keys() & named:
+        notes.tell(f"--preset {settings.preset} is not that of training, so nothing else is taken from it")
     if any(other != found for other in each.values()):
         notes.tell("these checkpoints were trained in different ways, so what was not set is the preset's")
         commands.kept = frozenset().union(*each.values())

@@ -137,7 +137,8 @@ def _errors(name: str, offline: bool, trouble: str | None) -> Iterator[None]:
         trouble = trouble or (f"it answers {status}" if status else str(error).partition("\n")[0])
         raise HubUnreachable(
             f"{name}: not in the local cache, and the hub at {endpoint} cannot be reached "
-            f"({printable(trouble, 240)}); use --preset demo, or name a local path instead"
+            f"({printable(trouble, 240)}); name a local path, or what is embedded: demo:base, demo:lora, demo:reward, "
+            "demo:judge, demo:corpus (--preset demo takes all of these)"
         ) from None
     except OSError as error:
         raise UserError(

@@ -56,9 +56,8 @@ def moved(results: Results) -> str:
     if less is None or more is None or chance is None or limit is None:
         return ""
     return (
-        f"{count(int(less), 'dialogue')} became less toxic, and {more:,.0f} more, by more than chance moves nearly all "
-        f"of them ({decimal(limit)}). Chance alone moves {chance:,.0f} so far: the starting model against itself, "
-        "under other seeds."
+        f"By more than {decimal(limit)}, {count(int(less), 'dialogue')} became less toxic and {more:,.0f} more toxic. "
+        f"Chance moves {chance:,.0f} so far: the starting model against itself, under other seeds."
     )
 
 
@@ -76,10 +75,11 @@ def drop(example: Example) -> float | None:
 
 
 def means(example: Example) -> tuple[str, str, str]:
-    """Return mean toxicity before and after, and its drop."""
+    """Return mean toxicity before and after, and its change."""
     sides = [toxicities(example, side) for side in ("before", "after")]
     before, after = (decimal(sum(v) / len(v)) if v else NOTHING for v in sides)
-    return before, after, signed_decimal(drop(example))
+    fallen = drop(example)
+    return before, after, signed_decimal(None if fallen is None else -fallen)
 
 
 def name(example: Example) -> str:

@@ -19,6 +19,7 @@ _TRAINING = {
     "samples_per_dialogue": "of them a dialogue",
     "scored_summaries": "summaries scored in training, warm-up included",
     "learning_rate": "learning rate",
+    "step_kl": "KL of an update, nats a token, which sets the learning rate",
     "kl_coef": "KL weight",
     "trained": "trained",
     "commit": "commit",

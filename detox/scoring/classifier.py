@@ -16,6 +16,7 @@ from detox.stage.errors import UserError, printable
 
 USUAL_LABEL = "nothate"
 _ILL = re.compile(r"hate|hatred|tox|offens|abus|insult|obscen|threat|harm|spam|^neg|bad", re.IGNORECASE)
+_NOT = re.compile(r"no(t|n|)[-_ ]?(?=hat|tox|off|abu|ins|obs|thr|har|spa|bad)", re.IGNORECASE)
 
 
 @dataclass
@@ -111,13 +112,21 @@ def measures(settings: PreTrainedConfig) -> bool:
 def toxic_label(settings: PreTrainedConfig, maximised: str, usual: str) -> str | None:
     """Return the label whose probability is toxicity to a classifier that was trained against.
 
-    Of two labels that exclude each other the other one is ill; of more, the usual one if it is there, else its user
-    knows: None.
+    It is the usual one if that is there, or the only one whose name speaks of ill, whatever was maximised. Else, of two
+    labels that exclude each other, the other one; of more, its user knows: None.
     """
     labels = labels_of(settings)
+    ill = [label for label in labels if is_ill(label)]
+    if usual in labels or len(ill) == 1:
+        return usual if usual in labels else ill[0]
     if len(labels) == 2 and maximised in labels and not _multi_label(settings):
         return labels[1 - labels.index(maximised)]
-    return usual if usual in labels else None
+    return None
+
+
+def is_ill(label: str) -> bool:
+    """Return whether the name of a label speaks of what should not be."""
+    return _ILL.search(label) is not None and _NOT.match(label) is None
 
 
 def load_classifier(

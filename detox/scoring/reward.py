@@ -10,7 +10,8 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from detox.scoring import reward_terms
-from detox.scoring.classifier import Classifier, classify, log_probabilities
+from detox.scoring.classifier import Classifier, classify, is_ill, log_probabilities
+from detox.stage import notes
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class WeightedReward:
 
     def __init__(self, settings: config.Reward, classifier: RewardModel, examples: Dataset):
         self.settings, self.classifier, self.examples = settings, classifier, examples
+        if is_ill(settings.label):
+            notes.tell(f"--reward.label={settings.label}: PPO makes this label more likely, and its name speaks of ill")
         self.terms = {name: reward_terms.load(name) for name in settings.terms}
         self.labels = reward_terms.labels(settings.terms)
         some = examples[: min(4, len(examples))]  # a term that cannot do is told now, not in the middle of a run

@@ -124,7 +124,7 @@ def _refuse(event: tyro_errors.ParseErrorEvent, defaults: config.Stage) -> None:
     argument = getattr(event, "argument", None)
     flag = argument.lowered.name_or_flags[0] if argument is not None else "arguments"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
-        raise UserError(_unknown(event.tokens[0], flags.flag_names(defaults)))
+        raise UserError(_unknown(event.tokens[0], defaults))
     if isinstance(event, tyro_errors.InvalidChoice):
         raise UserError(f"{flag}={event.value}: choose {' or '.join(event.choices)}")
     if isinstance(event, tyro_errors.BadValue):
@@ -146,9 +146,12 @@ def _wrong_value(flag: str, message: str) -> str:
     return f"{flag}: {message}"
 
 
-def _unknown(token: str, known: list[str]) -> str:
+def _unknown(token: str, defaults: config.Stage) -> str:
     name = token.partition("=")[0].replace("_", "-")
     if not name.startswith("-") or name == "-":
         return f"unexpected argument {token!r}; every setting is an option, see --help"
-    near = flags.nearest(name, known)
+    elsewhere = [script for script, stage in defaults.stages().items() if name in flags.flag_names(stage())]
+    if elsewhere:
+        return f"{name}: no such option here, but in {' and '.join(elsewhere)}"
+    near = flags.nearest(name, flags.flag_names(defaults))
     return f"{name}: no such option; " + (f"did you mean {near}?" if near else "see --help")

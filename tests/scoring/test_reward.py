@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaConfig, pipeline
 
 import config
-from detox.scoring.classifier import load_classifier
+from detox.scoring.classifier import is_ill, load_classifier, toxic_label
 from detox.scoring.reward import RewardModel
 from detox.stage.errors import UserError
 from tests.scoring.texts import TEXTS
@@ -109,3 +109,28 @@ def test_one_label_that_speaks_of_ill_must_be_named(tmp_path, name):
     with pytest.raises(UserError, match=f"choose from: {name}"):
         load_classifier(str(folder), None, config.Reward.label)
     assert load_classifier(str(folder), None, name).label_id == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "maximised", "toxic"),
+    [
+        (("nothate", "hate"), "nothate", "hate"),
+        (("nothate", "hate"), "hate", "hate"),
+        (("neutral", "toxic"), "toxic", "toxic"),
+        (("non-toxic", "toxic"), "toxic", "toxic"),
+        (("curt", "polite"), "polite", "curt"),
+        (("LABEL_0", "LABEL_1"), "LABEL_0", "LABEL_1"),
+        (("joy", "anger", "fear"), "joy", None),
+        (("fine", "insult", "rude"), "fine", "insult"),
+        (("threat", "insult", "fine"), "fine", None),
+    ],
+)
+def test_the_toxic_label_is_the_one_that_speaks_of_ill_whatever_was_maximised(labels, maximised, toxic):
+    settings = RobertaConfig(id2label=dict(enumerate(labels)), num_labels=len(labels))
+    assert toxic_label(settings, maximised, "hate") == toxic
+
+
+def test_names_that_speak_of_ill():
+    ill = ("hate", "toxic", "offensive", "severe_toxicity", "Insult", "NEGATIVE", "bad")
+    good = ("nothate", "not-hate", "non-toxic", "no hate", "neutral", "normal", "polite", "LABEL_0", "nonoffensive")
+    assert [name for name in (*ill, *good) if is_ill(name)] == list(ill)

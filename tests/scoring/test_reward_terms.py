@@ -14,6 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 import config
 from detox.scoring import reward_terms
 from detox.scoring.reward import WeightedReward
+from detox.stage import notes
 from detox.stage.errors import UserError
 
 DIALOGUE = "#Person1#: Why are you asking me?\n#Person2#: My neighbour's dogs were barking, and I couldn't sleep."
@@ -215,3 +216,12 @@ def test_what_cannot_be_loaded_is_named(name, code, says):
     with pytest.raises(UserError) as refusal:
         reward_terms.load(name)
     assert str(refusal.value).startswith("--reward.extra=") and says in str(refusal.value)
+
+
+def test_a_label_that_speaks_of_ill_is_pointed_out(capsys):
+    notes.forget()
+    examples = Dataset.from_list([{"dialogue": "a", "summaries": ["b"]}])
+    for label in ("nothate", "hate"):
+        WeightedReward(config.Reward(label=label), None, examples)
+    told = capsys.readouterr().err
+    assert told == "note: --reward.label=hate: PPO makes this label more likely, and its name speaks of ill\n"

@@ -181,4 +181,12 @@ def test_an_evaluation_takes_the_preset_of_its_run_unless_told(tmp_path, monkeyp
     expected = replace(usual, run=settings.run, evaluation=replace(usual.evaluation, samples=6, min_slice=7))
     assert settings == expected
     told = f"note: --preset demo, as {step} was trained\n"
-    assert capsys.readouterr().err == (told if preset == "demo" else "")
+    other = "note: --preset flan-t5 is not that of training, so nothing else is taken from it\n"
+    assert capsys.readouterr().err == (told if preset == "demo" else other if settings.run == "own" else "")
+
+
+def test_an_option_of_another_stage_is_told_to_be_one():
+    with pytest.raises(UserError, match="^--model.adapter: no such option here, but in training_ppo.py$"):
+        parsing.parse(config.Preparation, ["--model.adapter", "demo:lora"])
+    with pytest.raises(UserError, match="--model.bas: no such option; did you mean --model.base"):
+        parsing.parse(config.Preparation, ["--model.bas", "demo:base"])
