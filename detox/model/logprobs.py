@@ -153,9 +153,9 @@ class _Head:
         self.weight, self.bias = weight, bias
         self.size = min(rows, traits(weight.device).softmax_rows)
         self._product = weight.new_empty(rows, len(weight))
-        self._logits, self._probabilities = (
-            weight.new_empty(self.size, len(weight), dtype=_softmax_dtype(weight)) for _ in range(2)
-        )
+        self._probabilities = weight.new_empty(self.size, len(weight), dtype=_softmax_dtype(weight))
+        narrow = self._product.dtype != self._probabilities.dtype
+        self._logits = torch.empty_like(self._probabilities) if narrow else None
 
     def product(self, hidden: Tensor) -> Tensor:
         """Return the product [n, V] with hidden states [n, d], in the dtype of the weight."""
@@ -169,8 +169,8 @@ class _Head:
             yield slice(start - rows.start, stop - rows.start), slice(start, stop)
 
     def logits(self, product: Tensor) -> Tensor:
-        """Return the logits [n, V] of a part of the product, in the dtype of the softmax."""
-        logits = self._logits[: len(product)].copy_(product)
+        """Return the logits [n, V] of a part of the product, in the dtype of the softmax; may overwrite it."""
+        logits = product if self._logits is None else self._logits[: len(product)].copy_(product)
         return logits if self.bias is None else logits.add_(self.bias)
 
     def softmax(self, product: Tensor) -> tuple[Tensor, Tensor]:
