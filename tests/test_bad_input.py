@@ -123,7 +123,7 @@ def falling(*into: str) -> str:
 CASES = {
     # settings
     "unknown option": Case(PPO, "--ppo.kl-ceof 1", ("--ppo.kl-ceof", "--ppo.kl-coef")),
-    "option of another stage": Case(DATA, "--ppo.updates 3", ("--ppo.updates", "see --help")),
+    "option of another stage": Case(DATA, "--ppo.updates 3", ("--ppo.updates", "in training_ppo.py")),
     "no number": Case(PPO, "--ppo.updates many", ("--ppo.updates='many'", "whole number")),
     "a fraction of an update": Case(PPO, "--ppo.updates 1.5", ("--ppo.updates='1.5'", "whole number")),
     "negative": Case(PPO, "--ppo.learning-rate -1", ("--ppo.learning-rate=-1", "greater than 0")),

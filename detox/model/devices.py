@@ -121,6 +121,7 @@ class Traits:
         wide_attention: attention, and LoRA on the few rows of a rollout, run in float32 whatever the weights' dtype.
         fused: the device's own kernels for norms, and for the attention of one query, are the faster ones.
         tall_head: fewer rows than these have the head's weight as the left factor of a product in float32.
+        softmax_rows: rows of logits whose softmax is taken at once.
         slot_multiple: rows of a sequence are rounded up to it, so that more sequences share a call of a kernel.
         encode_rows: prompt tokens that the packed engine encodes at once.
         alike: prompts are decoded side by side if the longest has at most so many times the shortest's tokens.
@@ -134,6 +135,7 @@ class Traits:
     wide_attention: bool = False
     fused: bool = True
     tall_head: int = 0
+    softmax_rows: int = 192
     slot_multiple: int = 64
     encode_rows: int = 8192
     alike: float = math.inf
@@ -148,6 +150,7 @@ CPU = Traits(
     wide_attention=True,  # the fused kernel is no faster in bfloat16, and slower backwards
     fused=False,  # for one query the fused kernel repacks all keys, and the norm is a chain of kernels
     tall_head=16,  # up to twice as fast
+    softmax_rows=32,  # the cache holds them
     slot_multiple=1,  # no padding: a call costs little, a row much
     encode_rows=1536,  # the cache holds a layer's activations
     alike=1.5,

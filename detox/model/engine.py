@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detox.model import sharding
 from detox.model.devices import traits
-from detox.model.layers import wide
+from detox.model.layers import packed_product, wide
 from detox.model.logprobs import linear_logprobs
 from detox.model.sampling import GREEDY, Sampling, choose
 
@@ -251,13 +251,13 @@ class Engine(ABC):
         cheaper = contextlib.nullcontext() if self.sharded else torch.inference_mode()
         whole = sharding.gathered(self.base.get_decoder(), self.device)
         with self.adapters_off() if reference else self.adapters_merged(), cheaper, whole as alone:
-            state = self.start(encoded)
+            state, product = self.start(encoded), packed_product(self.head_weight)
             for step in range(max_new_tokens):
                 output = self.advance(state, current)
                 hidden[rows, step] = output.float()
                 draw = None if draws is None else draws[rows, step]
                 prefixes = tokens[rows, :step] if sampling.banned else None
-                current, chosen_logprobs = choose(self._logits(output), draw, sampling, prefixes)
+                current, chosen_logprobs = choose(self._logits(output, product), draw, sampling, prefixes)
                 tokens[rows, step], logprobs[rows, step] = current, chosen_logprobs
                 if (step + 1) % self.traits.look_every and step + 1 < max_new_tokens:
                     continue
@@ -291,9 +291,12 @@ class Engine(ABC):
             hidden.flatten(0, 1)[torch.tensor(places, device=self.device)],
         )
 
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the logits [n, V] of a few hidden states [n, d]; `product` gives those with the head's weight."""
         hidden = self.head_input(hidden).to(self.head_weight.dtype)
-        if len(hidden) < self.traits.tall_head and hidden.dtype == torch.float32:
+        if product is not None:
+            logits = wide(product(hidden))
+        elif len(hidden) < self.traits.tall_head and hidden.dtype == torch.float32:
             logits = (self.head_weight @ hidden.T).T.contiguous()
         else:
             logits = wide(hidden @ self.head_weight.T)

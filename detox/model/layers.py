@@ -5,7 +5,7 @@ Weights are those of the modules of `transformers` and PEFT, read in place at ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +72,25 @@ class LinearsOfFew:
             inner = (x.to(self.dtype) @ down).view(len(x), len(up), -1)
             output.baddbmm_(inner.transpose(0, 1), up)
         return output
+
+
+def packed_product(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return what gives x W' [n, out] of a few rows x [n, in] from a copy of a weight, or None if that gains nothing.
+
+    On a CPU, oneDNN lays a bfloat16 weight out anew in every product, which takes longer than to multiply few rows;
+    the copy is laid out once.
+    """
+    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    try:  # what torch.compile calls, and another version of torch may not have
+        supported, reorder = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._reorder_linear_weight
+        linear = torch.ops.mkldnn._linear_pointwise
+    except AttributeError:
+        return None
+    if not supported():
+        return None
+    packed = reorder(weight.detach())
+    return lambda x: linear(x, packed, None, "none", [], "")
 
 
 def _stacked_factors(layers: Sequence[Layer]) -> tuple[Tensor, Tensor] | None:

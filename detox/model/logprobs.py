@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from detox.model.devices import traits
 
 CHUNK = 192
 """Rows whose logits exist at once. With T5's 32,128 words a buffer of theirs is one that malloc keeps, not returns."""
@@ -61,11 +64,13 @@ def linear_full_kl(
         [N] float32 (float64 for a float64 weight), in nats.
     """
     divergence = hidden.new_empty(len(hidden), dtype=_softmax_dtype(weight))
-    head = _Head(weight, bias, min(chunk, len(hidden)))
+    ours, theirs = (_Head(weight, bias, min(chunk, len(hidden))) for _ in range(2))
     for rows in _chunks(len(hidden), chunk):
-        logprobs = head.logits(hidden[rows]).log_softmax(-1)
-        difference = logprobs - head.logits(reference_hidden[rows]).log_softmax(-1)
-        divergence[rows] = difference.mul_(logprobs.exp_()).sum(-1)
+        product, reference = ours.product(hidden[rows]), theirs.product(reference_hidden[rows])
+        for part, there in ours.parts(rows):
+            logprobs = ours.logits(product[part]).log_softmax(-1)
+            difference = logprobs - theirs.logits(reference[part]).log_softmax(-1)
+            divergence[there] = difference.mul_(logprobs.exp_()).sum(-1)
     return divergence
 
 
@@ -87,15 +92,18 @@ class _LinearLogprobs(torch.autograd.Function):
         derivative = torch.empty_like(hidden) if derive else None
         head = _Head(weight, bias, min(chunk, len(hidden)))
         for rows in _chunks(len(hidden), chunk):
-            logits, probabilities = head.softmax(hidden[rows])
-            # The highest probability is 1 over the sum of exponentials.
-            logsumexp = logits.amax(-1) - probabilities.amax(-1).log()
-            logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - logsumexp
-            if entropies is not None:
-                entropies[rows] = logsumexp - torch.linalg.vecdot(probabilities, logits)
+            product = head.product(hidden[rows])
+            for part, there in head.parts(rows):
+                logits, probabilities = head.softmax(product[part])
+                # The highest probability is 1 over the sum of exponentials.
+                logsumexp = logits.amax(-1) - probabilities.amax(-1).log()
+                logprobs[there] = logits.gather(1, targets[there, None]).squeeze(1) - logsumexp
+                if entropies is not None:
+                    entropies[there] = logsumexp - torch.linalg.vecdot(probabilities, logits)
+                if derivative is not None:
+                    product[part] = _less_one_hot(probabilities, targets[there])
             if derivative is not None:
-                difference = head.narrow(_less_one_hot(probabilities, targets[rows]))
-                derivative[rows] = _matmul(difference, weight).neg_()
+                derivative[rows] = _matmul(product, weight).neg_()
         ctx.save_for_backward(*([derivative] if derive else [hidden, weight, bias, targets]))
         if entropies is not None:
             ctx.mark_non_differentiable(entropies)
@@ -114,11 +122,13 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if for_bias else None
         head = _Head(weight, bias, min(ctx.chunk, len(hidden)))
         for rows in _chunks(len(hidden), ctx.chunk):
-            _, probabilities = head.softmax(hidden[rows])
-            grad_logits = _less_one_hot(probabilities, targets[rows]).mul_(-grad[rows, None])
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
-            grad_logits = head.narrow(grad_logits)
+            grad_logits = head.product(hidden[rows])
+            for part, there in head.parts(rows):
+                _, probabilities = head.softmax(grad_logits[part])
+                wide = _less_one_hot(probabilities, targets[there]).mul_(-grad[there, None])
+                if grad_bias is not None:
+                    grad_bias += wide.sum(0)
+                grad_logits[part] = wide
             if grad_hidden is not None:
                 grad_hidden[rows] = _matmul(grad_logits, weight).to(hidden.dtype)
             if grad_weight is not None:
@@ -134,32 +144,39 @@ def _less_one_hot(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 class _Head:
-    """The product with the head for up to `rows` rows at a time, in buffers that are used again each time."""
+    """The product with the head for up to `rows` rows at a time, in buffers that are used again each time.
+
+    Its softmax is taken of a part of these rows at a time, as many as `devices.Traits` says.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int):
         self.weight, self.bias = weight, bias
-        shape, dtype = (rows, len(weight)), _softmax_dtype(weight)
-        self._narrow = weight.new_empty(shape)
-        self._logits = self._narrow if weight.dtype == dtype else weight.new_empty(shape, dtype=dtype)
-        self._probabilities = weight.new_empty(shape, dtype=dtype)
+        self.size = min(rows, traits(weight.device).softmax_rows)
+        self._product = weight.new_empty(rows, len(weight))
+        self._probabilities = weight.new_empty(self.size, len(weight), dtype=_softmax_dtype(weight))
+        narrow = self._product.dtype != self._probabilities.dtype
+        self._logits = torch.empty_like(self._probabilities) if narrow else None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits [n, V] of hidden states [n, d], in the dtype of the softmax."""
+    def product(self, hidden: Tensor) -> Tensor:
+        """Return the product [n, V] with hidden states [n, d], in the dtype of the weight."""
         with torch.autocast(hidden.device.type, enabled=False):
-            product = torch.mm(hidden.to(self.weight.dtype), self.weight.T, out=self._narrow[: len(hidden)])
-        logits = self._logits[: len(hidden)]
-        if logits.dtype != product.dtype:
-            logits.copy_(product)
+            return torch.mm(hidden.to(self.weight.dtype), self.weight.T, out=self._product[: len(hidden)])
+
+    def parts(self, rows: slice) -> Iterator[tuple[slice, slice]]:
+        """Yield which rows of the product belong to each part, and which of all rows these are."""
+        for start in range(rows.start, rows.stop, self.size):
+            stop = min(start + self.size, rows.stop)
+            yield slice(start - rows.start, stop - rows.start), slice(start, stop)
+
+    def logits(self, product: Tensor) -> Tensor:
+        """Return the logits [n, V] of a part of the product, in the dtype of the softmax; may overwrite it."""
+        logits = product if self._logits is None else self._logits[: len(product)].copy_(product)
         return logits if self.bias is None else logits.add_(self.bias)
 
-    def softmax(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and probabilities, [n, V] each, of hidden states [n, d]."""
-        logits = self.logits(hidden)
-        return logits, torch.softmax(logits, -1, out=self._probabilities[: len(hidden)])
-
-    def narrow(self, wide: Tensor) -> Tensor:
-        """Return [n, V] in the dtype of the weight; overwrites the logits."""
-        return wide if wide.dtype == self.weight.dtype else self._narrow[: len(wide)].copy_(wide)
+    def softmax(self, product: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and probabilities, [n, V] each, of a part of the product."""
+        logits = self.logits(product)
+        return logits, torch.softmax(logits, -1, out=self._probabilities[: len(product)])
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -172,4 +189,4 @@ def _softmax_dtype(weight: Tensor) -> torch.dtype:
 
 
 def _chunks(rows: int, chunk: int) -> list[slice]:
-    return [slice(start, start + chunk) for start in range(0, rows, chunk)]
+    return [slice(start, min(start + chunk, rows)) for start in range(0, rows, chunk)]

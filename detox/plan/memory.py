@@ -93,7 +93,10 @@ def plan(
     rollout = left + _rollout(settings, sizes, device, query_tokens, packed, whole=shards == 1)
     update = left + _update(settings, sizes, device, query_tokens, packed)
     step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
-    chunk_logits = min(CHUNK, answers) * sizes.vocabulary * (12 if w == 4 else 14)
+    if on_cpu and w == 2:
+        step_logits += sizes.vocabulary * sizes.d * w  # the head, laid out for few rows
+    chunk_logits = min(CHUNK, answers) * w + min(CHUNK, answers, traits(device).softmax_rows) * (8 if w == 4 else 12)
+    chunk_logits *= sizes.vocabulary
     in_rollout = rollout + step_logits >= update + chunk_logits
     adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
     backbone = sizes.weights

@@ -120,8 +120,8 @@ def test_finished_sequences_leave_and_keep_their_own_length(folders, kind, name)
     end = engine.eos_ids[0]
     plain = engine._logits
 
-    def favour_the_end(hidden):
-        logits = plain(hidden)
+    def favour_the_end(*hidden):
+        logits = plain(*hidden)
         logits[:, end] += 4
         return logits
 

@@ -16,7 +16,7 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 from detox.model import devices, packed_t5
 from detox.model.engine import unpack
 from detox.model.hugging_face import HuggingFaceEngine
-from detox.model.layers import LinearsOfFew, linears
+from detox.model.layers import LinearsOfFew, linears, packed_product
 from detox.model.packed_t5 import PackedT5Engine
 from detox.model.sampling import Sampling, uniforms
 
@@ -419,6 +419,21 @@ def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
     assert few.dtype == torch.float32 and many.dtype == torch.bfloat16
     errors = [float((found.float() - exact).norm() / exact.norm()) for found in (few, many)]
     assert errors[0] < errors[1] < 0.01
+
+
+@torch.no_grad()
+def test_a_packed_weight_gives_the_product_of_any_number_of_rows():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(80, 32, generator=generator).bfloat16()
+    product = packed_product(weight)
+    if devices.choose_dtype("auto", torch.device("cpu")) != torch.bfloat16 and product is None:
+        pytest.skip("this CPU computes no product in bfloat16")
+    for count in (1, 3, 16, 130):
+        x = torch.randn(count, 32, generator=generator).bfloat16()
+        found = product(x)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), x.float() @ weight.float().T, rtol=2**-7, atol=2**-7)
+    assert packed_product(weight.float()) is None
 
 
 @torch.no_grad()
