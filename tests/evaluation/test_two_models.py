@@ -206,6 +206,9 @@ def test_an_interval_that_holds_0_is_not_distinguishable_whatever_the_p_value():
     assert st.verdict({"value": 0.1, "ci95": [0.01, 0.2]}, 0.05)[0] == "not distinguishable"
     assert st.verdict({"value": 0.1, "ci95": [0.01, 0.2]}, 0.049)[0] == "reduced"
     assert st.verdict({"value": -0.1, "ci95": [-0.2, -0.01]}, 0.049)[0] == "increased"
+    for bounds in ([0.0, 0.2], [-0.2, 0.0]):
+        found, sentence = st.verdict({"value": sum(bounds) / 2, "ci95": bounds}, 0.01)
+        assert found == "not distinguishable" and sentence.endswith("lies around 0."), "a bound at 0 leaves 0 possible"
 
 
 # ------------------------------------------------------------------------------------------------- degenerate
