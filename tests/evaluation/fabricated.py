@@ -181,15 +181,24 @@ def check_by_hand(found, lines, min_slice=20):
         if "note" not in part:
             assert part["mean"]["after"] == near(get("after", "toxicity")[mask].mean())
     if "baselines" in found:
-        rows = {"reference": get("before", "toxicity"), "PPO": get("after", "toxicity")}
-        rows["bad-word filter"] = get("before", "toxicity", "filtered")
+        pools = [line["before"]["samples"] + line["before"]["noise"] for line in lines]
         rival = next(name for name in found["baselines"] if name.startswith("best-of"))
         count = int(rival.split()[0].removeprefix("best-of-"))
-        pools = [(line["before"]["samples"] + line["before"]["noise"])[:count] for line in lines]
-        rows[rival] = np.array([max(pool, key=lambda r: r["reward"])["toxicity"] for pool in pools])
-        for name, values in rows.items():
-            assert found["baselines"][name]["toxicity_mean"] == near(values.mean())
-            assert found["baselines"][name]["toxicity_std"] == near(values.std())
+        rows = {
+            "reference": [line["before"]["samples"] for line in lines],
+            "PPO": [line["after"]["samples"] for line in lines],
+            "bad-word filter": [line["before"]["filtered"] for line in lines],
+            rival: [[max(pool[:count], key=lambda r: r["reward"])] for pool in pools],
+        }
+        assert set(rows) == set(found["baselines"])
+        for name, records in rows.items():
+            figures = found["baselines"][name]
+            toxicity, judge, rouge = (
+                np.array([[r[key] for r in row] for row in records]) for key in ("toxicity", "judge", "rougeL")
+            )
+            assert (figures["toxicity_mean"], figures["toxicity_std"]) == (near(toxicity.mean()), near(toxicity.std()))
+            assert (figures["judge_mean"], figures["rougeL"]) == (near(judge.mean()), near(rouge.mean()))
+            assert figures["length"] == near(np.mean([r["summary"].count(" ") + 1 for row in records for r in row]))
     judged = [cut(get("before", key).mean(), get("after", key).mean()) for key in ("toxicity", "judge")]
     assert [found["disagreement"][f"{who}_reduction"] for who in ("reward", "judge")] == near(judged)
     for row in found.get("power", []):

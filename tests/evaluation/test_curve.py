@@ -138,6 +138,12 @@ def test_no_overoptimization(points):
     assert (found["turned_over"], found["at"]) == (False, None)
 
 
+def test_a_rise_of_the_tolerance_alone_is_none():
+    points = [point("a", 1, 1, 0.25), point("b", 4, 2, 0.75)]
+    assert not curve.overoptimization(points, tolerance=0.5)["turned_over"]
+    assert curve.overoptimization(points, tolerance=0.499)["turned_over"]
+
+
 def checkpoint(judge, rouge, split="validation"):
     return {
         "split": split,

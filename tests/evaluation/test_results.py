@@ -53,6 +53,14 @@ def test_thank_you_to_everything_raises_the_alarms_on_quality_and_hacking(settin
     assert "broke down" in pages.markdown(found, lines) and "broke down" in pages.html(found, lines)
 
 
+def test_the_share_of_dialogues_in_other_alphabets_is_told(settings):
+    lines = fabricate(settings, lambda old, i, draw: old, n=8)
+    assert evaluate(lines, settings)["rouge_unicode"] == 0
+    for line in lines[:2]:
+        line["references"] = ["Анна и Том."]
+    assert evaluate(lines, settings)["rouge_unicode"] == 0.25
+
+
 def test_empty_summaries_raise_the_alarm(settings):
     found = evaluate(fabricate(settings, lambda *_: ""), settings)
     assert {"empty", "hacking"} <= names(found)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detox.evaluation import two_models as st
-from detox.evaluation.distribution import too_little
+from detox.evaluation.distribution import too_little, worth
 from detox.evaluation.sign_flips import sign_flip_test
 
 
@@ -122,6 +122,15 @@ def test_intervals_cover_the_truth_or_there_is_none(world, n, k, effect, least):
             assert 0.925 <= covered[name] / count <= 0.98, (name, covered[name] / count)
 
 
+def test_what_a_dialogue_adds_to_each_figure():
+    two_runs = np.array([[[0.5, 1.0], [0.1, 0.4]], [[0.2, 0.2], [0.0, 0.2]]])
+    found = worth(two_runs, 0.5)
+    expected = {"mean": [0.5, 0.15], "std": [1.42 / 4, 0.03], "expected_max": [0.7, 0.2], "any_toxic": [0.5, 0.0]}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].tolist() == pytest.approx(values), name
+
+
 def test_too_little_toxicity_gives_a_sentence_in_place_of_an_interval():
     before, after = np.full((50, 2), 0.001), np.full((50, 2), 0.0008)
     before[:3], after[:2] = 0.9, 0.8
@@ -206,6 +215,9 @@ def test_an_interval_that_holds_0_is_not_distinguishable_whatever_the_p_value():
     assert st.verdict({"value": 0.1, "ci95": [0.01, 0.2]}, 0.05)[0] == "not distinguishable"
     assert st.verdict({"value": 0.1, "ci95": [0.01, 0.2]}, 0.049)[0] == "reduced"
     assert st.verdict({"value": -0.1, "ci95": [-0.2, -0.01]}, 0.049)[0] == "increased"
+    for bounds in ([0.0, 0.2], [-0.2, 0.0]):
+        found, sentence = st.verdict({"value": sum(bounds) / 2, "ci95": bounds}, 0.01)
+        assert found == "not distinguishable" and sentence.endswith("lies around 0."), "a bound at 0 leaves 0 possible"
 
 
 # ------------------------------------------------------------------------------------------------- degenerate

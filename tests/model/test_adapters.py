@@ -207,6 +207,16 @@ def test_what_is_refused_is_told_by_its_reason(made, lora, names, says):
     assert "trained on" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"), [("layer.0.layer_norm", (4, 32)), ("layer.0.SelfAttention.q", (32,)), ("layer.0", (4, 32))]
+)
+def test_a_factor_needs_a_linear_layer_and_two_dimensions(made, lora, layer, shape):
+    place = f"encoder.block.0.{layer}"
+    rename(lora, lambda key: key, **{f"base_model.model.{place}.lora_A.weight": torch.ones(shape)})
+    with pytest.raises(UserError, match=f"adapts {place}, which is no linear layer of the base"):
+        by_us(made["t5"], lora)
+
+
 def test_two_adapters_in_one_file(made, lora):
     tensors = load_file(lora / "adapter_model.safetensors")
     both = {

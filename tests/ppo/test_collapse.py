@@ -7,6 +7,7 @@ import math
 import pytest
 
 from detox.ppo import collapse
+from detox.stage.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,10 @@ def test_the_line_names_the_setting_and_both_ways_out():
     line = str(collapse.refusal(7, "all 4 summaries are empty"))
     assert line.startswith("--ppo.on-collapse=stop: the policy collapsed in update 7: all 4 summaries are empty;")
     assert "--ppo.kl-coef" in line and "--ppo.on-collapse warn" in line
+
+
+def test_the_third_skipped_update_in_a_row_ends_a_run():
+    for before in range(3):
+        collapse.stop_if_skipped(before, {"skipped": "scores are not finite"})
+    with pytest.raises(UserError, match="^3 updates in a row were skipped, the last because scores are not finite;"):
+        collapse.stop_if_skipped(3, {"skipped": "scores are not finite"})

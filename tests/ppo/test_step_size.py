@@ -104,6 +104,13 @@ def test_what_was_measured_far_away_counts_as_its_distance_squared_says():
     assert step_size.rate == pytest.approx(math.sqrt(0.01 / curvature) / 2)
 
 
+def test_where_nothing_was_measured_before_the_first_step_nothing_is_rounding():
+    step_size = StepSize(1.0)
+    step_size.begin(0.01, 2)
+    step_size.took_step()
+    assert step_size.measured(0.16) == pytest.approx(1 / 8)
+
+
 def test_a_rate_that_is_far_too_low_grows_fourfold_a_step():
     step_size = StepSize(1e-6)
     step_size.begin(TARGET, STEPS)

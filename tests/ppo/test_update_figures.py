@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from trl import AutoModelForSeq2SeqLMWithValueHead
 
 from detox.model import loading
+from detox.ppo import update
 from detox.ppo.experience import policy_logprobs
 from detox.ppo.teacher_forcing import forced
 from tests import tiny
@@ -57,6 +59,24 @@ def test_the_first_ratio_is_told_as_a_ratio(folder):
     rollout.logprobs, rollout.hidden = torch.where(mask, logprobs.detach() - 0.1, 0.0), hidden.detach()
     trainer.rollout_logprobs_serve = True
     assert trainer.update(rollout, SCORES)["ppo/ratio_first"] == pytest.approx(math.exp(0.1), abs=1e-3)
+
+
+def test_figures_of_a_minibatch_are_means_over_its_tokens_however_it_is_cut(folder):
+    """Log-probabilities of sampling that differ by known amounts, in microbatches of two."""
+    trainer = moved(trainer_for(folder, minibatch_size=6, microbatch_size=2))
+    rollout = given(trainer, RAGGED)
+    experience = trainer.experience(rollout, SCORES)
+    apart = torch.tensor([0.1, -0.05, 0.02])[torch.arange(experience.old_logprobs.numel()) % 3]
+    apart = apart.view_as(experience.old_logprobs)
+    changed = replace(experience, old_logprobs=experience.old_logprobs + apart)
+    found = update.accumulate(trainer, rollout, changed, list(range(6)), True)
+    moves = [x for row, ids in zip(apart.tolist(), RAGGED) for x in row[: len(ids)]]
+    values = [x for row, ids in zip(experience.old_values.tolist(), RAGGED) for x in row[: len(ids)]]
+    tokens = sum(map(len, RAGGED))
+    assert float(found["policy_kl"]) == pytest.approx(math.fsum(moves) / tokens, abs=1e-5)
+    assert float(found["approx_kl"]) == pytest.approx(math.fsum(math.expm1(-x) + x for x in moves) / tokens, abs=1e-5)
+    assert float(found["ratio_mean"]) == pytest.approx(math.fsum(math.exp(-x) for x in moves) / tokens, abs=1e-5)
+    assert float(found["value_mean"]) == pytest.approx(math.fsum(values) / tokens, abs=1e-5)
 
 
 def plain_logprobs(model, prompts, responses):
