@@ -393,8 +393,9 @@ def test_step_size_reports_what_every_update_moved(tmp_path, capsys):
 
 def test_neighbours_compute_until_the_measurement_is_over():
     me = psutil.Process()
+    others = me.children()  # such as what keeps account of shared memory
     with busy.neighbours(2):
-        there = me.children()
+        there = [child for child in me.children() if child not in others]
         assert len(there) == 2 and all(child.is_running() for child in there)
     assert not any(child.is_running() for child in there)
 
