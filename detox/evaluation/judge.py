@@ -38,7 +38,7 @@ def disagreement(
 
     Returns:
         `level` (`none`, `warning`, `alarm`), `sentence`, `reward_reduction`, `judge_reduction`, `gap`,
-        `gap_ci95` (None where a classifier finds too little toxicity).
+        `gap_ci95` (None where a classifier finds too little toxicity, or none before).
     """
     options = {"resamples": resamples, "seed": seed}
     seen = [
@@ -48,7 +48,7 @@ def disagreement(
     ours, its = (one["mean"]["reduction"] for one in seen)
     gap = None if ours is None or its is None else its - share * ours
     bounds: Interval = None
-    if all(one["difference"]["ci95"] for one in seen):
+    if gap is not None and all(one["difference"]["ci95"] for one in seen):
         left = _kept(reward_before, reward_after) * share - _kept(judge_before, judge_after)
         bounds = intervals.interval(left - Estimate(share - 1, np.zeros(seen[0]["n"])))
     level, sentence = _agreement(seen[0]["verdict"], seen[1]["verdict"], ours, its, bounds, share)

@@ -59,6 +59,15 @@ def test_a_judge_that_agrees_raises_none():
     assert alarms.alarms({**SOUND, "disagreement": disagree(0.9, 0.8)}) == []
 
 
+def test_there_is_no_gap_where_one_of_them_has_no_reduction():
+    """Where nothing was toxic before, and something is after, no share of it has gone."""
+    fell = simulate(np.random.default_rng(0), 30, effect=0.8)
+    rose = np.zeros((30, 4)), np.full((30, 4), 0.2)
+    for reward, judge, name in ((fell, rose, "judge"), (rose, fell, "reward")):
+        found = disagreement(*reward, *judge, resamples=200)
+        assert (found["gap"], found["gap_ci95"], found[f"{name}_reduction"]) == (None, None, None)
+
+
 def test_a_judge_that_cannot_tell_or_agrees_in_part_raises_a_warning():
     rng = np.random.default_rng(0)
     reward = simulate(rng, 30, effect=1.0, toxic=0.9)

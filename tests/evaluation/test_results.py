@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from detox.report import pages, terminal
 from tests.evaluation.fabricated import (
     check_by_hand,
@@ -51,6 +53,17 @@ def test_thank_you_to_everything_raises_the_alarms_on_quality_and_hacking(settin
     shown = terminal.table(found)
     assert "ALARM" in shown and "broke down" in shown
     assert "broke down" in pages.markdown(found, lines) and "broke down" in pages.html(found, lines)
+
+
+def test_one_dialogue_with_one_summary_has_figures_without_intervals(settings):
+    lines = fabricate(settings, lambda old, i, draw: civil(i), n=1, k=1)
+    found = evaluate(lines, settings)
+    assert found["n"] == found["samples_per_dialogue"] == 1 and found["toxicity"]["mean"]["ci95"] is None
+    (after,) = lines[0]["after"]["samples"]
+    assert found["toxicity"]["mean"]["after"] == pytest.approx(after["toxicity"])
+    for part, name in (("rouge", "rougeL"), ("rouge", "rougeLsum"), ("drift", "length")):
+        assert found[part][name]["after"] == pytest.approx(after.get(name, len(after["summary"].split())))
+    assert found["reward"]["after"] == pytest.approx(after["reward"])
 
 
 def test_the_share_of_dialogues_in_other_alphabets_is_told(settings):

@@ -79,6 +79,24 @@ def test_logprobs_of_sampling_and_teacher_forcing_are_the_models_own(folders, ki
     torch.testing.assert_close(off.logprobs[0, : lengths[0]], expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tall", [False, True])
+@torch.no_grad()
+def test_a_bias_of_the_head_counts_in_sampling_and_in_teacher_forcing(folders, tall):
+    engine = engine_for(folders, "bart", "hf")
+    bias = engine.base.final_logits_bias
+    bias.copy_(torch.randn(bias.shape, generator=torch.Generator().manual_seed(0)))
+    engine = make_engine("hf", engine.peft)
+    engine.traits = replace(engine.traits, tall_head=tall)
+    prompts = queries(3)
+    encoded = engine.encode(prompts)
+    generated = engine.generate(encoded, 6, Sampling(uniforms(0, 0, range(3), 6)))
+    outputs = engine.logprobs(encoded, generated.responses)
+    for row, (query, response) in enumerate(zip(prompts, generated.responses)):
+        expected = own_logprobs(engine, query, response)
+        for found in (generated, outputs):
+            torch.testing.assert_close(found.logprobs[row, : len(response)], expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("kind", "name"), ENGINES)
 @torch.no_grad()
 def test_a_batch_generates_what_each_prompt_generates_alone(folders, kind, name):

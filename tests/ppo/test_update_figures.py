@@ -90,6 +90,19 @@ def plain_logprobs(model, prompts, responses):
 
 
 @pytest.mark.parametrize("engine", ["hf", "packed"])
+def test_the_policy_reads_prompts_with_its_own_encoder_and_learns_there(folder, engine):
+    trainer = moved(trainer_for(folder, engine=engine, lora_scope="all"))
+    rollout = trainer.rollout(queries(6), range(6), 6)
+    expected = plain_logprobs(trainer.model.pretrained_model, rollout.query_ids, rollout.response_ids)
+    for row, wanted in zip(rollout.logprobs, expected):
+        torch.testing.assert_close(row[: len(wanted)], wanted, atol=1e-4, rtol=1e-4)
+    adapters = [p for name, p in trainer.model.named_parameters() if ".encoder." in name and p.requires_grad]
+    before = [parameter.detach().clone() for parameter in adapters]
+    trainer.update(rollout, SCORES)
+    assert adapters and not any(torch.equal(old, new) for old, new in zip(before, adapters))
+
+
+@pytest.mark.parametrize("engine", ["hf", "packed"])
 @pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize("scope", ["decoder", "all"])
 def test_the_reference_reads_prompts_with_its_own_encoder(folder, tmp_path, engine, other, scope):
