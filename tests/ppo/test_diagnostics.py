@@ -44,6 +44,11 @@ def test_a_figure_out_of_range_is_told(lines, kind, says):
         [line(explained=None)] * 9,
         [line(explained=-0.5), line(explained=0.5), line(explained=-0.5)],
         [line(entropy=0.5), line(entropy=0.05), line(entropy=0.5)] * 2,
+        [line()] * 2 + [line(entropy=0.01)] * 3,  # three and three are compared
+        [line(explained=-0.5)] * 2,
+        [line(clipped=0.3, moved=0.08)],  # limits that are met exactly
+        [line()] * 3 + [line(entropy=0.125, explained=0.0)] * 3,
+        [line()] * 3 + [line(entropy=2.0)] * 3,
         [{"update": 1, "skipped": "a gradient is not finite"}],
         [line(clipped=0.55), {"update": 2, "skipped": "a gradient is not finite"}],
     ],

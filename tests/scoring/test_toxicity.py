@@ -10,10 +10,10 @@ from types import ModuleType
 import evaluate
 import pytest
 import tiny
-from transformers import pipeline
+from transformers import RobertaConfig, pipeline
 
 from detox.scoring import toxicity
-from detox.scoring.classifier import load_classifier
+from detox.scoring.classifier import load_classifier, measures, toxic_label
 from detox.stage.errors import UserError
 from tests.scoring.texts import TEXTS
 
@@ -123,3 +123,27 @@ def test_other_modules_of_evaluate_stay(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "evaluate_modules.metrics", nested)
     toxicity.load_toxicity(load_classifier(str(folder)), "cpu")
     assert sys.modules["evaluate_modules"] is other and sys.modules["evaluate_modules.metrics"] is nested
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "maximised", "expected"),
+    [
+        (["ill", "well"], None, "well", "ill"),
+        (["ill", "well"], "single_label_classification", "ill", "well"),
+        (["ill", "well"], "multi_label_classification", "well", None),  # both may hold
+        (["toxic", "well"], "multi_label_classification", "well", "toxic"),
+        (["ill", "so-so", "well"], None, "well", None),
+        (["ill", "toxic", "well"], None, "well", "toxic"),
+        (["ill", "well"], None, "elsewhere", None),
+        (["toxic"], None, "toxic", "toxic"),
+    ],
+)
+def test_the_other_of_two_exclusive_labels_is_ill_else_the_usual_one(labels, problem_type, maximised, expected):
+    settings = RobertaConfig(id2label=dict(enumerate(labels)), problem_type=problem_type)
+    assert toxic_label(settings, maximised, "toxic") == expected
+
+
+def test_what_can_measure_toxicity_has_several_labels_and_is_no_regression():
+    two, one = {0: "ill", 1: "well"}, {0: "ill"}
+    assert measures(RobertaConfig(id2label=two)) and not measures(RobertaConfig(id2label=one))
+    assert not measures(RobertaConfig(id2label=two, problem_type="regression"))
