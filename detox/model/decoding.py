@@ -121,28 +121,27 @@ class Decoding:
     def keep(self, indices: Sequence[int]) -> None:
         """Leave only the sequences at `indices` of the caller's, in that order."""
         moved = {before: now for now, before in enumerate(indices)}
-        staying = [place for place, before in enumerate(self.order) if before in moved]
+        stays = [before in moved for before in self.order]
+        staying = [place for place, kept in enumerate(stays) if kept]
         self.order = [moved[self.order[place]] for place in staying]
-        told, kept, first = [staying, self.order], [], 0
+        told, groups, marks = [staying, self.order], [], iter(stays)
         for group in self.prompts:
-            edges = list(itertools.accumulate(group.counts, initial=first))
-            counts = [sum(begin <= place < end for place in staying) for begin, end in itertools.pairwise(edges)]
-            first = edges[-1]
+            counts = [sum(itertools.islice(marks, count)) for count in group.counts]
             with_any = [i for i, count in enumerate(counts) if count]
             if with_any:
                 group.counts = [counts[i] for i in with_any]
-                kept.append(group)
+                groups.append(group)
                 told += [with_any, _slots(group.counts) or []]
         # All that says who stays goes to the device at once.
         on_device = torch.tensor(list(itertools.chain.from_iterable(told))).to(self.cache.device)
         places, self.places, *parts = on_device.split(list(map(len, told)))
         self.cache = self.cache[:, :, places]
-        for group, with_any, slots in zip(kept, parts[::2], parts[1::2], strict=True):
+        for group, with_any, slots in zip(groups, parts[::2], parts[1::2], strict=True):
             group.slots = slots if len(slots) else None
             if len(with_any) < len(group.bias):
                 group.bias = group.bias[with_any]
                 group.keys, group.values = ([layer[with_any] for layer in x] for x in (group.keys, group.values))
-        self.prompts = kept
+        self.prompts = groups
 
     def norm(self, norm: Norm, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the engine's norm, with a weight that needs no cast at every step."""

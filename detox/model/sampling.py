@@ -61,17 +61,20 @@ def choose(logits: Tensor, draws: Tensor | None, sampling: Sampling, prefixes: T
     Returns:
         The tokens [b] and their log-probabilities [b] under `logits` as they came.
     """
+
+    def allowed() -> Tensor:
+        return _ban(logits.clone(), prefixes, sampling.banned, -torch.inf) if sampling.banned else logits
+
     if draws is None:
-        allowed = _ban(logits.clone(), prefixes, sampling.banned, -torch.inf) if sampling.banned else logits
-        tokens = allowed.argmax(-1)
+        tokens = allowed().argmax(-1)
         return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
     highest = logits.amax(-1, keepdim=True)
     weights = (logits - highest).exp_()
     normalizer = weights.sum(-1, keepdim=True).log_().add_(highest)
-    if sampling.is_plain and sampling.banned:
+    if not sampling.is_plain:
+        weights = _filtered(allowed(), sampling)
+    elif sampling.banned:
         _ban(weights, prefixes, sampling.banned, 0.0)
-    elif not sampling.is_plain:
-        weights = _filtered(_ban(logits.clone(), prefixes, sampling.banned, -torch.inf), sampling)
     # torch.multinomial over a vocabulary takes twenty times as long on a CPU, and cannot be seeded a row.
     cumulative = _cumulative(weights)
     found = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)

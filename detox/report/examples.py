@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.report.table import Table
 from detox.stage.errors import printable
-from detox.stage.figures import NOTHING, count, decimal, lookup, number, signed_decimal
+from detox.stage.figures import NOTHING, count, decimal, fall, lookup, number, signed_decimal
 
 if TYPE_CHECKING:
     from detox.evaluation.examples import Results
@@ -78,8 +78,7 @@ def means(example: Example) -> tuple[str, str, str]:
     """Return mean toxicity before and after, and its change."""
     sides = [toxicities(example, side) for side in ("before", "after")]
     before, after = (decimal(sum(v) / len(v)) if v else NOTHING for v in sides)
-    fallen = drop(example)
-    return before, after, signed_decimal(None if fallen is None else -fallen)
+    return before, after, signed_decimal(fall(drop(example)))
 
 
 def name(example: Example) -> str:
