@@ -30,6 +30,10 @@ GROUPED = ("rloo", "grpo", "dr-grpo")
 REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 ModelName = Annotated[str, named("name a hub model or a local folder")]
 LabelName = Annotated[str, named("name a label of that model")]
+NOT_NONE = Rule(
+    lambda name: name != "none",
+    "can't be left out: it tells whether the reward model was only outwitted; name another one",
+)
 Device = Annotated[str, matching(r"auto|cpu|mps|cuda(:\d{1,2})?", "choose auto, cpu, mps, cuda or cuda:N")]
 Repository = Annotated[str, matching(r"[\w-][\w.-]*/[\w-][\w.-]*", "name a repository as owner/name")]
 S = TypeVar("S", bound="Stage")
@@ -251,9 +255,10 @@ class PPO(Checked, group="ppo"):
     value_clip_range: Optional[PositiveFloat] = None
     """Clip of the value's change in one update; None leaves it free."""
     vf_coef: NotNegativeFloat = 1.0
-    """Weight of the value loss."""
+    """Weight of the value loss; without effect where there is no value head, or `value_refit` sets it."""
     value_learning_rate: Optional[PositiveFloat] = 1e-4
-    """Learning rate of the value head; None takes `learning_rate`."""
+    """Learning rate of the value head; None takes `learning_rate`. Without effect where there is none, or `value_refit`
+    sets it."""
     value_reads_detached: bool = True
     """The value head's gradient stays out of the policy, where it would drown the reward's."""
     value_trust: bool = True
@@ -360,7 +365,7 @@ class Toxicity(Checked, group="toxicity"):
 class Judge(Checked, group="judge"):
     """A second classifier, which no stage trains on."""
 
-    model: ModelName = "unitary/toxic-bert"
+    model: Annotated[ModelName, NOT_NONE] = "unitary/toxic-bert"
     """Sequence classifier: a hub name, a local folder, or demo:judge."""
     revision: Optional[str] = None
     """Pin the hub model to this commit, tag or branch."""
@@ -413,7 +418,7 @@ class Stage(Checked):
     seed: Annotated[int, Rule(lambda value: 0 <= value < 2**31, "must lie in 0 .. 2147483647")] = 0
     """Of everything that is drawn: the demo's dialogues, new weights, orders, samples."""
     overwrite: bool = False
-    """Replace what this stage wrote before."""
+    """Replace what this stage wrote before, once the new is whole; an evaluation of other settings stays beside it."""
 
     @classmethod
     def of_preset(cls: type[S], name: str) -> S:

@@ -79,7 +79,7 @@ def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
     def summarize(part: str, engine: Any, draws: dict[str, Draw], queries: list[Any] = queries) -> Any:
         return timed(part, summaries.summarize, engine, Texts(), queries, draws, settings, seed=0, title="")
 
-    start = make_engine("auto", ppo_step.make_t5(shape).to(dtype))
+    start = make_engine("auto", ppo_step.make_t5(shape).to(dtype).requires_grad_(False))
     policy = make_engine("auto", make_policy(ppo_step.make_t5(shape), config.PPO(), dtype=dtype).pretrained_model)
     k, eos = arguments.samples, ((1,),)
     with contextlib.redirect_stdout(sys.stderr):  # the last line is JSON

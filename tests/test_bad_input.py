@@ -319,6 +319,7 @@ CASES = {
         PPO, "--overwrite", ("reward", "has no weights", "save_pretrained"), remove("reward/model.safetensors")
     ),
     "judge without the label": Case(EVAL, "--judge.label rude", ("judge", "'rude'", "choose from: fine, toxic")),
+    "no judge": Case(EVAL, "--judge.model none", ("--judge.model=none", "can't be left out", "name another one")),
     "no such judge": Case(EVAL, "--judge.model ./gone", ("./gone", "name an existing folder")),
     "no bad words": Case(
         EVAL, "--evaluation.bad-words /nope", ("--evaluation.bad-words=/nope: No such file", "one word a line")

@@ -3,7 +3,7 @@
 What is evaluated:
     checkpoints: which ones, found and checked.
     as_trained: settings that they were trained with, where nothing else is said.
-    folders: where their evaluations lie, and which are done already.
+    folders: where their evaluations lie, which are done already, which --overwrite replaces.
     task: dialogues, prompts and models of one evaluation.
     reference: its part that is computed once.
     provenance: what the figures are of, and the commands that give them again.

@@ -105,4 +105,4 @@ def load_engine(settings: config.EvaluationStage, case: Case, adapter: str, devi
     adapted: nn.Module = (
         base if adapter == "none" else adapters.fold_head(adapters.load_adapter(base, adapter, revision))
     )
-    return make_engine(settings.engine, adapted.to(device))
+    return make_engine(settings.engine, adapted.to(device).requires_grad_(False))

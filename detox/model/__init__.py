@@ -8,10 +8,10 @@ From a name to a model:
     loading: models that are whole and of the right kind.
     supported: whether a summarizer can be run step by step here.
     adapters: supervised LoRA adapters, put on their base.
-    policy: what PPO trains (a fresh LoRA and a value head), and its export as one adapter.
+    policy: what PPO trains (a fresh LoRA and a value head) on the start that it merges; its export as one adapter.
 
 Engines:
-    engine: the interface that the trainer and the evaluation see.
+    engine: the interface that the trainer and the evaluation see; where a response ends, LoRA merged to generate.
     sampling: how the next token is chosen.
     hugging_face: any encoder-decoder, through its own modules.
     packed_t5: T5 without padding; t5_stacks its blocks, decoding its steps token by token, packing where rows lie,

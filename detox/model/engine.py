@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detox.model import sharding
 from detox.model.devices import traits
-from detox.model.layers import packed_product, wide
+from detox.model.layers import Product, packed_product, wide
 from detox.model.logprobs import linear_logprobs
 from detox.model.sampling import GREEDY, Sampling, choose
 
@@ -291,7 +291,7 @@ class Engine(ABC):
             hidden.flatten(0, 1)[torch.tensor(places, device=self.device)],
         )
 
-    def _logits(self, hidden: Tensor, product: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _logits(self, hidden: Tensor, product: Product | None = None) -> Tensor:
         """Return the logits [n, V] of a few hidden states [n, d]; `product` gives those with the head's weight."""
         hidden = self.head_input(hidden).to(self.head_weight.dtype)
         if product is not None:

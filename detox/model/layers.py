@@ -17,6 +17,9 @@ from torch.nn import functional as F
 Layer = Any
 """nn.Linear, or PEFT's LoRA around one: what is inside a module, torch declares no type for."""
 
+Product = Callable[[Tensor], Tensor]
+"""What multiplies rows with a weight."""
+
 Known = tuple[Tensor, Tensor]
 """A product x W' that is there already: [more rows, out], and [N] int64, which of its rows are x's."""
 
@@ -42,7 +45,7 @@ def linears(x: Tensor, *layers: Layer, adapters: bool, known: Sequence[Known | N
 
 
 class LinearsOfFew:
-    """`linears` for a few rows and without a graph, whose LoRA factors are read at the first call only.
+    """`linears` for a few rows and without a graph, whose weights are laid out and LoRA factors read at the first call.
 
     With few rows, most of the time of LoRA's thin products is that of the calls, so layers of one input (all of one
     shape) share two of them.
@@ -53,20 +56,24 @@ class LinearsOfFew:
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
-        self._factors: dict[tuple[Layer, ...], tuple[Tensor, Tensor] | None] = {}
+        self._ready: dict[tuple[Layer, ...], tuple[Product | None, tuple[Tensor, Tensor] | None]] = {}
 
     def __call__(self, x: Tensor, *layers: Layer) -> Tensor:
         """Return [layers, N, out] of x [N, in]."""
         weights = [weight_of(layer) for layer in layers]
-        narrow = x.to(weights[0].dtype)
-        output = narrow.new_empty(len(layers), len(x), len(weights[0]))
-        for part, weight in zip(output, weights, strict=True):
-            torch.mm(narrow, weight.T, out=part)
-        output = output.to(self.dtype)
-        if layers not in self._factors:
+        if layers not in self._ready:
             factors = _stacked_factors(layers)
-            self._factors[layers] = factors and (factors[0].to(self.dtype), factors[1].to(self.dtype))
-        factors = self._factors[layers]
+            factors = factors and (factors[0].to(self.dtype), factors[1].to(self.dtype))
+            self._ready[layers] = packed_product(*weights), factors
+        product, factors = self._ready[layers]
+        narrow = x.to(weights[0].dtype)
+        if product is not None:
+            output = product(narrow).unflatten(1, (len(layers), -1)).transpose(0, 1)
+        else:
+            output = narrow.new_empty(len(layers), len(x), len(weights[0]))
+            for part, weight in zip(output, weights, strict=True):
+                torch.mm(narrow, weight.T, out=part)
+        output = output.to(self.dtype)
         if factors is not None:
             down, up = factors
             inner = (x.to(self.dtype) @ down).view(len(x), len(up), -1)
@@ -74,12 +81,13 @@ class LinearsOfFew:
         return output
 
 
-def packed_product(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """Return what gives x W' [n, out] of a few rows x [n, in] from a copy of a weight, or None if that gains nothing.
+def packed_product(*weights: Tensor) -> Product | None:
+    """Return what gives x W' [n, out] of a few rows x [n, in] from a copy of weights, or None if that gains nothing.
 
     On a CPU, oneDNN lays a bfloat16 weight out anew in every product, which takes longer than to multiply few rows;
-    the copy is laid out once.
+    the copy, in which the rows of all weights [each, in] follow each other, is laid out once.
     """
+    weight = weights[0].detach()
     if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     try:  # what torch.compile calls, and another version of torch may not have
@@ -89,7 +97,7 @@ def packed_product(weight: Tensor) -> Callable[[Tensor], Tensor] | None:
         return None
     if not supported():
         return None
-    packed = reorder(weight.detach())
+    packed = reorder(torch.cat(weights).detach() if len(weights) > 1 else weight)
     return lambda x: linear(x, packed, None, "none", [], "")
 
 

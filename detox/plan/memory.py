@@ -125,7 +125,8 @@ def plan(
 def _rollout(
     settings: config.PPOTraining, sizes: Sizes, device: torch.device, query_tokens: int, packed: bool, whole: bool
 ) -> int:
-    """Bytes that encoding or generating takes, whichever is more; of a `whole` backbone also the merged weights."""
+    """Bytes that encoding or generating takes, whichever is more; of a `whole` backbone also the merged weights,
+    in bfloat16 on a CPU those that are laid out anew."""
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     tokens, a = ppo.batch_size * query_tokens, _inside_attention(dtype, device, packed)
     prompts = different_prompts(ppo) if packed else ppo.batch_size
@@ -133,6 +134,8 @@ def _rollout(
     generate = prompt_cache(sizes, prompts, query_tokens, a) + 2 * growing  # it exists twice while it grows
     if dtype == torch.float32 and whole:
         generate += sizes.lora_weights * 4
+    if dtype == torch.bfloat16 and device.type == "cpu" and packed:
+        generate += sizes.decoder_blocks * dtype.itemsize  # laid out for few rows
     at_once = min(tokens, max(traits(device).encode_rows, query_tokens)) if packed else tokens
     return max(generate, _encoding(sizes, at_once, dtype.itemsize))
 

@@ -2,7 +2,7 @@
 
 The iteration:
     trainer.py            the trainer, with TRL's calls; its first lines name the steps of an iteration
-    rollouts.py           1: summaries sampled from the policy, whose tokens count up to their end
+    rollouts.py           1: summaries sampled from the policy
     experience.py         3 and 4: what the update reads: log-probabilities, values, rewards, advantages
     update.py             5: passes of clipped optimizer steps
     value_learning.py     6: what the value head learns before training and after an update
@@ -11,12 +11,12 @@ Its arithmetic, pure functions and running numbers:
     moments.py            mean, variance and whitening of what counts
     rewards.py            KL penalty, shaped scores, rewards a token
     advantages.py         GAE, and the baselines that need no value head
-    losses.py             clipped policy loss and value loss
+    losses.py             clipped policy loss and value loss, of the tokens that count
     kl_control.py         the weight of the KL penalty
     step_size.py          the learning rate that moves the policy by a wanted KL
     critic.py             the value head's ridge regression, and how far it is trusted
 What an iteration stands on:
-    ppo_config.py         settings, those of TRL among them; the optimizer
+    ppo_config.py         settings, those of TRL among them; the optimizer and its two learning rates
     state.py              all that changes while training runs
     teacher_forcing.py    what a model says of given responses
     memory.py             smaller pieces where memory runs out
@@ -33,7 +33,7 @@ A run of the stage, around its iterations:
     trackers.py           TensorBoard and Weights & Biases
     checkpoint.py         a checkpoint written and restored, exactly
     checkpoint_record.py  what a checkpoint says of itself
-    checkpoint_folders.py which checkpoints there are, which are kept, which --overwrite removes
+    checkpoint_folders.py which checkpoints there are, which are kept, what --overwrite does
     resume.py             whether a run may go on from one
     next_step.py          the evaluation to type after it
 """

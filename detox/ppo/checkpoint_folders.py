@@ -1,4 +1,7 @@
-"""Which checkpoints a run has: names, the newest, those that are kept, and those that --overwrite removes."""
+"""Which checkpoints a run has: names, the newest, those that are kept.
+
+--overwrite sets all of a run aside, and removes them once the new run has a checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """PPO's two losses: pure functions of tensors [B, T], whose parts over microbatches and processes add up.
 
-Masks and padding: see `moments`.
+Which tokens count: those of `response_mask` in `detox/model/engine.py`, every token of a summary up to the one that
+ends it, and that one. Masks and padding: see `moments`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The trainer's settings: those of TRL 0.11.4, and those that TRL does not have; and the optimizer they describe."""
+"""The trainer's settings: those of TRL 0.11.4, and those that TRL does not have; and the optimizer they describe.
+
+The optimizer has two rates, the policy's and the value head's; the trainer lets both decay.
+"""
 
 from __future__ import annotations
 

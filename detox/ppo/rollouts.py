@@ -1,4 +1,4 @@
-"""Rollouts: the policy's answers to prompts, how they are sampled, how many tokens of each count (step 1 of PPO)."""
+"""Rollouts: the policy's answers to prompts, and how they are sampled (step 1 of PPO)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rate that moves the policy by a wanted KL in an update."""
+"""The policy's learning rate that moves it by a wanted KL in an update; the value head's is not touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint handed on: one plain transformers model with its model card, in a folder, on the hub, or both."""
+"""A checkpoint handed on: its adapter merged into a plain model with model card, in a folder, on the hub, or both."""
 
 from __future__ import annotations
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 def table(results: Results) -> str:
     """Return the figures for a terminal, numbers aligned; plain ASCII where stdout is not UTF-8."""
-    toxic = toxicity.reductions(lookup(results, "toxicity"))
-    judged = toxicity.reductions(lookup(results, "independent_judge"), ", judge")
+    parts = {"": lookup(results, "toxicity"), ", judge": lookup(results, "independent_judge")}
+    toxic, judged = (toxicity.reductions(part, suffix) for suffix, part in parts.items())
     lines = _columns(Table(toxic.columns, toxic.rows + judged.rows)) if toxic.rows or judged.rows else []
     wanted = (quality.rouge_l(results), "Length, words", "Empty", "Duplicate")
     figures = quality.table(results)
     rows = tuple(row for row in figures.rows if row[0] in wanted)
     lines += ["", *_columns(Table(figures.columns, rows))] if rows else []
-    note = lookup(results, "toxicity", "mean", "note")
-    lines += ["", *([printable(note)] if note else []), f"{headline.headline(results)}."]
+    named = {name: entry for suffix, part in parts.items() for name, entry in toxicity.spread(part, suffix).items()}
+    lines += ["", *map(printable, toxicity.notes(named)), f"{headline.headline(results)}."]
     lines += [printable(f"{level.upper()}: {sentence}") for level, _, sentence in headline.alarms(results)]
     if lookup(results, "baseline_note"):
         lines.append(printable(results["baseline_note"]))

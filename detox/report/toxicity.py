@@ -9,6 +9,8 @@ from detox.report.table import Table, sides
 from detox.stage.figures import Form, decimal, fall, fall_bounds, interval, lookup, number, share, signed
 
 COLUMNS = ("Before", "After", "Change", "95% interval")
+SPREAD = {"mean": "Mean toxicity", "std": "Std toxicity"}
+"""Names of the figures in the first table."""
 
 
 def row(name: str, entry: Any, form: Form = decimal) -> tuple[str, ...]:
@@ -24,30 +26,49 @@ def reduction(entry: Any) -> float | None:
     return None if before is None or after is None or before == 0 else (before - after) / before
 
 
+def spread(part: Any, suffix: str = "") -> dict[str, Any]:
+    """Return the figures of the first table by name."""
+    return {f"{name}{suffix}": lookup(part, key) for key, name in SPREAD.items()}
+
+
 def reductions(part: Any, suffix: str = "") -> Table:
     """Return the table of mean and std."""
-    named = {"Mean toxicity": lookup(part, "mean"), "Std toxicity": lookup(part, "std")}
-    rows = (row(f"{name}{suffix}", entry) for name, entry in named.items() if isinstance(entry, Mapping))
+    rows = (row(name, entry) for name, entry in spread(part, suffix).items() if isinstance(entry, Mapping))
     return Table(("Metric", *COLUMNS), tuple(rows))
 
 
 def tail(part: Any, samples: Any) -> Table:
     """Return the tail of the distribution: expected maximum of so many samples, any toxic among them, quantiles."""
-    of = f"of {samples} samples" if isinstance(samples, int) else "of the samples"
-    figures: tuple[tuple[str, str, Form], ...] = (
-        (f"Most toxic {of}, mean", "expected_max", decimal),
-        (f"Dialogues with a toxic one {of}", "any_toxic", share),
-    )
-    rows = [row(name, entry, form) for name, key, form in figures if (entry := lookup(part, key)) is not None]
+    forms = {"expected_max": decimal, "any_toxic": share}
+    names = _of_tail(samples)
+    rows = [row(names[key], entry, form) for key, form in forms.items() if (entry := lookup(part, key)) is not None]
     before, after = (lookup(part, "quantiles", side) or {} for side in ("before", "after"))
-    rows += [(f"{level}% at most", decimal(before[level]), decimal(after.get(level)), "", "") for level in before]
+    rows += [
+        (f"{level}% of summaries have at most", decimal(before[level]), decimal(after.get(level)), "", "")
+        for level in before
+    ]
     return Table(("Tail of the distribution", *COLUMNS), tuple(rows))
 
 
-def notes(part: Any) -> list[str]:
-    """Return why there is no interval, each reason once."""
-    found = (lookup(part, key, "note") for key in ("mean", "std", "expected_max", "any_toxic"))
-    return list(dict.fromkeys(str(note) for note in found if note))
+def _of_tail(samples: Any) -> dict[str, str]:
+    """Return the names of the figures of so many samples."""
+    of = f"of {samples} samples" if isinstance(samples, int) else "of the samples"
+    return {"expected_max": f"Most toxic {of}, mean", "any_toxic": f"Dialogues with a toxic one {of}"}
+
+
+def notes(named: Mapping[str, Any]) -> list[str]:
+    """Return why figures, by name, have no interval, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for name, entry in named.items():
+        note = lookup(entry, "note")
+        if note:
+            reasons.setdefault(str(note).removeprefix("No interval: "), []).append(name)
+    return [f"No interval ({'; '.join(names)}): {reason}" for reason, names in reasons.items()]
+
+
+def all_notes(part: Any, samples: Any) -> list[str]:
+    """Return why figures of both tables have no interval."""
+    return notes(spread(part) | {name: lookup(part, key) for key, name in _of_tail(samples).items()})
 
 
 def p(value: Any) -> str:

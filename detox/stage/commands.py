@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import shlex
 from collections.abc import Callable, Container, Set
@@ -22,6 +23,8 @@ MACHINE = ("--device", "--threads", "--engine", "--dtype")
 _RUN = ("--preset", "--run", "--checkpoints")
 _PASSING = (*_RUN, "--overwrite", "--checkpoint")
 """Flags that are named otherwise, or that belong to one call alone."""
+_MOST_RUNS = 5
+"""Runs that are listed."""
 
 installed: dict[str, str] = {}
 """What scripts are called where they were started as commands of an installed package."""
@@ -141,8 +144,21 @@ def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
 def missing(stage: str, settings: config.Stage | None, folder: Path) -> str:
     """Return what to do about an artefact of an earlier stage that is not there; arguments as in `before`."""
     preset = None if settings is None else forgotten_preset(settings, folder)
+    others = [] if settings is None else _other_runs(settings, folder)
     hint = f"did you forget {preset}? there is {folder.parent.with_name(preset.split()[1])}; or " if preset else ""
+    if others:
+        runs = f"{'runs' if len(others) > 1 else 'run'} {', '.join(others)}"
+        hint = f"{folder.parent.parent} has the {runs}: name one with --run, or "
     return f"{hint}run {before(stage, settings, folder)} first"
+
+
+def _other_runs(settings: config.Stage, folder: Path) -> list[str]:
+    """Return the runs that have what the run that was named lacks, if there is no such run: most alike first."""
+    run = Path(settings.checkpoints) / settings.run_name
+    if settings.run is None or folder.parent != run or run.is_dir():
+        return []
+    names = [there.parent.name for there in run.parent.glob(f"*/{folder.name}") if there.is_dir()]
+    return difflib.get_close_matches(run.name, sorted(names), _MOST_RUNS, 0.0)
 
 
 def _value(settings: config.Stage | type[config.Stage], flag: str) -> Any:

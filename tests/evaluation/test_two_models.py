@@ -170,6 +170,14 @@ def test_what_carries_an_interval_is_counted_where_the_limits_are():
     assert too_little(plenty[:1]) == "1 dialogue gives no interval." and too_little(3 * plenty[:3]) is not None
 
 
+def test_a_missing_interval_says_why():
+    """All dialogues fall by a half: nothing tells how far others would differ."""
+    before = np.linspace(0.2, 0.9, 40)[:, None]
+    result = st.compare(before, before / 2, resamples=100)
+    assert result["mean"]["ci95"] is None and result["mean"]["note"] == st.UNSURE
+    assert result["difference"]["ci95"] is not None and "note" not in result["difference"]
+
+
 def test_a_reduction_to_next_to_nothing_has_a_difference_alone():
     before, after = np.full((60, 1), 0.8), np.full((60, 1), 0.001)
     before[::2], after[0] = 0.6, 0.5

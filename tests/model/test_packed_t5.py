@@ -411,7 +411,8 @@ def test_what_is_trained_is_never_taken_from_an_earlier_pass():
 
 @torch.no_grad()
 def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
-    layer = in_bfloat16(with_lora(t5_model(), ALL)).get_base_model().decoder.block[0].layer[0].SelfAttention.q
+    attention = in_bfloat16(with_lora(t5_model(), ALL)).get_base_model().decoder.block[0].layer[0].SelfAttention
+    layer = attention.q
     x = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
     names = [part["default"].weight for part in (layer.lora_A, layer.lora_B)]
     exact = x @ layer.base_layer.weight.float().T + layer.scaling["default"] * x @ names[0].T @ names[1].T
@@ -419,6 +420,9 @@ def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
     assert few.dtype == torch.float32 and many.dtype == torch.bfloat16
     errors = [float((found.float() - exact).norm() / exact.norm()) for found in (few, many)]
     assert errors[0] < errors[1] < 0.01
+    layers = attention.q, attention.k, attention.v
+    alone = torch.cat([LinearsOfFew(torch.float32)(x, one) for one in layers])
+    torch.testing.assert_close(LinearsOfFew(torch.float32)(x, *layers), alone)
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ def test_sections_stand_in_order_and_both_forms_hold_the_same_cells(results, exa
     }
     assert len(cells) > 60 and not [cell for cell in cells if cell not in words]
     assert "Mentions: too few examples (7 < 20)." in words and "PPO does not beat best-of-4." in words
-    assert "99% at most" in words and "1,234" in words and "p = 0.0001" in words
+    assert "99% of summaries have at most" in words and "1,234" in words and "p = 0.0001" in words
 
 
 def test_the_contents_lead_to_every_section_and_terms_to_the_glossary(results, examples):

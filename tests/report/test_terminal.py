@@ -42,3 +42,12 @@ def test_what_has_no_number_is_not_available(results):
         "Mean toxicity          0.0000   0.0250      n/a   n/a",
         "Std toxicity           0.3120   0.0250      n/a   n/a",
     ]
+
+
+def test_why_there_is_no_interval_is_told_with_the_figures_that_have_none(results):
+    results["toxicity"]["std"] |= {"ci95": None, "note": "No interval: too few."}
+    results["independent_judge"]["mean"] |= {"ci95": None, "note": "No interval: too few."}
+    results["independent_judge"]["std"] |= {"ci95": None, "note": "2 dialogues give no interval."}
+    lines = terminal.table(results).splitlines()
+    assert "No interval (Std toxicity; Mean toxicity, judge): too few." in lines
+    assert "No interval (Std toxicity, judge): 2 dialogues give no interval." in lines

@@ -80,5 +80,20 @@ def test_a_forgotten_preset(tmp_path, monkeypatch, there, settings, told):
     folder = Path("checkpoints", settings.run_name, "prepared")
     assert commands.forgotten_preset(settings, folder) == told
     advice = commands.missing("data_preparation", settings, folder)
-    assert advice.startswith("did you forget --preset demo? there is checkpoints/demo; or run " if told else "run ")
+    assert advice.startswith("did you forget --preset demo? there is checkpoints/demo; or run ") == bool(told)
     assert advice.endswith(" first")
+
+
+def test_a_run_that_is_not_there_names_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("other/prepared", "mine/prepared", "empty/ppo"):
+        Path("checkpoints", name).mkdir(parents=True)
+
+    def advice(run):
+        settings = replace(FLAN, run=run)
+        return commands.missing("data_preparation", settings, Path("checkpoints", settings.run_name, "prepared"))
+
+    again = "run python data_preparation.py --run mien first"
+    assert advice("mien") == f"checkpoints has the runs mine, other: name one with --run, or {again}"
+    assert advice("empty").startswith("run python data_preparation.py"), "it is there, and lacks a stage"
+    assert advice(None).startswith("run python data_preparation.py"), "no run was named"
