@@ -166,7 +166,7 @@ def train(
                 scores, terms = parts.reward.score([prompt.row for prompt in prompts], summaries)
             scored = time.perf_counter()
             if trainer.updates_done < settings.save.every:
-                progress["watched"] = watch.lowest(progress.get("watched"), prompts, summaries, scores)
+                progress["watched"] = watch.lowest(progress.get("watched"), prompts, scores)
             metrics = trainer.update(rollout, scores)  # rewards, advantages, PPO epochs
             metrics |= {"time/generate": generated - started, "time/score": scored - generated}
             own = batches.Account(summaries, terms, trainer.peak_memory_mb(), interrupt.received)

@@ -1,9 +1,10 @@
-"""The watched summary: the lowest score, told beside the policy's by the same random numbers, within 80 columns."""
+"""The watched dialogue: that of the lowest score, told by starting model and policy, within 80 columns."""
 
 from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 import config
@@ -15,27 +16,31 @@ from tests.ppo.trainers import trainer_for
 
 def test_the_lowest_score_of_all_is_kept():
     prompts = [Prompt(key, key, torch.tensor([key, 1])) for key in range(4)]
-    first = watch.lowest(None, prompts[:2], ["a", "b"], torch.tensor([1.0, 0.5]))
-    assert first == {"score": 0.5, "summary": "b", "key": 1, "query_ids": [1, 1]}
-    assert watch.lowest(first, prompts[2:], ["c", "d"], torch.tensor([0.5, 2.0])) is first
-    assert watch.lowest(first, prompts[2:], ["c", "d"], torch.tensor([-1.0, 2.0]))["summary"] == "c"
-    assert watch.lowest(first, prompts[2:], ["c", "d"], torch.tensor([-1.0, math.nan])) is first, "skipped"
+    first = watch.lowest(None, prompts[:2], torch.tensor([1.0, 0.5]))
+    assert first == {"score": 0.5, "query_ids": [1, 1]}
+    assert watch.lowest(first, prompts[2:], torch.tensor([0.5, 2.0])) is first
+    assert watch.lowest(first, prompts[2:], torch.tensor([-1.0, 2.0])) == {"score": -1.0, "query_ids": [2, 1]}
+    assert watch.lowest(first, prompts[2:], torch.tensor([-1.0, math.nan])) is first, "skipped"
 
 
-def test_the_policy_that_has_not_moved_says_the_same_again_and_draws_nothing(folder):
-    trainer = trainer_for(folder)
+@pytest.mark.parametrize("scope", ["decoder", "all"])
+def test_what_is_told_is_the_likeliest_of_starting_model_and_policy_and_draws_nothing(folder, scope):
+    trainer = trainer_for(folder, lora_scope=scope)
     settings = config.PPOTraining(rollout=config.Rollout(max_new_tokens=30))
-    query = torch.tensor([5, 6, 7, 1])
-    rollout = trainer.rollout([query] * 2, [8, 9], 30)
-    summaries = trainer.tokenizer.batch_decode(rollout.response_ids, skip_special_tokens=True)
-    watched = watch.lowest(None, [Prompt(8, 0, query), Prompt(9, 0, query)], summaries, torch.tensor([1.0, 0.0]))
+    watched = {"score": 0.0, "query_ids": [5, 6, 7, 1]}
     state = torch.get_rng_state()
     lines = watch.told(trainer, watched, settings).splitlines()
     assert torch.equal(torch.get_rng_state(), state)
     half = len(lines) // 2
-    assert [line[10:] for line in lines[:half]] == [line[10:] for line in lines[half:]]
+    assert [line[10:] for line in lines[:half]] == [line[10:] for line in lines[half:]], "nothing has moved yet"
     assert lines[0].startswith("at first  ") and lines[half].startswith("now       ")
     assert all(len(line) <= 80 for line in lines)
+    with torch.no_grad():
+        for name, parameter in trainer.engine.peft.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    moved = watch.told(trainer, watched, settings).splitlines()
+    assert moved[:half] == lines[:half] and moved[half:] != lines[half:]
 
 
 def test_the_line_of_an_update_fits_80_columns():
