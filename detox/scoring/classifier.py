@@ -65,7 +65,7 @@ class Classifier:
             UserError: there is none, or more than one.
         """
         found = [index for index, name in enumerate(self.labels) if name == label]
-        if len(self.labels) == 1 and label == USUAL_LABEL and not _ILL.search(self.labels[0]):
+        if len(self.labels) == 1 and label == USUAL_LABEL and not is_ill(self.labels[0]):
             return 0  # nobody asked for another one
         if len(found) != 1:
             problem = "no label" if not found else "more than one label"

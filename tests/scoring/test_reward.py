@@ -79,7 +79,7 @@ def test_broken_logits_are_handed_on(folder):
     assert RewardModel(classifier).score(["no"]).isnan().all()
 
 
-@pytest.mark.parametrize("names", [["LABEL_0"], ["reward"], ["helpful"]])
+@pytest.mark.parametrize("names", [["LABEL_0"], ["reward"], ["helpful"], ["non-toxic"]])
 @pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
 def test_a_reward_model_of_one_logit(tmp_path, names, problem_type):
     """Made for RLHF: its label may be left out or named, and its raw logit is the reward."""
