@@ -10,6 +10,8 @@ from types import FrameType
 
 from detox.stage import environment
 
+ANSWER = "interrupted: finishing this update and saving it; once more stops at once"
+
 
 class Interrupt:
     """Context in which SIGINT and SIGTERM are noted instead of obeyed; a second one is obeyed at once.
@@ -36,7 +38,7 @@ class Interrupt:
             self.received = number
             if environment.is_first_process():
                 at_bar = "\n" if sys.stderr.isatty() else ""
-                text = f"{at_bar}interrupted: finishing this update and saving it; once more stops at once\n"
+                text = f"{at_bar}{ANSWER}\n"
                 with contextlib.suppress(OSError):
                     os.write(2, text.encode())  # a print may come in the middle of another
             for other, handler in self._handlers.items():
