@@ -233,17 +233,21 @@ def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by:
     from detox.ppo.next_step import next_step
 
     updates = parts.trainer.updates_done
-    if stopped_by is None:
-        print(f"wrote {folder}: {checkpoint_folders.name(updates)}, metrics.jsonl, training.png")
+    if updates >= settings.ppo.updates:
         usual = config.preset(config.EvaluationStage, settings.preset)
-        print(next_step(settings, usual, parts.reward.classifier.classifier))
+        following = next_step(settings, usual, parts.reward.classifier.classifier)
+        if stopped_by is not None:
+            print(f"interrupted: all {updates} updates are done and saved; {following}", file=sys.stderr)
+            return 128 + stopped_by
+        print(f"wrote {folder}: {checkpoint_folders.name(updates)}, metrics.jsonl, training.png")
+        print(following)
         return 0
     anew = ["--overwrite"] if settings.overwrite and not updates else []
     again = commands.again("training_ppo.py", settings, *anew)
     count = "1 update is" if updates == 1 else f"{updates} updates are"
     saved = f"{count} saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)
-    return 128 + stopped_by
+    return 128 + (stopped_by or 0)
 
 
 if __name__ == "__main__":

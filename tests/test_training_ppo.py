@@ -261,6 +261,15 @@ def test_an_interruption_tells_the_whole_command(capsys):
         assert capsys.readouterr().err.endswith(line)
 
 
+def test_an_interruption_of_the_last_update_tells_what_comes_next(capsys):
+    settings = parsing.parse(config.PPOTraining, "--preset demo --run r".split())
+    classifier = SimpleNamespace(classifier=SimpleNamespace(model=SimpleNamespace(config=None)))
+    parts = SimpleNamespace(trainer=SimpleNamespace(updates_done=20), reward=SimpleNamespace(classifier=classifier))
+    assert training_ppo.finish(settings, parts, Path("checkpoints/r/ppo"), signal.SIGINT) == 130
+    told = "interrupted: all 20 updates are done and saved; next: python evaluate_ppo.py --preset demo --run r\n"
+    assert capsys.readouterr().err == told
+
+
 def test_other_settings_are_refused_by_name(place, capsys):
     assert train("--ppo.updates", "2") == 0
     before = sorted((place / "checkpoints/r/ppo").rglob("*"))
