@@ -392,7 +392,7 @@ class Evaluation(Checked, group="evaluation"):
     min_slice: Positive = 20
     """Slices of fewer dialogues give no figure."""
     best_of: NotNegative = 4
-    """Samples among which the best-of-n baseline picks by reward; 0 leaves the baselines out."""
+    """Samples among which the best-of-n baseline picks by reward, up to twice `samples`; 0 leaves the baselines out."""
     bad_words: str = "default"
     """Words that the filter baseline never lets the starting model say: a file with one a line, `default` (a list of
     common English insults), or `demo:insults`."""
@@ -401,7 +401,7 @@ class Evaluation(Checked, group="evaluation"):
 
     def validate(self) -> None:
         super().validate()
-        rule = f"must not exceed twice --evaluation.samples={self.samples}"
+        rule = f"must not exceed twice --evaluation.samples={self.samples}; lower it, or 0 leaves the baselines out"
         self.demand(self.best_of <= 2 * self.samples, "best_of", rule)
 
 
@@ -436,8 +436,9 @@ class Stage(Checked):
     def validate(self) -> None:
         super().validate()
         rule = "use letters, digits, '.', '_' and '-' only, at most 100 of them"
-        fits = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", self.run_name) is not None
-        self.demand(fits, "run", rule, self.run_name)
+        name = self.preset if self.run is None else self.run
+        fits = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name) is not None
+        self.demand(fits, "run", rule, name)
         self.demand(bool(self.checkpoints), "checkpoints", "name a folder", repr(self.checkpoints))
         for setting in dataclasses.fields(self):
             group = getattr(self, setting.name)

@@ -59,7 +59,7 @@ def main(settings: config.Preparation) -> None:
 def next_step(settings: config.Preparation) -> str:
     """Say what to type next: PPO, or first the supervised LoRA checkpoint where the preset brings none."""
     ppo, lora = (
-        commands.other(script, settings, lambda flag: flag in commands.BASE)
+        commands.other(script, settings, lambda flag: flag in commands.BASE, *commands.anew(script, settings))
         for script in ("training_ppo.py", "training_lora.py")
     )
     has_adapter = config.preset(config.PPOTraining, settings.preset).model.adapter != "auto"

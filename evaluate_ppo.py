@@ -71,24 +71,25 @@ def evaluate(
     """
     from detox.evaluation import examples, reference, results, summaries
     from detox.evaluation import task as evaluation_task
-    from detox.evaluation.folders import inputs, publish
+    from detox.evaluation.folders import inputs, place, publish, take_place
     from detox.evaluation.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
-    with processes.within(lambda: publish(settings, case.target, inputs(case), str(task.device))) as folder:
+    with processes.within(lambda: publish(settings, place(settings, case), inputs(case), str(task.device))) as folder:
         k = settings.evaluation.samples
         draws = {"samples": summaries.Draw(stop=k), "greedy": summaries.Draw(greedy=True)}
         engine = evaluation_task.load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
         after = task.summarize(engine, draws, case.name)
         del engine
         engine = evaluation_task.load_engine(settings, case, case.training.model.adapter, task.device)
-        groups, title = list(after.values()), f"{case.name} as the reference sees it"
+        groups, title = list(after.values()), f"{case.name}, by reference"
         summaries.teacher_force(engine, task.queries, groups, settings.evaluation, title=title, processes=processes)
         task.score(groups)
         before = reference.run(case, task, engine, known)
         if processes.is_main:
             lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
+    processes.on_main(lambda: take_place(settings, case))
 
 
 def write(folder: Path, found: Results, lines: list[Line]) -> None:

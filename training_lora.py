@@ -80,7 +80,8 @@ def next_step(settings: config.LoraTraining) -> str:
     is_usual = config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
     own = [] if is_usual and not commands.in_file("--model.adapter") else ["--model.adapter", "auto"]
     shared = (*commands.BASE, *commands.MACHINE)
-    return commands.other("training_ppo.py", settings, lambda flag: flag in shared, *own)
+    anew = commands.anew("training_ppo.py", settings)
+    return commands.other("training_ppo.py", settings, lambda flag: flag in shared, *own, *anew)
 
 
 def add_lora(settings: config.LoraTraining) -> PeftModel:

@@ -23,6 +23,7 @@ import training_ppo
 from detox.evaluation import checkpoints, curve, scorers, summaries
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli, parsing, run_lock
+from detox.stage.manifest import sealed
 from tests import tiny
 from tests.evaluation.fabricated import check_by_hand
 
@@ -250,7 +251,39 @@ def test_evaluations_under_other_settings_stand_side_by_side(again, monkeypatch)
     assert run("--overwrite") == 0 and titles, "it replaces that of the same settings"
     assert len(kept()) == 2 and read(folder)["seed"] == 0
     assert run("--seed", "5", "--overwrite") == 0
-    assert len(kept()) == 3, "--overwrite loses none of other settings"
+    assert len(kept()) == 2 and read(folder)["seed"] == 5, "--overwrite loses none of other settings"
+
+
+def test_an_evaluation_that_fails_leaves_the_one_before_in_its_place(again, monkeypatch, capsys):
+    folder = again / "r0/evaluation"
+    before = {path.name for path in folder.iterdir()}
+    assert run("--judge.label", "rude") == 2
+    refused(capsys, "rude")
+    assert {path.name for path in folder.iterdir()} == before
+    monkeypatch.setattr(summaries, "teacher_force", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("--seed", "5") == 130
+    assert {path.name for path in folder.iterdir()} == before and read(folder / "step-0002")["seed"] == 0
+
+
+def test_what_was_trained_against_is_no_judge(again, capsys):
+    def measured(toxicity, judge):
+        flags = f"--run r0 --toxicity.model {toxicity} --judge.model {judge} --judge.label hate".split()
+        return cli.run(config.EvaluationStage, evaluate_ppo.main, [*flags, *SIZES])
+
+    assert measured("reward", "reward") == 2
+    refused(capsys, "--judge.model=reward: was trained against", "name another one")
+    assert measured("reward", "./reward") == 2
+    refused(capsys, "was trained against")
+
+
+def test_data_that_were_prepared_anew_are_told(again, capsys):
+    manifest = again / "r0/prepared/manifest.json"
+    assert run("--seed", "5") == 0 and "not what" not in capsys.readouterr().err
+    content = json.loads(manifest.read_text())
+    content["created_utc"] = "2000-01-01T00:00:00+00:00"
+    manifest.write_text(sealed(content))
+    assert run("--seed", "5") == 0
+    assert "r0/prepared is not what r0/step-0002 was trained on" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_what_the_checkpoint_was_before_is_kept(again, monkeypatch):

@@ -65,7 +65,8 @@ def few(counts: Mapping[str, int | float]) -> str | None:
     kept = int(counts["test/kept"])
     if kept >= FEW:
         return None
-    return f"{kept} dialogues in the test split show large effects at best: add rows, or raise --data.test-fraction"
+    count = "1 dialogue" if kept == 1 else f"{kept} dialogues"
+    return f"{count} in the test split: only a large effect can be shown; add rows, or raise --data.test-fraction"
 
 
 def counts_table(counts: Counter) -> str:

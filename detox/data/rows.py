@@ -87,7 +87,7 @@ def _text(value: object, column: str, where: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(f"{where}: {column} is a {type(value).__name__}, not text; correct or remove the row")
+        raise UserError(f"{where}: {column} is of type {type(value).__name__}, not text; correct or remove the row")
     if "\0" in value:
         raise UserError(f"{where}: {column} holds a NUL character; correct or remove the row")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):

@@ -41,7 +41,9 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
         UserError: nothing says which label of the classifier is the toxic one, or it is out of reach.
     """
     each = {folder: _departures(folder, settings, named, trained) for folder in _folders(settings)}
-    found = next(iter(each.values()), {})
+    if not each:
+        return _of_prepared(settings, named)
+    found = next(iter(each.values()))
     if "--preset" in found.keys() & named:
         notes.tell(f"--preset {settings.preset} is not that of training, so nothing else is taken from it")
     if any(other != found for other in each.values()):
@@ -53,6 +55,20 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     if taken:
         notes.tell(f"{shlex.join(taken)}, as {next(iter(each))} was trained")
     return taken
+
+
+def _of_prepared(settings: config.EvaluationStage, named: Set[str]) -> list[str]:
+    """Return the preset that the run's data were prepared with, where nothing was trained yet."""
+    folder = Path(settings.checkpoints) / settings.run_name / "prepared"
+    try:
+        preset = json.loads((folder / MANIFEST).read_bytes())["config"]["preset"]
+        settings.of_preset(preset)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+        return []
+    if preset == settings.preset or "--preset" in named:
+        return []
+    notes.tell(f"--preset {preset}, as {folder} was prepared")
+    return ["--preset", preset]
 
 
 def _folders(settings: config.EvaluationStage) -> list[Path]:

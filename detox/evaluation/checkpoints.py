@@ -100,7 +100,9 @@ def _check_is_checkpoint(folder: Path, run: Path, settings: config.EvaluationSta
         if there and str(folder).startswith("step-"):
             shown = f"{'..., ' if len(there) > _MOST else ''}{', '.join(there[-_MOST:])}"
             raise UserError(f"{name}: {run / 'ppo'} has no such step; it has {shown}")
-        advice = _names(checkpoint_folders.near(run)) or commands.missing("training_ppo", settings, run / "ppo")
+        near = checkpoint_folders.near(folder.parent) if len(folder.parts) > 1 else []
+        near = near or checkpoint_folders.near(run)
+        advice = _names(near) or commands.missing("training_ppo", settings, run / "ppo")
         raise UserError(f"{name}: no such folder; {advice}")
     parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint_folders.is_name(above.name)]
     around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]

@@ -95,13 +95,13 @@ def too_little(worth: np.ndarray, left: float | None = None) -> str | None:
     carry = int(np.searchsorted(most, 0.9 * total) + 1) if total > 0 else 0
     if total < LEAST_TOXICITY or carry < LEAST_CARRIERS:
         return (
-            f"No interval: {carry} of {n} dialogues carry nine tenths of the toxicity, and all of it, before and "
-            f"after, is that of {total:.1f} wholly toxic ones; {LEAST_CARRIERS} dialogues and the toxicity of "
-            f"{LEAST_TOXICITY:.0f} are needed."
+            f"No interval: {carry} of {n} dialogues carry nine tenths of the toxicity, and their mean toxicities, "
+            f"before and after, add up to {total:.1f}; {LEAST_CARRIERS} dialogues and a sum of {LEAST_TOXICITY:.0f} "
+            "are needed."
         )
     if left is not None and left < LEAST_LEFT:
         return (
-            f"No interval: all toxicity that is left is that of {left:.1f} wholly toxic dialogues; where that of "
-            f"{LEAST_LEFT:.0f} is not, by how much it fell is not known well."
+            f"No interval: the dialogues' mean toxicities that are left add up to {left:.1f}; below a sum of "
+            f"{LEAST_LEFT:.0f}, by how much it fell is not known well."
         )
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
+from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
 from detox.stage.files import sha256
@@ -44,26 +45,57 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     Raises:
         UserError: it is damaged, and may not be replaced.
     """
-    there = {name: folder / artifacts.MANIFEST for name, folder in inputs(case).items()}
-    hashes: dict[str, Any] = {name: sha256(path) for name, path in there.items() if path.exists()}
-    if case.target.exists():
-        try:
-            manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case))
-        except UserError:
-            if settings.overwrite:
-                return False
-            raise
-        known = {name: entry.get("manifest_sha256") for name, entry in manifest["inputs"].items()}
-        same = _identity(manifest["config"], {}) == _identity(asdict(settings), {})
-        if same and (settings.overwrite or known | hashes == known):
-            return not settings.overwrite
-        os.rename(case.target, _beside(case, _identity(manifest["config"], known)))
-    kept = _beside(case, _identity(asdict(settings), hashes))
+    if place(settings, case) == case.target and case.target.exists():
+        return not settings.overwrite
+    kept = _beside(case, _identity(asdict(settings), _hashes(case)))
     if settings.overwrite or not kept.exists():
         return False
     artifacts.read_manifest(kept, STAGE, remedy=remedy(settings, case))
-    os.rename(kept, case.target)
+    take_place(settings, case)
     return True
+
+
+def place(settings: config.EvaluationStage, case: Case) -> Path:
+    """Return where an evaluation is written: in the checkpoint's place, or beside it while that holds another one.
+
+    Raises:
+        UserError: what is there is damaged, and may not be replaced.
+    """
+    if not case.target.exists():
+        return case.target
+    hashes = _hashes(case)
+    try:
+        manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case))
+    except UserError:
+        if settings.overwrite:
+            return case.target
+        raise
+    known = _recorded(manifest)
+    same = _identity(manifest["config"], {}) == _identity(asdict(settings), {})
+    if same and (settings.overwrite or known | hashes == known):
+        return case.target
+    return _beside(case, _identity(asdict(settings), hashes))
+
+
+def take_place(settings: config.EvaluationStage, case: Case) -> None:
+    """Put a whole evaluation from beside the checkpoint's place into it, and the one that was there beside it."""
+    kept = _beside(case, _identity(asdict(settings), _hashes(case)))
+    if not kept.exists():
+        return
+    if case.target.exists():
+        manifest = artifacts.read_manifest(case.target, STAGE, verify=False, remedy=remedy(settings, case))
+        os.rename(case.target, _beside(case, _identity(manifest["config"], _recorded(manifest))))
+    os.rename(kept, case.target)
+
+
+def _hashes(case: Case) -> dict[str, Any]:
+    """Return the hash of the manifest of each input that is there."""
+    there = {name: folder / artifacts.MANIFEST for name, folder in inputs(case).items()}
+    return {name: sha256(path) for name, path in there.items() if path.exists()}
+
+
+def _recorded(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry.get("manifest_sha256") for name, entry in manifest["inputs"].items()}
 
 
 def remedy(settings: config.EvaluationStage, case: Case) -> str:
@@ -98,6 +130,12 @@ def publish(settings: config.EvaluationStage, target: Path, inputs: Mapping[str,
 
 def inputs(case: Case) -> dict[str, Path]:
     return {"checkpoint": case.checkpoint, "prepared": case.run / "prepared"}
+
+
+def prepared_anew(case: Case) -> bool:
+    """Return whether the run's data were prepared again after the checkpoint was trained."""
+    recorded = checkpoint_record.read_manifest(case.checkpoint)["inputs"].get("prepared", {})
+    return recorded.get("manifest_sha256") != sha256(case.run / "prepared" / artifacts.MANIFEST)
 
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from detox.evaluation.examples import Record, Records
 from detox.scoring import rouge, toxicity
 from detox.scoring.classifier import Classifier, load_classifier
 from detox.scoring.reward import RewardModel
+from detox.stage import notes, paths
 from detox.stage.errors import UserError
 from detox.stage.parallel import ALONE, Processes
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Scorer = Callable[[list[str]], Sequence[float]]
 Mark = TypeVar("Mark")
 
+NO_BERT_SCORE = "--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out"
 _CHUNK = 64
 """Texts that a scorer is given at once."""
 
@@ -33,7 +35,17 @@ _CHUNK = 64
 def load_scorers(
     measured: config.Toxicity, judge: config.Judge, reward: config.Reward, device: torch.device
 ) -> tuple[dict[str, Classifier], dict[str, Scorer]]:
-    """Load toxicity measurement, judge and reward model; one that serves twice is loaded, and reads a text, once."""
+    """Load toxicity measurement, judge and reward model; one that serves twice is loaded, and reads a text, once.
+
+    Raises:
+        UserError: one of them is not what it has to be, or the judge is what was trained against.
+    """
+    if _same(judge, reward):
+        raise UserError(
+            f"--judge.model={judge.model}: was trained against, so it can't judge what it has taught; name another one"
+        )
+    if _same(judge, measured):
+        notes.tell(f"--judge.model={judge.model} also measures toxicity, so that it confirms nothing")
     loaded: dict[tuple[str, str | None], Classifier] = {}
     classifiers = {}
     for role, wanted in (("toxicity", measured), ("judge", judge), ("reward", reward)):
@@ -54,6 +66,11 @@ def load_scorers(
         "judge": probability("judge", judge.label),
         "reward": lambda texts: logit.score(texts).tolist(),
     }
+
+
+def _same(one: config.Judge, other: config.Toxicity | config.Reward) -> bool:
+    """Return whether two classifiers are one, whatever they are asked for."""
+    return one.revision == other.revision and (one.model == other.model or paths.same(one.model, other.model))
 
 
 def score(
@@ -112,7 +129,7 @@ def _overlap(
     if bert_score is not None:
         overlaps["bert_score"] = processes.on_main(lambda: rouge.bert_score(written, wanted, bert_score))
         if overlaps["bert_score"] is None:
-            raise UserError("--evaluation.bert-score: bert-score needs `pip install bert-score`; or leave it out")
+            raise UserError(NO_BERT_SCORE)
     place = {pair: at for at, pair in enumerate(pairs)}
     for i, record in owned:
         at = place[i, record["summary"]]

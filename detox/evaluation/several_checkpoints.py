@@ -36,6 +36,10 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         name = curve.select(found, settings.select)
         extra |= {"selected": name, "selection_floor": settings.select}
         focus = next((case for case in cases if case.name == name), focus)
+    if len({(one["n"], one["toxicity"]["mean"]["before"]) for one in found.values()}) > 1:
+        extra["comparison_note"] = (
+            "These checkpoints were evaluated on different dialogues: compare the change of each, not what is left."
+        )
     one_run = len({case.run for case in cases}) == 1
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}
     return found[focus.name] | curve.side_by_side(named, one_run) | extra, examples.read_examples(focus.target)
@@ -80,6 +84,8 @@ def table(found: Results) -> str:
             f"{printable(point['name']):{width}}  {point['sqrt_kl']:7.3f}  {point['score_mean']:7.3f}"
             f"  {point['toxicity_mean']:8.4f} {point['judge_mean']:8.4f}  {point['rougeL']:7.4f}{alarms}"
         )
+    if "comparison_note" in found:
+        lines.append(found["comparison_note"])
     if "overoptimization" in found:
         lines.append(printable(found["overoptimization"]["sentence"]))
     return "\n".join(lines)

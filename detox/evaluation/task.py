@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,16 @@ from transformers import PreTrainedTokenizerBase
 
 from detox.data.fingerprint import tokenizer_fingerprint
 from detox.data.prepared import load_prepared
-from detox.evaluation import bad_words, scorers, summaries
+from detox.evaluation import bad_words, folders, scorers, summaries
 from detox.evaluation.checkpoints import Case, check_start
 from detox.evaluation.examples import Records
-from detox.evaluation.scorers import Scorer, load_scorers
+from detox.evaluation.scorers import NO_BERT_SCORE, Scorer, load_scorers
 from detox.evaluation.summaries import Draw
 from detox.model import adapters, devices, loading, threads, tokenizers
 from detox.model.engine import Engine
 from detox.model.engines import make_engine
 from detox.scoring.classifier import Classifier
+from detox.stage import notes
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
 
@@ -80,6 +82,8 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     """
     loading.quiet()
     device = devices.take(settings.device)
+    if settings.evaluation.bert_score is not None and importlib.util.find_spec("bert_score") is None:
+        raise UserError(NO_BERT_SCORE)
     processes.on_main(lambda: check_start(case))
     base = case.training.model
     tokenizer = tokenizers.load_tokenizer(base.base, base.revision)
@@ -87,6 +91,8 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     threads.take(settings.threads, device, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words)
     prepared = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer), case.training)
+    if folders.prepared_anew(case):
+        notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on: dialogues or prompt may be others")
     split = prepared[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
     if not split["id"]:

@@ -46,6 +46,8 @@ def compare_summaries(
         UserError: the classifier gives no probabilities.
     """
     classifier.check_probabilities()
+    if isinstance(before, str) or isinstance(after, str):
+        raise ValueError("a text alone: give a list, with a summary, or a list of samples, for each dialogue")
     rows = [[[row] if isinstance(row, str) else list(row) for row in side] for side in (before, after)]
     shape = _shape(rows)
     texts = list(dict.fromkeys(text for side in rows for row in side for text in row))

@@ -8,7 +8,7 @@ From a name to a model:
     loading: models that are whole and of the right kind.
     supported: whether a summarizer can be run step by step here.
     adapters: supervised LoRA adapters, put on their base.
-    policy: what PPO trains (a fresh LoRA and a value head) on the start that it merges; its export as one adapter.
+    policy: base and adapter merged, for PPO's start and for an export; the fresh LoRA and value head that PPO trains.
 
 Engines:
     engine: the interface that the trainer and the evaluation see; where a response ends, LoRA merged to generate.

@@ -107,7 +107,8 @@ def locate(name: str, revision: str | None, patterns: Sequence[str], otherwise: 
         return Source(name, path)
     if path.exists():
         raise UserError(f"{name}: a file; name the folder that holds the model")
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
+    begun = "/" in name and path.parent.is_dir()  # its folder is here, so that no owner on the hub is meant
+    if begun or name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name:
         raise UserError(f"{name}: no such folder; name an existing folder or a model on the hub (owner/name)")
     folder = hub.fetch(name, revision, patterns)
     if otherwise and not any(folder.glob("*.safetensors")):

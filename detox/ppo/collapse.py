@@ -8,6 +8,7 @@ from typing import Any
 from detox.stage.errors import UserError, printable
 
 MAX_SKIPPED = 3
+_SMALLER = "take smaller steps (--ppo.step-kl under schedule kl, else --ppo.learning-rate)"
 
 
 def find(summaries: Sequence[str], dialogues: int, metrics: Mapping[str, Any], max_ref_kl: float | None) -> str | None:
@@ -34,8 +35,8 @@ def find(summaries: Sequence[str], dialogues: int, metrics: Mapping[str, Any], m
 def refusal(update: int, reason: str) -> UserError:
     """Return the error that ends a collapsed run."""
     return UserError(
-        f"--ppo.on-collapse=stop: the policy collapsed in update {update}: {reason}; the last checkpoint is whole: "
-        "raise --ppo.kl-coef or lower --ppo.step-kl and start anew, or pass --ppo.on-collapse warn"
+        f"--ppo.on-collapse=stop: the policy collapsed in update {update}: {reason}; what was saved is whole: "
+        f"raise --ppo.kl-coef or {_SMALLER} and start anew, or pass --ppo.on-collapse warn"
     )
 
 
@@ -48,6 +49,6 @@ def stop_if_skipped(in_a_row: int, metrics: Mapping[str, Any]) -> None:
     """
     if in_a_row >= MAX_SKIPPED:
         raise UserError(
-            f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; "
-            "the last checkpoint is whole: look at the reward model, or lower --ppo.step-kl, and start anew"
+            f"{MAX_SKIPPED} updates in a row were skipped, the last because {metrics['skipped']}; what was saved is "
+            f"whole: look at the reward model, or {_SMALLER}, and start anew"
         )

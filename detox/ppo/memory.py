@@ -77,11 +77,11 @@ def _raise_unless_smaller_may_fit(state: TrainingState, error: Exception, size: 
         raise error
     if state.engine.sharded:
         raise TrainingError(
-            f"out of memory ({error}); the last checkpoint is whole: with sharded weights all processes take the "
+            f"out of memory ({error}); what was saved is whole: with sharded weights all processes take the "
             "same steps, so lower --ppo.microbatch-size for all of them, or start more processes"
         ) from error
     if size == 1:
         raise TrainingError(
-            f"out of memory with one example at a time ({error}); the last checkpoint is whole: free some memory, "
+            f"out of memory with one example at a time ({error}); what was saved is whole: free some memory, "
             "choose a smaller --model.base, or prepare shorter dialogues (--data.max-query-tokens)"
         ) from error

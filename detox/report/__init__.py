@@ -10,6 +10,7 @@ templating: the templates, in which everything is escaped
 pages: the report as HTML and as Markdown
 terminal: the report for a terminal
 drawing, plots, training_curves: what a drawing is; those of an evaluation; those of a training run
-export: a checkpoint handed on, in a folder or on the hub; what goes there: plain_model, model_card; hub_push: how
+export: a checkpoint merged (by model/policy) and handed on, in a folder or on the hub
+plain_model, model_card: what goes there; hub_push: how
 ask: two models on dialogues of the user's own; familiarity: whether they are like those of the run
 """

@@ -57,7 +57,7 @@ def moved(results: Results) -> str:
         return ""
     return (
         f"By more than {decimal(limit)}, {count(int(less), 'dialogue')} became less toxic and {more:,.0f} more toxic. "
-        f"Chance moves {chance:,.0f} so far: the starting model against itself, under other seeds."
+        f"Chance alone moves {chance:,.0f} by more than that: the starting model against itself, under other seeds."
     )
 
 

@@ -1,4 +1,4 @@
-"""A merged model with tokenizer and generation settings in a folder that plain transformers loads, of any version.
+"""A model that is merged already, with tokenizer and generation settings, in a folder that plain transformers loads.
 
 The weights are float32 whatever the base's file holds: in 16 bits most of the small change that training made would
 be rounded away, and the figures on the card would be of another model.

@@ -60,6 +60,8 @@ class RewardModel:
             [B] float32 on the CPU: logit, log-probability (nats) or probability of the label. What the
             classifier makes NaN or infinite stays so.
         """
+        if isinstance(summaries, str):
+            raise ValueError("a text alone: give a list of summaries")
         scores = classify(self.classifier, summaries, self.batch_size)
         if self.signal != "logit":
             scores = log_probabilities(self.classifier, scores)
@@ -119,7 +121,7 @@ class WeightedReward:
         except Exception as error:  # a model of others can fail in any way
             reason = printable(f"{type(error).__name__}: {error}", 200)
             raise UserError(
-                f"--reward.model={self.settings.model}: it failed on {len(summaries)} summaries ({reason}); the last "
-                f"checkpoint is whole: lower --reward.batch-size={self.settings.batch_size} if memory is short, or "
+                f"--reward.model={self.settings.model}: it failed on {len(summaries)} summaries ({reason}); what was "
+                f"saved is whole: lower --reward.batch-size={self.settings.batch_size} if memory is short, or "
                 "name another model"
             ) from error

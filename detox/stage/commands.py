@@ -104,6 +104,14 @@ def again(script: str, settings: config.Stage, *words: str, without: tuple[str, 
     return command(script, settings, *words, *changed(settings, lambda flag: flag not in (*_PASSING, *without)))
 
 
+def anew(script: str, settings: config.Stage) -> list[str]:
+    """Return --overwrite as a word to type where the run has what `script` makes, from data or an adapter before."""
+    folder = Path(
+        settings.checkpoints, settings.run_name, {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
+    )
+    return ["--overwrite"] if folder.is_dir() and any(folder.glob("**/manifest.json")) else []
+
+
 def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
     """Return what to type for an earlier stage, which makes an artefact of a run.
 

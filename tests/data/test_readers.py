@@ -158,12 +158,12 @@ MALFORMED = {
     "dialogue is a list": (
         "jsonl",
         b'{"id": 1, "dialogue": ["a"], "summary": "b"}',
-        "train.jsonl:1: dialogue is a list",
+        "train.jsonl:1: dialogue is of type list",
     ),
     "summary is a number": (
         "jsonl",
         b'{"id": 1, "dialogue": "a", "summary": 5}',
-        "train.jsonl:1: summary is a int",
+        "train.jsonl:1: summary is of type int",
     ),
     "escaped NUL": (
         "jsonl",

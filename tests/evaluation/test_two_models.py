@@ -137,8 +137,8 @@ def test_too_little_toxicity_gives_a_sentence_in_place_of_an_interval():
     result = st.compare(before, after, resamples=100)
     assert result["mean"]["ci95"] is result["difference"]["ci95"] is None
     assert result["mean"]["note"] == (
-        "No interval: 3 of 50 dialogues carry nine tenths of the toxicity, and all of it, before and after, is that of "
-        "4.4 wholly toxic ones; 6 dialogues and the toxicity of 6 are needed."
+        "No interval: 3 of 50 dialogues carry nine tenths of the toxicity, and their mean toxicities, before and "
+        "after, add up to 4.4; 6 dialogues and a sum of 6 are needed."
     )
     assert (
         result["difference"]["note"] == result["mean"]["note"] and result["mean"]["note"] in result["verdict_sentence"]
@@ -162,10 +162,10 @@ def test_what_carries_an_interval_is_counted_where_the_limits_are():
     assert too_little(np.concatenate([np.full(6, 1.9), calm])) is None
     assert "5 of 100" in too_little(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
     assert too_little(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
-    assert "of 5.9 wholly" in too_little(np.full(100, 0.0594)) and too_little(np.full(100, 0.0601)) is None
+    assert "add up to 5.9;" in too_little(np.full(100, 0.0594)) and too_little(np.full(100, 0.0601)) is None
     assert "0 of 100 dialogues" in too_little(np.zeros(100))
     plenty = np.full(100, 0.5)
-    assert too_little(plenty, 1.0) is None and "left is that of 0.9 wholly" in too_little(plenty, 0.94)
+    assert too_little(plenty, 1.0) is None and "left add up to 0.9;" in too_little(plenty, 0.94)
     assert too_little(plenty[:2]) == "2 dialogues give no interval."
     assert too_little(plenty[:1]) == "1 dialogue gives no interval." and too_little(3 * plenty[:3]) is not None
 
@@ -182,7 +182,7 @@ def test_a_reduction_to_next_to_nothing_has_a_difference_alone():
     before, after = np.full((60, 1), 0.8), np.full((60, 1), 0.001)
     before[::2], after[0] = 0.6, 0.5
     result = st.compare(before, after, resamples=100)
-    assert result["mean"]["ci95"] is None and "all toxicity that is left" in result["mean"]["note"]
+    assert result["mean"]["ci95"] is None and "toxicities that are left" in result["mean"]["note"]
     assert result["difference"]["ci95"] is not None and "note" not in result["difference"]
     after[:3] = 0.5
     assert st.compare(before, after, resamples=100)["mean"]["ci95"] is not None
@@ -192,7 +192,7 @@ def test_a_drop_without_an_interval_is_reduced_by_its_p_value_alone():
     before, after = np.full((40, 1), 0.05), np.full((40, 1), 0.03)
     result = st.compare(before + np.linspace(0, 0.01, 40)[:, None], after, resamples=1000)
     assert result["difference"]["ci95"] is None and result["p_value"] < 0.01
-    assert result["verdict"] == "reduced" and "wholly toxic" in result["verdict_sentence"]
+    assert result["verdict"] == "reduced" and "add up to" in result["verdict_sentence"]
 
 
 def test_no_interval_has_zero_width_beside_an_error():

@@ -153,7 +153,7 @@ def test_the_contents_lead_to_every_section_and_terms_to_the_glossary(results, e
 def test_the_count_of_dialogues_that_moved_beyond_chance_stands_over_the_examples(results, examples):
     for form in (pages.html(results, examples), pages.markdown(results, examples)):
         said = form.index("By more than 0.2500, 17 dialogues became less toxic and 4 more toxic.")
-        assert "Chance moves 5 so far" in form and said < form.index("Largest improvements")
+        assert "Chance alone moves 5 by more than that" in form and said < form.index("Largest improvements")
     del results["moved"]
     assert "Chance moves" not in pages.html(results, examples)
 
