@@ -78,6 +78,7 @@ def test_settings_are_frozen():
         (config.Preparation, "run", "../elsewhere", "--run=../elsewhere"),
         (config.Preparation, "run", "a/b", "--run=a/b"),
         (config.Preparation, "run", ".hidden", "--run=.hidden"),
+        (config.Preparation, "run", "", "--run="),
         (config.Preparation, "run", "x" * 101, "--run=xxx"),
         (config.Preparation, "checkpoints", "", "--checkpoints=''"),
         (config.Preparation, "model.base", " ", "--model.base=' '"),

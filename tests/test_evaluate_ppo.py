@@ -20,7 +20,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.evaluation import checkpoints, curve, scorers, summaries
+from detox.evaluation import checkpoints, curve, examples, scorers, summaries
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli, parsing, run_lock
 from detox.stage.manifest import sealed
@@ -429,6 +429,14 @@ def test_checkpoints_side_by_side(again, capsys, monkeypatch):
     assert (folder / "checkpoints.png").exists() and "Checkpoints side by side" in (folder / "report.md").read_text()
     assert run("--checkpoint", *names) == 0
     assert capsys.readouterr().out == re.sub(r".*: \d+ of \d+ in .*\n", "", shown), "nothing is computed again"
+    assert "different dialogues" not in shown
+
+    results, fewer = examples.read_results, {"step-0001": {"n": 5}}
+    monkeypatch.setattr(examples, "read_results", lambda place: results(place) | fewer.get(place.name, {}))
+    assert run("--checkpoint", *names) == 0
+    assert "These checkpoints were evaluated on different dialogues" in capsys.readouterr().out
+    reports = [path.read_text() for path in (again / "r0/evaluation").glob("comparison-*/report.md")]
+    assert sorted("evaluated on different dialogues" in report for report in reports) == [False, True]
 
 
 def test_select_looks_at_validation_only(place, capsys, monkeypatch):

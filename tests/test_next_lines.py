@@ -298,3 +298,30 @@ def test_the_command_for_a_stage_that_is_missing_names_the_file(tmp_path, monkey
     assert run("training_ppo.py", "--config", "s.yaml", "--run", "own") == 2
     error = capsys.readouterr().err
     assert error.endswith("run python data_preparation.py --run own --model.base t5 --config s.yaml first\n"), error
+
+
+def test_what_was_made_from_other_data_is_started_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = replace(config.preset(config.Preparation, "demo"), run="r")
+    following = "next: python training_ppo.py --preset demo --run r"
+    Path("checkpoints/r/ppo").mkdir(parents=True)
+    assert data_preparation.next_step(settings) == following, "nothing is there but the log"
+    Path("checkpoints/r/ppo/step-0001").mkdir()
+    Path("checkpoints/r/ppo/step-0001/manifest.json").touch()
+    assert data_preparation.next_step(settings) == f"{following} --overwrite"
+    adapter = replace(config.preset(config.LoraTraining, "demo"), run="r")
+    assert training_lora.next_step(adapter).endswith("--run r --model.adapter auto --overwrite")
+
+
+def test_before_any_training_the_preset_is_that_of_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = replace(config.EvaluationStage(), run="r")
+    manifest = Path("checkpoints/r/prepared/manifest.json")
+    manifest.parent.mkdir(parents=True)
+    for content in ("{", '{"config": {"preset": "gone"}}', '{"config": {"preset": "flan-t5"}}'):
+        manifest.write_text(content)
+        assert evaluate_ppo.of_run(settings, set()) == []
+    manifest.write_text('{"config": {"preset": "demo"}}')
+    assert evaluate_ppo.of_run(settings, {"--preset"}) == []
+    assert evaluate_ppo.of_run(settings, {"--run"}) == ["--preset", "demo"]
+    assert capsys.readouterr().err == "note: --preset demo, as checkpoints/r/prepared was prepared\n"
