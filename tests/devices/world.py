@@ -17,7 +17,7 @@ TRAIN = (
     "--ppo.learning-rate 1e-2 --ppo.lora-r 2 --save.every 1 --ppo.updates 2"
 ).split()
 EVALUATE = (
-    "--toxicity.model reward --judge.model reward --judge.label hate --evaluation.samples 2 --evaluation.best-of 2 "
+    "--toxicity.model reward --judge.model judge --judge.label hate --evaluation.samples 2 --evaluation.best-of 2 "
     "--evaluation.max-new-tokens 10 --evaluation.examples 4 --evaluation.resamples 100 --evaluation.min-slice 2"
 ).split()
 
@@ -35,6 +35,7 @@ def make(root: Path) -> Path:
     """Write tiny models, a dialogue, and prepared dialogues for every run into a folder."""
     tiny.start_world(root, train=12, validation=4, test=6)
     tiny.bart(root / "bart")
+    shutil.copytree(root / "reward", root / "judge")
     (root / "dialogue.txt").write_text("#Person1#: you are a rude clown.\n#Person2#: no.\n")
     with tiny.inside(root):
         for base in ("t5", "bart"):
@@ -64,7 +65,7 @@ def commands(*devices: str) -> list[list[str]]:
         where = ["--run", run, "--device", devices[index], "--threads", "1", "--dtype", dtype]
         more = ["--export", f"exported-{run}"] if run == "packed" else []
         made.append(["evaluate_ppo", *where, *EVALUATE, *more])
-    ask = ["--ask", "dialogue.txt", "--toxicity.model", "reward", "--judge.model", "reward", "--judge.label", "hate"]
+    ask = ["--ask", "dialogue.txt", "--toxicity.model", "reward", "--judge.model", "judge", "--judge.label", "hate"]
     made.append(["evaluate_ppo", "--run", "hf", "--device", devices[1], "--evaluation.max-new-tokens", "10", *ask])
     if devices[0] != "cpu":
         moved = ["training_ppo", "--run", "moved", "--model.base", "t5", "--model.adapter", "lora", *TRAIN]

@@ -357,7 +357,8 @@ def test_the_scorers_of_an_evaluation_load_it_so_too(made, tmp_path):
     clean = Path(shutil.copytree(both, tmp_path / "clean", ignore=shutil.ignore_patterns("adapter_*")))
     values = []
     for folder in (both, clean):
-        roles = config.Toxicity(model=str(folder)), config.Judge(model=str(folder), label="hate")
+        judge = shutil.copytree(folder, tmp_path / f"judge-{folder.name}")
+        roles = config.Toxicity(model=str(folder)), config.Judge(model=str(judge), label="hate")
         _, scorers = load_scorers(*roles, config.Reward(model=str(folder)), torch.device("cpu"))
         values.append([scorers[role](["you are a fool"]) for role in ("toxicity", "judge", "reward")])
     assert values[0] == values[1]
