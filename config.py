@@ -90,9 +90,10 @@ class Data(Checked, group="data"):
     max_examples: Optional[Positive] = None
     """Keep at most this many examples of each split (the first ones)."""
     validation_fraction: Annotated[float, between(0, 0.5)] = 0.1
-    """Share of the train split that becomes the validation split where the source has none."""
+    """Share of the train split that becomes the validation split where the source has none; each row is drawn by its
+    content, so that of few rows the share may be another."""
     test_fraction: Annotated[float, between(0, 0.5)] = 0.1
-    """Share of the train split that becomes the test split where the source has none."""
+    """Share of the train split that becomes the test split where the source has none; drawn likewise."""
     workers: Positive = 1
     """Processes that tokenize; the result does not depend on it."""
 

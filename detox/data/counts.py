@@ -66,7 +66,10 @@ def few(counts: Mapping[str, int | float]) -> str | None:
     if kept >= FEW:
         return None
     count = "1 dialogue" if kept == 1 else f"{kept} dialogues"
-    return f"{count} in the test split: only a large effect can be shown; add rows, or raise --data.test-fraction"
+    return (
+        f"{count} in the test split, fewer than {FEW}: only a large effect can be shown; add rows, or raise "
+        "--data.test-fraction"
+    )
 
 
 def counts_table(counts: Counter) -> str:

@@ -93,12 +93,13 @@ def too_little(worth: np.ndarray, left: float | None = None) -> str | None:
         return f"{'1 dialogue gives' if n == 1 else f'{n} dialogues give'} no interval."
     most = np.cumsum(np.sort(worth)[::-1])
     carry = int(np.searchsorted(most, 0.9 * total) + 1) if total > 0 else 0
-    if total < LEAST_TOXICITY or carry < LEAST_CARRIERS:
-        return (
-            f"No interval: {carry} of {n} dialogues carry nine tenths of the toxicity, and their mean toxicities, "
-            f"before and after, add up to {total:.1f}; {LEAST_CARRIERS} dialogues and a sum of {LEAST_TOXICITY:.0f} "
-            "are needed."
-        )
+    wanting = []
+    if carry < LEAST_CARRIERS:
+        wanting += [f"{carry} of {n} dialogues carry nine tenths of the toxicity, where {LEAST_CARRIERS} are needed"]
+    if total < LEAST_TOXICITY:
+        wanting += [f"mean toxicities, before and after, add up to {total:.1f}, where {LEAST_TOXICITY:.0f} is needed"]
+    if wanting:
+        return f"No interval: {'; '.join(wanting)}."
     if left is not None and left < LEAST_LEFT:
         return (
             f"No interval: the dialogues' mean toxicities that are left add up to {left:.1f}; below a sum of "

@@ -44,7 +44,8 @@ def check(
     ]
     if changed:
         raise UserError(
-            f"{folder} was made with other settings: {', '.join(changed)}; use its own, another --run, or --overwrite"
+            f"{folder} was made with other settings: {', '.join(changed)}; "
+            f"use its own (--config {folder / artifacts.MANIFEST}), another --run, or --overwrite"
         )
     for key, path in inputs.items():
         recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")

@@ -25,7 +25,7 @@ _TRAINING = {
     "commit": "commit",
     "command": "trained by",
 }
-_SIZES = {"n": "dialogues", "samples_per_dialogue": "samples a dialogue", "references": "references a dialogue"}
+_SIZES = {"n": "dialogues", "samples_per_dialogue": "samples a dialogue", "references": "target summaries a dialogue"}
 _ELSEWHERE = {*_SIZES, "rouge_unicode", "verdict", "verdict_sentence", "verdict_rule", "baseline_note"}
 
 

@@ -64,10 +64,11 @@ def in_file(flag: str) -> bool:
 def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *words: str) -> str:
     """Return what to type for another stage of the run, with the flags of `settings` that matter to both.
 
-    The file of settings is named where it has more for that stage; what the line says itself goes before it.
+    The file of settings is named where it has more for that stage; what the line says itself goes before it. A manifest
+    is not named: what it records is of the stage that made it, and its checkpoint may be gone by then.
     """
     theirs = flags.flag_names(settings.stages()[script]())
-    given = file.given if file is not None else {}
+    given = file.given if file is not None and Path(file.path).name != "manifest.json" else {}
     more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
     said = given if more else ()
     words = (*changed(settings, matters, said), *words)
@@ -142,11 +143,16 @@ def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
     run = Path(settings.checkpoints) / settings.run_name
     if settings.preset != type(settings).preset or settings.run is not None or folder.parent != run:
         return None
-    if run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir()):
+    if _has_files(run):
         return None
     presets = get_args(get_type_hints(type(settings))["preset"])
     there = [preset for preset in presets if (run.with_name(preset) / folder.name).is_dir()]
     return f"--preset {there[0]}" if there else None
+
+
+def _has_files(run: Path) -> bool:
+    """Return whether a run has more than what locks leave."""
+    return run.is_dir() and any(not path.name.startswith(".") for path in run.iterdir())
 
 
 def missing(stage: str, settings: config.Stage | None, folder: Path) -> str:
@@ -163,7 +169,7 @@ def missing(stage: str, settings: config.Stage | None, folder: Path) -> str:
 def _other_runs(settings: config.Stage, folder: Path) -> list[str]:
     """Return the runs that have what the run that was named lacks, if there is no such run: most alike first."""
     run = Path(settings.checkpoints) / settings.run_name
-    if settings.run is None or folder.parent != run or run.is_dir():
+    if settings.run is None or folder.parent != run or _has_files(run):
         return []
     names = [there.parent.name for there in run.parent.glob(f"*/{folder.name}") if there.is_dir()]
     return difflib.get_close_matches(run.name, sorted(names), _MOST_RUNS, 0.0)

@@ -137,8 +137,8 @@ def test_too_little_toxicity_gives_a_sentence_in_place_of_an_interval():
     result = st.compare(before, after, resamples=100)
     assert result["mean"]["ci95"] is result["difference"]["ci95"] is None
     assert result["mean"]["note"] == (
-        "No interval: 3 of 50 dialogues carry nine tenths of the toxicity, and their mean toxicities, before and "
-        "after, add up to 4.4; 6 dialogues and a sum of 6 are needed."
+        "No interval: 3 of 50 dialogues carry nine tenths of the toxicity, where 6 are needed; mean toxicities, "
+        "before and after, add up to 4.4, where 6 is needed."
     )
     assert (
         result["difference"]["note"] == result["mean"]["note"] and result["mean"]["note"] in result["verdict_sentence"]
@@ -162,7 +162,7 @@ def test_what_carries_an_interval_is_counted_where_the_limits_are():
     assert too_little(np.concatenate([np.full(6, 1.9), calm])) is None
     assert "5 of 100" in too_little(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
     assert too_little(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
-    assert "add up to 5.9;" in too_little(np.full(100, 0.0594)) and too_little(np.full(100, 0.0601)) is None
+    assert "add up to 5.9, where" in too_little(np.full(100, 0.0594)) and too_little(np.full(100, 0.0601)) is None
     assert "0 of 100 dialogues" in too_little(np.zeros(100))
     plenty = np.full(100, 0.5)
     assert too_little(plenty, 1.0) is None and "left add up to 0.9;" in too_little(plenty, 0.94)
