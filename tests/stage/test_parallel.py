@@ -130,7 +130,8 @@ def test_what_is_wrong_is_told_once_however_late_the_main_process_is(world, one,
         (["--ppo.kl-horizon", "0"], "--ppo.kl-horizon=0: must be greater than 0"),
         (
             ["--seed", "3"],
-            "made with other settings: --seed was 0, now 3; use its own (--config one/r/ppo/step-0005/manifest.json), another --run, or --overwrite",
+            "made with other settings: --seed was 0, now 3; use its own "
+            "(--config one/r/ppo/step-0005/manifest.json), another --run, or --overwrite",
         ),
     ):
         _, error = start(world, one, 2, more=flags, PYTHONPATH=str(tmp_path)).communicate()
