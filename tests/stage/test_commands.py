@@ -80,7 +80,8 @@ def test_a_forgotten_preset(tmp_path, monkeypatch, there, settings, told):
     folder = Path("checkpoints", settings.run_name, "prepared")
     assert commands.forgotten_preset(settings, folder) == told
     advice = commands.missing("data_preparation", settings, folder)
-    assert advice.startswith("did you forget --preset demo? there is checkpoints/demo; or run ") == bool(told)
+    others = "checkpoints has the run demo: name one with --run, or run " if settings.run else "run "
+    assert advice.startswith("did you forget --preset demo? there is checkpoints/demo; or run " if told else others)
     assert advice.endswith(" first")
 
 
