@@ -47,7 +47,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     """
     if place(settings, case) == case.target and case.target.exists():
         return not settings.overwrite
-    kept = _beside(case, _identity(asdict(settings), _hashes(case)))
+    kept = _kept(settings, case)
     if settings.overwrite or not kept.exists():
         return False
     artifacts.read_manifest(kept, STAGE, remedy=remedy(settings, case))
@@ -63,7 +63,6 @@ def place(settings: config.EvaluationStage, case: Case) -> Path:
     """
     if not case.target.exists():
         return case.target
-    hashes = _hashes(case)
     try:
         manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case))
     except UserError:
@@ -72,14 +71,14 @@ def place(settings: config.EvaluationStage, case: Case) -> Path:
         raise
     known = _recorded(manifest)
     same = _identity(manifest["config"], {}) == _identity(asdict(settings), {})
-    if same and (settings.overwrite or known | hashes == known):
+    if same and (settings.overwrite or known | _hashes(case) == known):
         return case.target
-    return _beside(case, _identity(asdict(settings), hashes))
+    return _kept(settings, case)
 
 
 def take_place(settings: config.EvaluationStage, case: Case) -> None:
     """Put a whole evaluation from beside the checkpoint's place into it, and the one that was there beside it."""
-    kept = _beside(case, _identity(asdict(settings), _hashes(case)))
+    kept = _kept(settings, case)
     if not kept.exists():
         return
     if case.target.exists():
@@ -112,6 +111,11 @@ def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
             decided[key] = os.path.realpath(decided[key])
     what = json.dumps([decided, dict(hashes)], sort_keys=True)
     return hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
+
+
+def _kept(settings: config.EvaluationStage, case: Case) -> Path:
+    """Return where this evaluation is kept while the checkpoint's place holds another one."""
+    return _beside(case, _identity(asdict(settings), _hashes(case)))
 
 
 def _beside(case: Case, identity: str) -> Path:
