@@ -52,6 +52,8 @@ def main(settings: config.Preparation) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     if (few := counts.few(counted)) is not None:
         print(f"note: {few}")
+    if source.cut:
+        print(f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by hash; their ids stay")
     print(f"wrote {run / 'prepared'}")
     print(next_step(settings))
 

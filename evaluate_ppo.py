@@ -82,7 +82,7 @@ def evaluate(
         after = task.summarize(engine, draws, case.name)
         del engine
         engine = evaluation_task.load_engine(settings, case, case.training.model.adapter, task.device)
-        groups, title = list(after.values()), f"{case.name}, by reference"
+        groups, title = list(after.values()), f"{case.name}, KL"
         summaries.teacher_force(engine, task.queries, groups, settings.evaluation, title=title, processes=processes)
         task.score(groups)
         before = reference.run(case, task, engine, known)
@@ -112,9 +112,11 @@ def write(folder: Path, found: Results, lines: list[Line]) -> None:
 
 def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
+    from detox.data.counts import FEW
     from detox.evaluation import several_checkpoints
     from detox.evaluation.folders import publish
     from detox.report import export, terminal
+    from detox.stage import figures
 
     found, lines = several_checkpoints.compare(settings, cases)
     place = cases[-1].target
@@ -133,6 +135,9 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     export.export(settings, cases[0], found)
     if settings.select is not None:
         chosen = several_checkpoints.chosen(settings, cases, found)
+        if found["n"] < FEW:
+            dialogues = figures.count(found["n"], "validation dialogue")
+            print(f"note: selected by {dialogues}, fewer than {FEW}: chance may have decided")
         print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
         again = commands.again(
             "evaluate_ppo.py", settings, "--checkpoint", str(chosen), without=("--select", "--split")

@@ -296,6 +296,9 @@ CASES = {
     ),
     # classifiers
     "no such label": Case(PPO, "--reward.label nice --overwrite", ("reward", "'nice'", "choose from: nothate, hate")),
+    "plan of no such label": Case(
+        PPO, "--plan --reward.label nice", ("reward", "'nice'", "choose from: nothate, hate")
+    ),
     "one label": Case(
         PPO,
         "--reward.model one --overwrite",

@@ -59,6 +59,15 @@ def test_a_folder_becomes_a_prepared_dataset(base, place, tmp_path, capsys):
     assert err == ""
 
 
+def test_splits_without_a_file_are_said_to_be_shares_of_the_train_rows(base, place, tmp_path, capsys):
+    source = tiny.dialogsum(tmp_path / "source", train=40)
+    for split in ("validation", "test"):
+        (source / f"{split}.csv").unlink()
+    assert prepare(base, "--data.dataset", str(source), "--data.test-fraction", "0.3") == 0
+    said = capsys.readouterr().out
+    assert "note: no file for validation and test: a share of the train rows, by hash; their ids stay\n" in said
+
+
 def test_the_demo_preset_prepares_its_corpus(base, place, monkeypatch, capsys):
     monkeypatch.setattr(sources, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
     assert prepare(base, "--preset", "demo") == 0

@@ -351,7 +351,7 @@ def test_the_reference_is_computed_once(again, monkeypatch):
     shutil.rmtree(again / "r0/evaluation/step-0001")
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 2
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001", "--overwrite") == 0
-    assert titles[-1] == "reference"
+    assert titles[-1] == "starting model"
 
 
 def test_weights_that_changed_are_another_reference(again, monkeypatch):
@@ -361,7 +361,7 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
     scorers.load_scorers.cache_clear()  # as in a new process
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
-    assert titles == ["r0/step-0001", "reference"]
+    assert titles == ["r0/step-0001", "starting model"]
 
 
 def test_hub_models_are_those_of_the_commits_that_training_started_from():
@@ -411,7 +411,7 @@ def test_checkpoints_side_by_side(again, capsys, monkeypatch):
     assert run("--checkpoint", *names) == 0
     assert titles == ["r0/step-0001"]
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("sqrt KL", "reference ", "step-0001 ", "step-0002 "))
+    assert all(word in shown for word in ("sqrt KL", "starting model ", "step-0001 ", "step-0002 "))
     (folder,) = (again / "r0/evaluation").glob("comparison-*")
     found = read(folder)
     points = found["checkpoints"]
@@ -456,6 +456,8 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
     best = min(judged, key=judged.get)
     assert found["selected"] == f"r0/{best}" and found["checkpoint"] == best
     assert f"selected: checkpoints/r0/ppo/{best}" in shown
+    assert "note: selected by 6 validation dialogues, fewer than 30: chance may have decided\n" in shown
+    assert "\nstarting model " in shown and "\nreference" not in shown
     _, script, *words = shlex.split(shown.partition("next: ")[2])
     with_these = parsing.parse(config.EvaluationStage, ["--run", "r0", *MODELS, *SIZES])
     chosen = dataclasses.replace(with_these, checkpoint=(f"checkpoints/r0/ppo/{best}",))

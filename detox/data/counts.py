@@ -75,10 +75,16 @@ def few(counts: Mapping[str, int | float]) -> str | None:
 def counts_table(counts: Counter) -> str:
     """Lay out the counts of `prepare`: a line a reason, a column a split; and the share of unknown tokens."""
     lines: list[tuple[str, ...]] = [("dialogues", *SPLITS)]
+    shown = {
+        "read": "rows read",
+        "further reference": "- further summary",
+        "beyond 3 references": "- fourth summary, or more",
+        "kept": "kept",
+        "truncated": "  of them truncated",
+    }
     for reason in ("read", *DROPPED, "kept", "truncated"):
         numbers = [counts[f"{split}/{reason}"] for split in SPLITS]
         if any(numbers) or reason in ("read", "kept"):
-            name = {"kept": "kept", "read": "rows read", "truncated": "  of them truncated"}.get(reason, f"- {reason}")
-            lines.append((name, *(f"{number:,}" for number in numbers)))
+            lines.append((shown.get(reason, f"- {reason}"), *(f"{number:,}" for number in numbers)))
     lines.append(("unknown tokens", *(f"{unknown(counts, split)['tokens']:.2%}" for split in SPLITS)))
     return "\n".join(f"{name:<22}{train:>12}{validation:>12}{test:>12}" for name, train, validation, test in lines)

@@ -12,6 +12,9 @@ Point = dict[str, Any]
 """Of a curve: `name`, `kl` (nats a summary from the start) and `sqrt_kl`, `score_mean` (higher is better),
 `toxicity_mean`, `judge_mean` (by the independent judge; lower is better), `rougeL`."""
 
+STARTING = {"reference": "starting model"}
+"""What the first point of a curve is called where people read it."""
+
 
 def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
     """Return the curve of checkpoints, and for those of one run whether it shows over-optimization.
@@ -74,7 +77,7 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
     if past:
         last = past[-1]
         sentence = (
-            f"Over-optimized after {turn['name']}: from there to {last['name']} the reward rose from "
+            f"Over-optimized after {STARTING.get(turn['name'], turn['name'])}: from there to {last['name']} the reward rose from "
             f"{turn['score_mean']:.2f} to {last['score_mean']:.2f}, the judge's toxicity from "
             f"{turn['judge_mean']:.3f} to {last['judge_mean']:.3f}, and ROUGE went from {turn['rougeL']:.3f} to "
             f"{last['rougeL']:.3f}."

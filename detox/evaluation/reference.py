@@ -51,7 +51,7 @@ def run(case: Case, task: Task, engine: Engine, known: dict[str, dict[str, Any]]
     if kept is not None:
         known[key] = kept
         return kept
-    records = task.summarize(engine, draws, "reference")
+    records = task.summarize(engine, draws, "starting model")
     task.score(list(records.values()))
     heat = scorers.rate(task.split["dialogue"], task.scorers["toxicity"], task.processes)
     known[key] = {"records": records, "dialogue_toxicity": heat}

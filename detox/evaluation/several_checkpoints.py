@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from detox.evaluation import curve, examples, pooling, results
 from detox.evaluation.checkpoints import Case, differ_by_seed
+from detox.evaluation.curve import STARTING
 from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError, printable
 from detox.stage.figures import fall, signed
@@ -55,7 +56,7 @@ def chosen(settings: config.EvaluationStage, cases: Sequence[Case], found: Resul
         if case.name == found["selected"]:
             return case.checkpoint
     raise UserError(
-        f"--select={settings.select}: no checkpoint keeps that share of the reference's ROUGE-L; "
+        f"--select={settings.select}: no checkpoint keeps that share of the starting model's ROUGE-L; "
         "lower it, or train with a higher --ppo.kl-coef"
     )
 
@@ -76,12 +77,13 @@ def table(found: Results) -> str:
             spread = signed(pooled[key]["sd"]).lstrip("+")
             lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{spread:>8}")
         return "\n".join(lines)
-    width = max(10, *(len(point["name"]) for point in found["checkpoints"]))
+    names = [STARTING.get(point["name"], printable(point["name"])) for point in found["checkpoints"]]
+    width = max(10, *map(len, names))
     lines = [f"\n{'Checkpoint':{width}}  sqrt KL   reward  toxicity    judge  ROUGE-L"]
-    for point in found["checkpoints"]:
+    for name, point in zip(names, found["checkpoints"], strict=True):
         alarms = f"   ALARM: {', '.join(point['alarms'])}" if point.get("alarms") else ""
         lines.append(
-            f"{printable(point['name']):{width}}  {point['sqrt_kl']:7.3f}  {point['score_mean']:7.3f}"
+            f"{name:{width}}  {point['sqrt_kl']:7.3f}  {point['score_mean']:7.3f}"
             f"  {point['toxicity_mean']:8.4f} {point['judge_mean']:8.4f}  {point['rougeL']:7.4f}{alarms}"
         )
     if "comparison_note" in found:

@@ -102,7 +102,8 @@ def summarize(
         uniform = draw.uniforms(owners, numbers, settings.max_new_tokens, seed)
         return _generate(engine, tokenizer, encoded, uniform, draw, settings)
 
-    made = _work_through(batches, generate, engine, queries, title, processes)
+    each = sum(draw.stop - draw.start for draw in draws.values())
+    made = _work_through(batches, generate, engine, queries, f"{title}, {each} each", processes)
     records: dict[str, Records] = {
         name: [[{} for _ in range(draw.start, draw.stop)] for _ in queries] for name, draw in draws.items()
     }

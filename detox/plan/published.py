@@ -22,7 +22,7 @@ FLAN_T5 = {
 
 Source: their config.json on the hub."""
 ROBERTA_BASE = "facebook/roberta-hate-speech-dynabench-r4-target"
-"""A classifier of RoBERTa-base's shape."""
+"""A classifier of RoBERTa-base's shape, with two labels."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def find_shape(name: str, revision: str | None = None) -> Shape:
 def published(name: str) -> PreTrainedConfig | None:
     """Return the settings of the model that has this name on the hub, if they are known here."""
     if name == ROBERTA_BASE:
-        return RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+        labels = {0: "nothate", 1: "hate"}
+        return RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, id2label=labels)
     family, _, size = name.rpartition("-")
     if family != "google/flan-t5" or size not in FLAN_T5:
         return None

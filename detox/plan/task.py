@@ -14,6 +14,7 @@ from detox.plan import memory, update_time
 from detox.plan.machine import Machine
 from detox.plan.model_sizes import ClassifierSizes, Sizes
 from detox.plan.published import Shape, find_shape
+from detox.scoring.classifier import label_index
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def read(settings: config.PPOTraining, run: Path, most_tokens: int) -> Task:
     preset lets through. A model out of reach counts as its published shape, where that is known.
 
     Raises:
-        UserError: a model is not to be had.
+        UserError: a model is not to be had, or the classifier has no such label.
     """
     device, is_here = planned_device(settings.device)
     notes = []
@@ -87,6 +88,7 @@ def read(settings: config.PPOTraining, run: Path, most_tokens: int) -> Task:
         notes.append(f"{device}: not on this machine; planned for one like NVIDIA's A100")
     base = find_shape(settings.model.base, settings.model.revision)
     reward = find_shape(settings.reward.model, settings.reward.revision)
+    label_index(settings.reward.model, reward.settings, settings.reward.label)
     for name, shape in ((settings.model.base, base), (settings.reward.model, reward)):
         if shape.is_published:
             notes.append(f"{name}: not in reach; planned from its published shape")

@@ -28,7 +28,7 @@ def find(summaries: Sequence[str], dialogues: int, metrics: Mapping[str, Any], m
     # The k1 estimate: one unlikely token sends k3, which is logged beside it, through the roof.
     kl = metrics.get("objective/ref_kl_k1")
     if max_ref_kl is not None and kl is not None and not kl <= max_ref_kl:
-        return f"KL from the reference is {kl:.1f} nats a summary, past --ppo.max-ref-kl={max_ref_kl:g}"
+        return f"KL from the starting model is {kl:.1f} nats a summary, past --ppo.max-ref-kl={max_ref_kl:g}"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,10 @@ def summary(entry: Mapping[str, Any], updates: int) -> str:
         parts.append(f"critic explains {explained:.0%}, trusted {entry['ppo/val/trust']:.0%}")
     parts += [f"{entry['time/total']:.1f} s"]
     lines = [parts[0]]
-    for part in [*parts[1:], *([f"warning: {entry['collapse']}"] if "collapse" in entry else [])]:
+    for part in parts[1:]:
         if len(lines[-1]) + len(part) + 2 > 80:
             lines.append(" " * len(place))
         lines[-1] += f"  {part}"
+    if "collapse" in entry:
+        lines += textwrap.wrap(f"warning: update {entry['update']}: {entry['collapse']}", 80)
     return "\n".join(lines)

@@ -18,25 +18,28 @@ _VERDICTS = {
     "not distinguishable": "No change in toxicity that stands out from chance",
     "increased": "Toxicity is increased",
 }
+_NO_INTERVAL = " by the sign-flip test, too few toxic dialogues for an interval"
 
 
 def headline(results: Results) -> str:
-    """Return the verdict, what got worse for sure, and how many alarms there are."""
+    """Return the verdict, how many alarms there are, and what got worse for sure."""
     verdict = lookup(results, "verdict")
     title = _VERDICTS.get(verdict, "Evaluation of a detoxified summarizer")
+    if verdict in ("reduced", "increased") and lookup(results, "toxicity", "difference", "note"):
+        title += _NO_INTERVAL
     if lookup(results, "checkpoints"):
         named = printable(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one", 60)
         several = sum(lookup(one, "name") != "reference" for one in results["checkpoints"])
         title = f"{count(several, 'checkpoint')} side by side; {named}: {title[0].lower()}{title[1:]}"
+    levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
+    counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]
+    if counts:
+        title += f"{', but with' if verdict == 'reduced' else ', with'} {' and '.join(counts)}"
     lost = quality.worse(results)
     if lost:
         shown = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]
         title += f"; worse: {', '.join(shown[:-1])}{' and ' if len(shown) > 1 else ''}{shown[-1]}"
-    levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
-    counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]
-    if not counts:
-        return title
-    return f"{title}{', but with' if verdict == 'reduced' else ', with'} {' and '.join(counts)}"
+    return title
 
 
 def alarms(results: Results) -> list[tuple[str, str, str]]:

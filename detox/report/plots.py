@@ -84,41 +84,41 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
 
 
 def _differences(results: Mapping[str, Any], examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
-    """Each dialogue's drop in toxicity, from the largest to the smallest, over how far chance moves nearly all."""
-    drops = sorted((d for d in map(drop, examples) if d is not None), reverse=True)
-    if not drops:
+    """Each dialogue's change in toxicity, from the lowest to the highest, over how far chance moves nearly all."""
+    changes = sorted(-d for d in map(drop, examples) if d is not None)
+    if not changes:
         return None
-    better, worse = sum(d > 0 for d in drops), sum(d < 0 for d in drops)
+    better, worse = sum(d < 0 for d in changes), sum(d > 0 for d in changes)
     limit = number(lookup(results, "moved", "limit"))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        edges = [x for i in range(len(drops)) for x in (i, i + 1)]
-        heights = [d for d in drops for _ in range(2)]
+        edges = [x for i in range(len(changes)) for x in (i, i + 1)]
+        heights = [d for d in changes for _ in range(2)]
         if limit is not None:
             axes.axhspan(-limit, limit, color=RULE, linewidth=0)
-        for color, keep in ((AFTER, max), (BEFORE, min)):
+        for color, keep in ((AFTER, min), (BEFORE, max)):
             axes.fill_between(edges, [keep(h, 0.0) for h in heights], color=color, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        axes.set_xlim(0, len(drops))
+        axes.set_xlim(0, len(changes))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        high, low = max(0.001, drops[0]), min(-0.001, drops[-1])  # room for the words above and below
-        axes.set_ylim(min(low * 1.2, -0.2 * high), max(high * 1.1, -0.2 * low))
+        low, high = min(-0.001, changes[0]), max(0.001, changes[-1])  # room for the words above and below
+        axes.set_ylim(min(low * 1.1, -0.2 * high), max(high * 1.2, -0.2 * low))
         place = axes.transAxes
-        axes.text(0.98, 0.95, f"less toxic: {better}", transform=place, color=AFTER, ha="right", va="top")
-        axes.text(0.02, 0.05, f"more toxic: {worse}", transform=place, color=BEFORE, ha="left", va="bottom")
+        axes.text(0.98, 0.05, f"less toxic: {better}", transform=place, color=AFTER, ha="right", va="bottom")
+        axes.text(0.02, 0.95, f"more toxic: {worse}", transform=place, color=BEFORE, ha="left", va="top")
         axes.grid(False, axis="x")
         axes.set_xlabel("dialogues, from largest improvement to largest regression")
-        axes.set_ylabel("drop in toxicity")
+        axes.set_ylabel("change of toxicity")
 
-    equal = len(drops) - better - worse
+    equal = len(changes) - better - worse
     caption = (
-        f"One bar for each dialogue: mean toxicity of its summaries before minus after. {better} became less "
-        f"toxic, {worse} more, {equal} did not change."
+        f"One bar for each dialogue: the change of its summaries' mean toxicity, below 0 where it fell. {better} "
+        f"became less toxic, {worse} more, {equal} did not change."
     )
     if limit is not None:
         caption += " The grey band is as far as chance moves nearly all of them."
-    return Drawing("differences", "Every dialogue, before minus after", caption, (4.6, 3.1), draw, "Examples")
+    return Drawing("differences", "Change of every dialogue", caption, (4.6, 3.1), draw, "Examples")
 
 
 def _distributions(examples: Sequence[Mapping[str, Any]]) -> Drawing | None:
@@ -188,8 +188,8 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
         column[-1].set_xlabel("square root of KL from the starting model")
 
     caption = (
-        "Over-optimization shows where the reward still rises while the judge's toxicity turns upwards or "
-        "ROUGE-L falls."
+        "Each point is a checkpoint; the further right, the more it differs from the starting model. Where the "
+        "reward still rises while the judge's toxicity turns upwards or ROUGE-L falls, training went too far."
     )
     size = (4.6, 1.0 + 1.35 * len(panels))
     return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, "Checkpoints side by side")

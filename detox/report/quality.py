@@ -1,4 +1,4 @@
-"""Whether the summaries are still summaries: overlap with the references, length, repetition and the like."""
+"""Whether the summaries are still summaries: overlap with the target summaries, length, repetition and the like."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FIGURES = (
     Figure("ROUGE-2", "rouge2"),
     Figure("ROUGE-L", "rougeL"),
     Figure("ROUGE-Lsum", "rougeLsum"),
-    Figure("ROUGE-L, mean of references", "rougeL_mean"),
+    Figure("ROUGE-L, mean of target summaries", "rougeL_mean"),
     Figure("BERTScore", "bert_score"),
     Figure("Names and numbers that the dialogue has", "faithful", *_SHARE),
     Figure("Names and numbers a summary", "named", *_CENTS),
@@ -58,7 +58,7 @@ def rouge_l(results: Results) -> str:
 
 
 def _measured(results: Results) -> list[tuple[Figure, Any]]:
-    """Return the figures that there are with their entries, overlaps named by how many references there are."""
+    """Return the figures that there are with their entries, overlaps named by how many target summaries there are."""
     references = lookup(results, "references")
     several = isinstance(references, int) and references > 1
     entries = {**(lookup(results, "rouge") or {}), **(lookup(results, "drift") or {})}

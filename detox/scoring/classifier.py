@@ -64,14 +64,7 @@ class Classifier:
         Raises:
             UserError: there is none, or more than one.
         """
-        found = [index for index, name in enumerate(self.labels) if name == label]
-        if len(self.labels) == 1 and label == USUAL_LABEL and not is_ill(self.labels[0]):
-            return 0  # nobody asked for another one
-        if len(found) != 1:
-            problem = "no label" if not found else "more than one label"
-            choices = printable(", ".join(self.labels), 300)
-            raise UserError(f"{self.name}: has {problem} {label!r}; choose from: {choices}")
-        return found[0]
+        return label_index(self.name, self.model.config, label)
 
     def check_probabilities(self) -> None:
         """Demand that the outputs can be made probabilities.
@@ -98,6 +91,22 @@ def labels_of(settings: PreTrainedConfig) -> list[str]:
     """Return the names of a classifier's labels by index."""
     names: Mapping[Any, str] = settings.id2label or {}
     return [str(name) for _, name in sorted(names.items())]
+
+
+def label_index(name: str, settings: PreTrainedConfig, label: str) -> int:
+    """Return the index of a label of the classifier called `name`, wherever it has it.
+
+    Raises:
+        UserError: there is no such label, or more than one.
+    """
+    labels = labels_of(settings)
+    found = [index for index, one in enumerate(labels) if one == label]
+    if len(labels) == 1 and label == USUAL_LABEL and not is_ill(labels[0]):
+        return 0  # nobody asked for another one
+    if len(found) != 1:
+        problem = "no label" if not found else "more than one label"
+        raise UserError(f"{name}: has {problem} {label!r}; choose from: {printable(', '.join(labels), 300)}")
+    return found[0]
 
 
 def _multi_label(settings: PreTrainedConfig) -> bool:

@@ -22,8 +22,8 @@ from detox.stage.errors import UserError
         ([""], 1.0, "all 1 summaries are empty"),
         (["a b", "a  b", "a b "], 1.0, "all 3 summaries are the same ('a b')"),
         (["\x1b[2Jx", "\x1b[2Jx"], 1.0, "all 2 summaries are the same ('x')"),
-        (["a", "b"], 10.1, "KL from the reference is 10.1 nats a summary, past --ppo.max-ref-kl=10"),
-        (["a", "b"], math.nan, "KL from the reference is nan"),
+        (["a", "b"], 10.1, "KL from the starting model is 10.1 nats a summary, past --ppo.max-ref-kl=10"),
+        (["a", "b"], math.nan, "KL from the starting model is nan"),
     ],
 )
 def test_what_counts_as_collapse(summaries, kl, says):

@@ -60,5 +60,5 @@ def test_the_line_of_an_update_fits_80_columns():
     assert all(len(line) <= 80 for line in lines)
     assert " ".join(" ".join(lines).split()) == (
         "update 100/100 score -12.35 KL 123.40 moved 0.0123 rate 1.0e-03 clip 50% critic explains 12%, trusted 50% "
-        "1234.5 s warning: all summaries are the same"
+        "1234.5 s warning: update 100: all summaries are the same"
     )

@@ -230,6 +230,7 @@ def test_the_card(worlds):
         assert words in text, words
     for alarm in found["alarms"]:
         assert alarm["sentence"][:30] in text
+    assert "its grammar" not in text
     assert str(worlds("t5")) not in card and "checkpoints/" not in card, "nothing of this machine's folders"
 
 

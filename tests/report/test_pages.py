@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from detox.report import drawing, pages, plots, terminal
+from detox.report import drawing, headline, pages, plots, terminal
 from tests.report.invented import HOSTILE, example
 
 SHOWN = HOSTILE.replace("\u202e", "")
@@ -88,6 +88,17 @@ def test_verdict_leads_every_form(results, verdict, reduction, alarms, words):
     assert f": {change} (95% interval" in text and change.replace("-", "\u2212") in page
     for i in range(alarms):
         assert page.index(f"Alarm {i}.") < page.index("Mean toxicity") and f"Alarm {i}." in text
+
+
+def test_the_headline_tells_the_verdict_then_alarms_then_what_got_worse(results):
+    del results["checkpoints"]
+    results |= {"verdict": "reduced", "worse": ["rougeL", "distinct_1", "distinct_2"]}
+    results["alarms"] = [{"name": "a", "level": "warning", "sentence": "A."}]
+    results["toxicity"]["difference"] |= {"ci95": None, "note": "Too few dialogues carry it."}
+    assert headline.headline(results) == (
+        "Toxicity is reduced by the sign-flip test, too few toxic dialogues for an interval, but with 1 warning; "
+        "worse: ROUGE-L and distinct n-grams"
+    )
 
 
 # -------------------------------------------------------------------------------- what it contains
@@ -186,7 +197,7 @@ def test_any_key_may_be_missing(results, monkeypatch):
 def test_other_alphabets_and_unknown_tokens_are_told_where_there_are_any(results):
     more = results | {"rouge_unicode": 0.25, "unknown": {"tokens": 0.012, "characters": 0.034}}
     for form in (pages.markdown(more, []), pages.html(more, [])):
-        assert "In 25.0% of the dialogues, whose references hold letters other than a to z" in form
+        assert "In 25.0% of the dialogues, whose target summaries hold letters other than a to z" in form
         assert "Unknown to the tokenizer" in form and "1.2% of the prompts" in form and "3.4% of the dialogues" in form
     none = results | {"rouge_unicode": 0.0, "unknown": {"tokens": 0.0, "characters": 0.0}}
     assert "letters other than" not in pages.html(none, []) and "Unknown to" not in pages.html(none, [])
