@@ -77,8 +77,8 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
     if past:
         last = past[-1]
         sentence = (
-            f"Over-optimized after {STARTING.get(turn['name'], turn['name'])}: from there to {last['name']} the reward rose from "
-            f"{turn['score_mean']:.2f} to {last['score_mean']:.2f}, the judge's toxicity from "
+            f"Over-optimized after {STARTING.get(turn['name'], turn['name'])}: from there to {last['name']} the reward "
+            f"rose from {turn['score_mean']:.2f} to {last['score_mean']:.2f}, the judge's toxicity from "
             f"{turn['judge_mean']:.3f} to {last['judge_mean']:.3f}, and ROUGE went from {turn['rougeL']:.3f} to "
             f"{last['rougeL']:.3f}."
         )
