@@ -49,9 +49,12 @@ class MetricsLog:
 
 
 def objective(entries: Sequence[Mapping[str, Any]]) -> float:
-    """Return the mean over updates of what PPO maximises: score less KL penalty; minus infinity without one."""
+    """Return the mean over updates of what PPO maximises: score less KL penalty; minus infinity without one.
+
+    The KL is the k1 estimate, as in the penalty by default; one unlikely token would decide by k3.
+    """
     values = [
-        entry["objective/score_mean"] - entry["objective/kl_coef"] * entry["objective/ref_kl"]
+        entry["objective/score_mean"] - entry["objective/kl_coef"] * entry["objective/ref_kl_k1"]
         for entry in entries
         if "skipped" not in entry
     ]
