@@ -76,7 +76,7 @@ def summary(entry: Mapping[str, Any], updates: int) -> str:
     parts = [
         place,
         f"score {entry['objective/score_mean']:+.2f}",
-        f"KL {entry['objective/ref_kl']:.2f}",
+        f"KL {round(entry['objective/ref_kl_k1'], 2) + 0.0:.2f}",  # no -0.00
         f"moved {entry.get('ppo/policy/step_kl', entry['ppo/policy/approx_kl']):.4f}",
         f"rate {entry['ppo/learning_rate']:.1e}",
         f"clip {entry['ppo/policy/clip_fraction']:.0%}",

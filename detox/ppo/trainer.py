@@ -178,7 +178,7 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         value_learning.learn(self, rollout, experience)
         metrics |= {"time/forward": forwarded - started, "time/optimize": time.perf_counter() - forwarded}
         self._trl_stats = trl_statistics(experience, statistics, metrics, self.kl_ctl.value, self.config.vf_coef)
-        self.kl_ctl.update(metrics["objective/ref_kl"], len(all_scores))
+        self.kl_ctl.update(metrics["objective/ref_kl_k1"], len(all_scores))
         self.updates_done += 1
         self.skipped_in_a_row = 0
         if self.lr_scheduler is not None:

@@ -30,7 +30,7 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     panels: list[Panel] = [
         ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
-        ("KL from the starting model, nats a summary", "objective/ref_kl", None),
+        ("KL from the starting model, nats a summary", "objective/ref_kl_k1", None),
         ("Entropy, nats a token", "ppo/policy/entropy", None),
         ("KL moved in the update, nats a token", "ppo/policy/step_kl", None),
         ("Learning rate", "ppo/learning_rate", None),

@@ -47,7 +47,7 @@ def test_the_line_of_an_update_fits_80_columns():
     entry = {
         "update": 100,
         "objective/score_mean": -12.345,
-        "objective/ref_kl": 123.4,
+        "objective/ref_kl_k1": 123.4,
         "ppo/policy/approx_kl": 0.01234,
         "ppo/learning_rate": 1e-3,
         "ppo/policy/clip_fraction": 0.5,
