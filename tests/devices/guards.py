@@ -23,9 +23,21 @@ def compiler() -> str | None:
 
 def missing() -> str | None:
     """Return what keeps a device from being simulated on this machine, or None."""
+    if not (_torch() / "lib" / "libtorch_cpu.so").exists():
+        return "devices can't be simulated: only torch for Linux leaves room for one"
+    if any((_torch() / "lib").glob("libc10_*.so")):
+        return "devices can't be simulated: this torch has a kind of its own; its build for CPUs leaves room for one"
     if compiler() is None:
         return "devices can't be simulated: no C++ compiler (g++, clang++ or c++) was found"
     return None
+
+
+def _torch() -> Path:
+    """Return where torch is, which must not be imported yet."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("torch is not installed")
+    return Path(spec.origin).parent
 
 
 def build() -> Path:
@@ -34,10 +46,7 @@ def build() -> Path:
     Raises:
         RuntimeError: it does not compile.
     """
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("torch is not installed")
-    torch, version = Path(spec.origin).parent, importlib.metadata.version("torch")
+    torch, version = _torch(), importlib.metadata.version("torch")
     digest = hashlib.blake2b(SOURCE.read_bytes() + f"{version} {torch}".encode(), digest_size=8).hexdigest()
     library = Path(tempfile.gettempdir()) / f"simulated-device-{os.getuid()}-{digest}.so"
     if not library.exists():
@@ -55,9 +64,7 @@ def load(kind: str) -> None:
     """Put guards and hooks in place, with a device of `kind` (cuda or mps) there."""
     os.environ["SIMULATED_DEVICE"] = kind
     library = build()
-    spec = importlib.util.find_spec("torch")
-    assert spec is not None and spec.origin is not None
-    libraries = Path(spec.origin).parent / "lib"
+    libraries = _torch() / "lib"
     ctypes.CDLL(str(libraries / "libtorch_global_deps.so"), mode=ctypes.RTLD_GLOBAL)
     ctypes.CDLL(str(libraries / "libtorch_cpu.so"))
     ctypes.CDLL(str(library))
