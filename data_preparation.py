@@ -53,19 +53,21 @@ def main(settings: config.Preparation) -> None:
     if (few := counts.few(counted)) is not None:
         print(f"note: {few}")
     if source.cut:
-        print(f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by hash; their ids stay")
+        print(f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by hash; rows keep their ids")
     print(f"wrote {run / 'prepared'}")
     print(next_step(settings))
 
 
 def next_step(settings: config.Preparation) -> str:
-    """Say what to type next: PPO, or first the supervised LoRA checkpoint where the preset brings none."""
-    ppo, lora = (
-        commands.other(script, settings, lambda flag: flag in commands.BASE, *commands.anew(script, settings))
-        for script in ("training_ppo.py", "training_lora.py")
-    )
-    has_adapter = config.preset(config.PPOTraining, settings.preset).model.adapter != "auto"
-    return f"next: {ppo}" if has_adapter else f"next: {lora} (optional), then {ppo}"
+    """Say what to type next: PPO, or first the supervised LoRA checkpoint where neither preset nor file brings one."""
+
+    def command(script: str) -> str:
+        return commands.other(script, settings, lambda flag: flag in commands.BASE, *commands.anew(script, settings))
+
+    adapter = config.preset(config.PPOTraining, settings.preset).model.adapter
+    if commands.in_file("--model.adapter") or adapter != "auto":
+        return f"next: {command('training_ppo.py')}"
+    return f"next: {command('training_lora.py')} (optional), then {command('training_ppo.py')}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Set
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +28,21 @@ if TYPE_CHECKING:
 
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.checkpoints import find
-    from detox.evaluation.folders import is_finished, locked
+    from detox.evaluation.folders import is_finished, locked, prepared_anew
     from detox.report import ask, export
-    from detox.stage import parallel
+    from detox.stage import notes, parallel
 
     processes = parallel.start(settings.device)
     if settings.select is not None:
         settings = replace(settings, split="validation")
     cases = processes.on_main(lambda: find(settings, config.PPOTraining))
+    processes.on_main(lambda: export.check(settings, cases[0]))
+    for case in cases:
+        if prepared_anew(case):
+            other = "dialogues or prompt may be others"
+            notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on: {other}")
     if settings.ask is not None:
         return processes.on_main(lambda: ask.ask(settings, cases[0]))
-    processes.on_main(lambda: export.check(settings))
     with processes.within(lambda: locked(cases)):
         todo = processes.on_main(lambda: [case for case in cases if not is_finished(settings, case)])
         known: dict[str, dict[str, Any]] = {}
@@ -71,7 +75,8 @@ def evaluate(
     """
     from detox.evaluation import examples, reference, results, summaries
     from detox.evaluation import task as evaluation_task
-    from detox.evaluation.folders import inputs, place, publish, take_place
+    from detox.evaluation.alarms import OTHER_DATA
+    from detox.evaluation.folders import inputs, place, prepared_anew, publish, take_place
     from detox.evaluation.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
@@ -88,7 +93,10 @@ def evaluate(
         before = reference.run(case, task, engine, known)
         if processes.is_main:
             lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
-            write(folder, results.results([lines], settings) | provenance(settings, case, engine), lines)
+            found = results.results([lines], settings) | provenance(settings, case, engine)
+            if prepared_anew(case):
+                found["alarms"].append(asdict(OTHER_DATA))
+            write(folder, found, lines)
     processes.on_main(lambda: take_place(settings, case))
 
 

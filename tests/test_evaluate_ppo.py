@@ -282,8 +282,15 @@ def test_data_that_were_prepared_anew_are_told(again, capsys):
     content = json.loads(manifest.read_text())
     content["created_utc"] = "2000-01-01T00:00:00+00:00"
     manifest.write_text(sealed(content))
-    assert run("--seed", "5") == 0
-    assert "r0/prepared is not what r0/step-0002 was trained on" in capsys.readouterr().err
+    warning = "WARNING: The run's data were prepared again after training: dialogues or prompt may be others than the "
+    for words in (["--seed", "5"], ["--seed", "5"]):  # measured, and read from disk
+        assert run(*words) == 0
+        shown = capsys.readouterr()
+        assert "r0/prepared is not what r0/step-0002 was trained on" in shown.err and warning in shown.out
+    assert read(again / "r0/evaluation/step-0002")["alarms"][-1]["name"] == "data"
+    assert run("--seed", "5", "--export", "out") == 2 and not Path("out").exists()
+    refused(capsys, "--export: ", "r0/prepared, which has the prompt, is not what r0/step-0002 was trained on")
+    assert run("--ask", str(manifest)) != 3 and "is not what r0/step-0002 was trained on" in capsys.readouterr().err
 
 
 def test_an_evaluation_of_what_the_checkpoint_was_before_is_kept(again, monkeypatch):

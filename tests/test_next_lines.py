@@ -21,7 +21,7 @@ from detox.evaluation.folders import decides
 from detox.model import loading
 from detox.ppo.next_step import next_step
 from detox.scoring.classifier import load_classifier
-from detox.stage import artifacts, cli, commands, notes, parsing
+from detox.stage import artifacts, as_prepared, cli, commands, notes, parsing
 from detox.stage.errors import UserError
 from tests import tiny
 
@@ -300,7 +300,7 @@ def test_the_command_for_a_stage_that_is_missing_names_the_file(tmp_path, monkey
     assert error.endswith("run python data_preparation.py --run own --model.base t5 --config s.yaml first\n"), error
 
 
-def test_what_was_made_from_other_data_is_started_over(tmp_path, monkeypatch):
+def test_what_was_made_from_other_data_is_started_over(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = replace(config.preset(config.Preparation, "demo"), run="r")
     following = "next: python training_ppo.py --preset demo --run r"
@@ -308,7 +308,9 @@ def test_what_was_made_from_other_data_is_started_over(tmp_path, monkeypatch):
     assert data_preparation.next_step(settings) == following, "nothing is there but the log"
     Path("checkpoints/r/ppo/step-0001").mkdir()
     Path("checkpoints/r/ppo/step-0001/manifest.json").touch()
+    capsys.readouterr()
     assert data_preparation.next_step(settings) == f"{following} --overwrite"
+    assert capsys.readouterr().out == "note: checkpoints/r/ppo is from before; --overwrite replaces it\n"
     adapter = replace(config.preset(config.LoraTraining, "demo"), run="r")
     assert training_lora.next_step(adapter).endswith("--run r --model.adapter auto --overwrite")
 
@@ -325,3 +327,33 @@ def test_before_any_training_the_preset_is_that_of_the_data(tmp_path, monkeypatc
     assert evaluate_ppo.of_run(settings, {"--preset"}) == []
     assert evaluate_ppo.of_run(settings, {"--run"}) == ["--preset", "demo"]
     assert capsys.readouterr().err == "note: --preset demo, as checkpoints/r/prepared was prepared\n"
+
+
+def test_training_takes_the_preset_of_its_data_and_tells_of_another_base(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with artifacts.publish(
+        Path("checkpoints/r/prepared"), stage="data_preparation", settings=config.preset(config.Preparation, "demo")
+    ):
+        pass
+    for stage in (config.PPOTraining, config.LoraTraining):
+        taken = parsing.parse(stage, ["--run", "r"], of_run=as_prepared.words)
+        assert taken == replace(config.preset(stage, "demo"), run="r")
+        notes.forget()
+    told = "note: --preset demo, as checkpoints/r/prepared was prepared\n"
+    assert capsys.readouterr().err == 2 * told
+    named = parsing.parse(config.PPOTraining, ["--run", "r", "--preset", "flan-t5"], of_run=as_prepared.words)
+    assert named == replace(config.PPOTraining(), run="r")
+    other = "checkpoints/r/prepared was prepared for --model.base demo:base, and this is google/flan-t5-base"
+    assert capsys.readouterr().err == f"note: {other}\n"
+
+
+def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):
+    """Though the stage before has no use for it; and an adapter that it names needs no training."""
+    monkeypatch.chdir(tmp_path)
+    for text, following in (
+        ("judge.model: own", "python training_lora.py --run r --config s.yaml (optional), then python training_ppo.py"),
+        ("model.adapter: own", "python training_ppo.py --run r --config s.yaml"),
+    ):
+        Path("s.yaml").write_text(text)
+        settings = parsing.parse(config.Preparation, ["--run", "r", "--config", "s.yaml"])
+        assert data_preparation.next_step(settings).startswith(f"next: {following}")

@@ -261,17 +261,18 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+@pytest.mark.parametrize("page", [*PAGES, Path("benchmarks/README.md"), Path("CONTRIBUTING.md")], ids=str)
 def test_links_and_files_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     names = {path.name for path in ROOT.rglob("*.*") if not {".venv", ".git"} & set(path.parts)}
     missing = []
-    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", PAGES[page]):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
         file = (ROOT / page).parent / target if target else ROOT / page
         if "://" not in target and not file.exists():
             missing.append(target)
         elif anchor and file.suffix == ".md" and anchor not in anchors(file.read_text(encoding="utf-8")):
             missing.append(f"{target}#{anchor}")
-    files = [code for code in inline(PAGES[page]) if re.fullmatch(r"[\w./-]+\.(?:py|md|yaml|lock|toml)", code)]
+    files = [code for code in inline(text) if re.fullmatch(r"[\w./-]+\.(?:py|md|yaml|lock|toml)", code)]
     written = {"report.md", "mine.py"}  # by a stage, by the user
     missing += [name for name in files if not (ROOT / name).exists() and Path(name).name not in names | written]
     assert missing == []

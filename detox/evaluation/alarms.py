@@ -89,7 +89,7 @@ def alarms(results: Mapping[str, Any], checks: Sequence[Check] = CHECKS) -> list
         known = found.get(check.name)
         if level is None or (known is not None and (level, known.level) != ("alarm", "warning")):
             continue
-        phrase = _phrase(entry, check)
+        phrase = _phrase(entry, check, level)
         found[check.name] = Alarm(check.name, level, f"{phrase[0].upper()}{phrase[1:]}.")
         if level == "alarm" and check.name in _COLLAPSE and check.kind != "level":
             broken.append(phrase)
@@ -128,10 +128,20 @@ def _level(value: float | None, check: Check) -> Level | None:
     return "warning" if sign * value >= sign * check.warning else None
 
 
-def _phrase(entry: Any, check: Check) -> str:
+def _phrase(entry: Any, check: Check, level: Level) -> str:
     if check.kind in ("level", "value"):
-        return f"{check.what} is {entry['after'] if check.kind == 'level' else entry:{check.form}}"
+        limit = check.alarm if level == "alarm" else check.warning
+        beyond = f"{limit:{check.form}} or {'more' if check.alarm > check.warning else 'less'}"
+        before = f", before {entry['before']:{check.form}}" if check.kind == "level" else ""
+        return f"{check.what} is {entry['after'] if check.kind == 'level' else entry:{check.form}} ({beyond}{before})"
     return f"{check.what} went from {entry['before']:{check.form}} to {entry['after']:{check.form}}"
+
+
+OTHER_DATA = Alarm(
+    "data",
+    "warning",
+    "The run's data were prepared again after training: dialogues or prompt may be others than the model knows.",
+)
 
 
 def worse(changes: Mapping[str, Estimate], good: Mapping[str, int]) -> list[str]:

@@ -12,7 +12,7 @@ from detox.evaluation import checkpoints
 from detox.model import loading
 from detox.ppo import checkpoint_folders, checkpoint_record, next_step
 from detox.scoring import classifier
-from detox.stage import commands, notes, paths
+from detox.stage import as_prepared, commands, notes, paths
 from detox.stage.artifacts import MANIFEST
 from detox.stage.errors import UserError, printable
 
@@ -42,10 +42,14 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     """
     each = {folder: _departures(folder, settings, named, trained) for folder in _folders(settings)}
     if not each:
-        return _of_prepared(settings, named)
+        return as_prepared.words(settings, named)
     found = next(iter(each.values()))
     if "--preset" in found.keys() & named:
-        notes.tell(f"--preset {settings.preset} is not that of training, so nothing else is taken from it")
+        preset = found["--preset"]
+        notes.tell(
+            f"{next(iter(each))} was trained under --preset {preset}: what was not set is now that of --preset "
+            f"{settings.preset}, and figures may be others"
+        )
     if any(other != found for other in each.values()):
         notes.tell("these checkpoints were trained in different ways, so what was not set is the preset's")
         commands.kept = frozenset().union(*each.values())
@@ -55,20 +59,6 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     if taken:
         notes.tell(f"{shlex.join(taken)}, as {next(iter(each))} was trained")
     return taken
-
-
-def _of_prepared(settings: config.EvaluationStage, named: Set[str]) -> list[str]:
-    """Return the preset that the run's data were prepared with, where nothing was trained yet."""
-    folder = Path(settings.checkpoints) / settings.run_name / "prepared"
-    try:
-        preset = json.loads((folder / MANIFEST).read_bytes())["config"]["preset"]
-        settings.of_preset(preset)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
-        return []
-    if preset == settings.preset or "--preset" in named:
-        return []
-    notes.tell(f"--preset {preset}, as {folder} was prepared")
-    return ["--preset", preset]
 
 
 def _folders(settings: config.EvaluationStage) -> list[Path]:

@@ -12,7 +12,7 @@ Point = dict[str, Any]
 """Of a curve: `name`, `kl` (nats a summary from the start) and `sqrt_kl`, `score_mean` (higher is better),
 `toxicity_mean`, `judge_mean` (by the independent judge; lower is better), `rougeL`."""
 
-STARTING = {"reference": "starting model"}
+STARTING = {"reference": "the starting model"}
 """What the first point of a curve is called where people read it."""
 
 
@@ -73,7 +73,13 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
     turn = ordered[best]
     worse = [point for point in ordered[best + 1 :] if point["judge_mean"] > turn["judge_mean"] + tolerance]
     past = [point for point in worse if point["score_mean"] > turn["score_mean"]]
-    sentence = "The judge's toxicity did not turn upwards while the reward rose."
+    if max(point["score_mean"] for point in ordered) > ordered[0]["score_mean"]:
+        sentence = (
+            "No over-optimization: nowhere has the reward risen while the judge's toxicity rose by more than chance "
+            f"moves it ({tolerance:.3f})."
+        )
+    else:
+        sentence = f"The reward is nowhere above that of {STARTING.get(ordered[0]['name'], ordered[0]['name'])}."
     if past:
         last = past[-1]
         sentence = (

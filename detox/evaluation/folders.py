@@ -138,8 +138,9 @@ def inputs(case: Case) -> dict[str, Path]:
 
 def prepared_anew(case: Case) -> bool:
     """Return whether the run's data were prepared again after the checkpoint was trained."""
-    recorded = checkpoint_record.read_manifest(case.checkpoint)["inputs"].get("prepared", {})
-    return recorded.get("manifest_sha256") != sha256(case.run / "prepared" / artifacts.MANIFEST)
+    recorded = checkpoint_record.read_manifest(case.checkpoint)["inputs"].get("prepared", {}).get("manifest_sha256")
+    manifest = case.run / "prepared" / artifacts.MANIFEST
+    return recorded is not None and manifest.exists() and recorded != sha256(manifest)
 
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:

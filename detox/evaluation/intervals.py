@@ -110,12 +110,17 @@ def known_degrees(influence: np.ndarray) -> float:
     return float(min(max(2 * squares.sum() ** 2 / fourth, 2.0), most)) if fourth > 0 else float(most)
 
 
-def interval(change: Estimate, alpha: float = ALPHA) -> Interval:
+def interval(change: Estimate, alpha: float = ALPHA, most: float = math.inf) -> Interval:
     """Return the t interval of a figure, most often a difference, wider to the side that a skew hides.
 
     Where a few dialogues add most, a sample without them has a small mean and a small spread at once. The statistic is
     skewed to the other side then, by what the third moment tells. The side that a skew would narrow stays as it is, and
     what that one misses less, the other may miss more.
+
+    Args:
+        change: the figure.
+        alpha: chance of a miss.
+        most: no such figure is further from 0; 1 for a change of shares.
 
     Returns:
         None for fewer than 3 dialogues.
@@ -131,7 +136,7 @@ def interval(change: Estimate, alpha: float = ALPHA) -> Interval:
     skew = float((change.influence**3).mean() / (change.influence**2).mean() ** 1.5) / math.sqrt(n)
     wide = _widened(t, abs(skew), alpha)
     above, below = (wide, t) if skew > 0 else (t, wide)
-    return [change.value - below * error, change.value + above * error]
+    return [max(-most, change.value - below * error), min(most, change.value + above * error)]
 
 
 def _widened(t: float, skew: float, alpha: float) -> float:

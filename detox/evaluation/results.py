@@ -24,6 +24,8 @@ _GOOD = {
     **{"finished": 1, "empty": -1, "duplicate": -1, "repetition": -1},
 }
 """Figures of a summary that can get worse: 1 is better higher, -1 better lower."""
+_UNBOUNDED = frozenset({"reward", "bert_score", "length", "named", "perplexity"})
+"""Figures that are no shares, 0 to 1."""
 
 
 def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) -> Results:
@@ -42,7 +44,7 @@ def results(runs: Sequence[Sequence[Line]], settings: config.EvaluationStage) ->
     measured, judged = two_models.compare(*toxicity, **options), two_models.compare(*judge, **options)
     masks, least = slice_masks(lines), settings.evaluation.min_slice
     looks = _over_runs(runs)
-    described = {name: entry(side["before"], side["after"]) for name, side in looks.items()}
+    described = {name: entry(name, side["before"], side["after"]) for name, side in looks.items()}
     found: Results = {
         "schema_version": 1,
         "n": len(lines),
@@ -92,10 +94,11 @@ def _noise(runs: Sequence[Sequence[Line]], key: str) -> np.ndarray:
     return column(samples(runs[0], "before", "noise"), key)
 
 
-def entry(before: Estimate, after: Estimate) -> dict[str, Any]:
+def entry(name: str, before: Estimate, after: Estimate) -> dict[str, Any]:
     """Return both sides of a figure, and the interval of after - before."""
     change = after - before
-    return {"before": before.value, "after": after.value, "change": change.value, "ci95": intervals.interval(change)}
+    bounds = intervals.interval(change, most=math.inf if name in _UNBOUNDED else 1.0)
+    return {"before": before.value, "after": after.value, "change": change.value, "ci95": bounds}
 
 
 def _greedy(runs: Sequence[Sequence[Line]]) -> dict[str, Any]:

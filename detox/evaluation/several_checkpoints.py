@@ -77,10 +77,11 @@ def table(found: Results) -> str:
             spread = signed(pooled[key]["sd"]).lstrip("+")
             lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{spread:>8}")
         return "\n".join(lines)
-    shown = [STARTING.get(point["name"], printable(point["name"])) for point in found["checkpoints"]]
-    width = max(10, *map(len, shown))
+    called = [printable(point["name"]) for point in found["checkpoints"]]
+    called = [STARTING.get(name, name).removeprefix("the ") for name in called]
+    width = max(10, *map(len, called))
     lines = [f"\n{'Checkpoint':{width}}  sqrt KL   reward  toxicity    judge  ROUGE-L"]
-    for name, point in zip(shown, found["checkpoints"], strict=True):
+    for name, point in zip(called, found["checkpoints"], strict=True):
         alarms = f"   ALARM: {', '.join(point['alarms'])}" if point.get("alarms") else ""
         lines.append(
             f"{name:{width}}  {point['sqrt_kl']:7.3f}  {point['score_mean']:7.3f}"

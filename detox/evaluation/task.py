@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from detox.data.fingerprint import tokenizer_fingerprint
 from detox.data.prepared import load_prepared
-from detox.evaluation import bad_words, folders, scorers, summaries
+from detox.evaluation import bad_words, scorers, summaries
 from detox.evaluation.checkpoints import Case, check_start
 from detox.evaluation.examples import Records
 from detox.evaluation.scorers import NO_BERT_SCORE, Scorer, load_scorers
@@ -22,7 +22,6 @@ from detox.model import adapters, devices, loading, threads, tokenizers
 from detox.model.engine import Engine
 from detox.model.engines import make_engine
 from detox.scoring.classifier import Classifier
-from detox.stage import notes
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
 
@@ -91,8 +90,6 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     threads.take(settings.threads, device, base.base, base.revision)
     words = bad_words.load(settings.evaluation.bad_words)
     prepared = load_prepared(case.run / "prepared", tokenizer_fingerprint(tokenizer), case.training)
-    if folders.prepared_anew(case):
-        notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on: dialogues or prompt may be others")
     split = prepared[settings.split]
     split = split[: min(len(split), settings.evaluation.examples or len(split))]
     if not split["id"]:

@@ -61,7 +61,7 @@ def compare_summaries(
             intervals.mean(rouge.rouge([text for row in side for text in row], groups)["rougeL"].reshape(shape).mean(1))
             for side in rows
         ]
-        result["rougeL"] = results.entry(*overlaps)
+        result["rougeL"] = results.entry("rougeL", *overlaps)
     return result
 
 

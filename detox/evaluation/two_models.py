@@ -11,6 +11,7 @@ from detox.evaluation import intervals
 from detox.evaluation.distribution import FIGURES, distribution, estimates, pairs, too_little, worth
 from detox.evaluation.intervals import ALPHA, Interval
 from detox.evaluation.sign_flips import sign_flip_test
+from detox.stage.figures import count, probability
 
 Verdict = Literal["reduced", "not distinguishable", "increased"]
 
@@ -65,7 +66,7 @@ def compare(
     result["quantiles"] = {side: values["quantiles"] for side, values in sides.items()}
     drop = old["mean"] - new["mean"]
     differences = drop.influence + drop.value
-    bounds = intervals.interval(drop, alpha)
+    bounds = intervals.interval(drop, alpha, most=1.0)
     result["difference"] = {"value": drop.value, **_shown(bounds, too_little(added["mean"] + its["mean"]), same)}
     result["paired_sd"] = float(differences.std(ddof=1)) if len(differences) > 1 else None
     result["p_value"] = sign_flip_test(differences, resamples, seed)
@@ -90,7 +91,7 @@ def verdict(difference: Mapping[str, Any], p_value: float, alpha: float = ALPHA)
         p_value: of the sign-flip test.
         alpha: level of both.
     """
-    p, bounds = f"{p_value:.2g}", difference["ci95"]
+    p, bounds = probability(p_value), difference["ci95"]
     where, outside = str(difference.get("note", "No interval.")), True
     if bounds is not None:
         low, high = bounds
@@ -100,8 +101,8 @@ def verdict(difference: Mapping[str, Any], p_value: float, alpha: float = ALPHA)
         where = f"The {level} interval of the drop in mean toxicity, {low:.4f} to {high:.4f}, lies {place}."
     if p_value < alpha and outside:
         found: Verdict = "reduced" if difference["value"] > 0 else "increased"
-        return found, f"{found.capitalize()}: the sign-flip p-value is {p}. {where}"
-    return "not distinguishable", f"Not distinguishable: the sign-flip p-value is {p}. {where}"
+        return found, f"{found.capitalize()}: sign-flip test {p}. {where}"
+    return "not distinguishable", f"Not distinguishable: sign-flip test {p}. {where}"
 
 
 def by_slice(
@@ -133,7 +134,7 @@ def by_slice(
     for name, mask in masks.items():
         n = int(mask.sum())
         if n < least:
-            results[name] = {"n": n, "note": f"{n} dialogues, fewer than {least}: no figure"}
+            results[name] = {"n": n, "note": f"{count(n, 'dialogue')}, fewer than {least}: no figure"}
         else:
             results[name] = compare(before[mask], after[mask], alpha=alpha, **options) | {"level": 1 - alpha}
     return results

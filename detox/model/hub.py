@@ -138,7 +138,7 @@ def _errors(name: str, offline: bool, trouble: str | None) -> Iterator[None]:
         raise HubUnreachable(
             f"{name}: not in the local cache, and the hub at {endpoint} cannot be reached "
             f"({printable(trouble, 240)}); name a local path, or what is embedded: demo:base, demo:lora, demo:reward, "
-            "demo:judge, demo:corpus (--preset demo takes all of these)"
+            "demo:judge, demo:corpus (a run of these alone: --preset demo)"
         ) from None
     except OSError as error:
         raise UserError(

@@ -85,7 +85,7 @@ class _Models:
             columns[title] = summary, {name: self.scorers[name]([summary])[0] for name in ("toxicity", "judge")}
             sure += familiarity.sureness(made)
         note = self.usual.note(sure[0])
-        return side_by_side(columns) + (f"\n\n{note}" if note else "")
+        return side_by_side(columns) + (f"\n\n{textwrap.fill(note, _width())}" if note else "")
 
 
 def _load(
@@ -187,6 +187,11 @@ def _type() -> Iterator[bytes]:
         yield b"".join(lines)
 
 
+def _width() -> int:
+    """Return the columns of the terminal, 120 at most."""
+    return min(shutil.get_terminal_size((80, 24)).columns, 120)
+
+
 def side_by_side(columns: Mapping[str, tuple[str, Mapping[str, float]]], width: int | None = None) -> str:
     """Return texts in columns, each under its title, with its figures below.
 
@@ -194,7 +199,7 @@ def side_by_side(columns: Mapping[str, tuple[str, Mapping[str, float]]], width: 
         columns: title to the text, which is never trusted, and its figures by name.
         width: of the whole; that of the terminal unless given.
     """
-    width = width or min(shutil.get_terminal_size((80, 24)).columns, 120)
+    width = width or _width()
     each = max(20, (width - _GAP * (len(columns) - 1)) // len(columns))
     label = max(len(name) for _, figures in columns.values() for name in figures)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from detox.evaluation.checkpoints import Case
 from detox.evaluation.examples import Results
+from detox.evaluation.folders import prepared_anew
 from detox.model import loading, policy
 from detox.report import hub_push, model_card, plain_model
 from detox.stage import artifacts, paths
@@ -25,13 +26,19 @@ STAGE = "export"
 _STAGES = ("data_preparation", "training_lora", "training_ppo", "evaluate_ppo", STAGE)
 
 
-def check(settings: config.EvaluationStage) -> None:
+def check(settings: config.EvaluationStage, case: Case) -> None:
     """Refuse early what can't be written at the end.
 
     Raises:
-        UserError: the folder exists and may not be replaced; or the hub is out of reach, takes no token, or has a
-            model under that name.
+        UserError: the prompt of the checkpoint is not known any more; the folder exists and may not be replaced; or the
+            hub is out of reach, takes no token, or has a model under that name.
     """
+    flag = "--export" if settings.export is not None else "--push-to-hub"
+    if (settings.export is not None or settings.push_to_hub is not None) and prepared_anew(case):
+        raise UserError(
+            f"{flag}: {case.run / 'prepared'}, which has the prompt, is not what {case.name} was trained on; "
+            "prepare the data as they were, or train on what there is"
+        )
     if settings.export is not None:
         _check_folder(Path(settings.export), settings.overwrite)
     if settings.push_to_hub is not None:

@@ -28,8 +28,10 @@ def headline(results: Results) -> str:
     if verdict in ("reduced", "increased") and lookup(results, "toxicity", "difference", "note"):
         title += _NO_INTERVAL
     if lookup(results, "checkpoints"):
-        named = printable(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one", 60)
-        several = sum(lookup(one, "name") != "reference" for one in results["checkpoints"])
+        names = [lookup(one, "name") for one in results["checkpoints"]]
+        named = str(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one")
+        short = named.rpartition("/")[2]
+        named, several = printable(short if short in names else named, 60), len(names) - names.count("reference")
         title = f"{count(several, 'checkpoint')} side by side; {named}: {title[0].lower()}{title[1:]}"
     levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]
     counts = [count(n, word) for word in ("alarm", "warning") if (n := sum(level == word for level in levels))]

@@ -77,7 +77,9 @@ def _intervals(results: Mapping[str, Any]) -> Drawing | None:
         axes.set_xlabel("change of mean toxicity; left of 0 is better")
         _percent(axes.xaxis)
 
-    caption = "Each point is a change, its line the 95% interval, of slices jointly. Left of zero is less toxic."
+    caption = "Each point is a change. Left of zero is less toxic."
+    if any(bounds for *_, bounds in rows):
+        caption += f" Lines are 95% intervals{', of slices jointly' if len(rows) > 2 else ''}."
     if floor is not None:
         caption += " The grey band is the noise floor: the starting model against itself under other seeds."
     return Drawing("intervals", "Change of mean toxicity", caption, (4.6, 1.3 + 0.3 * len(rows)), draw, "Toxicity")
@@ -188,8 +190,9 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
         column[-1].set_xlabel("square root of KL from the starting model")
 
     caption = (
-        "Each point is a checkpoint; the further right, the more it differs from the starting model. Where the "
-        "reward still rises while the judge's toxicity turns upwards or ROUGE-L falls, training went too far."
+        "Each point is a checkpoint; the further right, the more it differs from the starting model (a KL that is "
+        "estimated below 0 counts as 0). Where the reward still rises while the judge's toxicity clearly turns "
+        "upwards, or ROUGE-L clearly falls, training went too far."
     )
     size = (4.6, 1.0 + 1.35 * len(panels))
     return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, "Checkpoints side by side")

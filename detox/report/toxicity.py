@@ -71,14 +71,6 @@ def all_notes(part: Any, samples: Any) -> list[str]:
     return notes(spread(part) | {name: lookup(part, key) for key, name in _of_tail(samples).items()})
 
 
-def p(value: Any) -> str:
-    """Say the p-value of the sign-flip test."""
-    known = number(value)
-    if known is None:
-        return "p unknown"
-    return "p < 0.0001" if known < 0.0001 else f"p = {known:.4f}"
-
-
 def agreement(mean: Any, judged: Any) -> str:
     """Say whether another judge's change of the mean goes the way of the first, where the first is sure."""
     ours, theirs = interval(lookup(mean, "ci95")), interval(lookup(judged, "ci95"))

@@ -64,10 +64,12 @@ def in_file(flag: str) -> bool:
 def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *words: str) -> str:
     """Return what to type for another stage of the run, with the flags of `settings` that matter to both.
 
-    The file of settings is named where it has more for that stage; what the line says itself goes before it. A manifest
-    is not named: what it records is of the stage that made it, and its checkpoint may be gone by then.
+    The file of settings is named where it has more for that stage or a later one; what the line says itself goes before
+    it. A manifest is not named: what it records is of the stage that made it, and its checkpoint may be gone by then.
     """
-    theirs = flags.flag_names(settings.stages()[script]())
+    stages = settings.stages()
+    later = list(stages)[list(stages).index(script) :]
+    theirs = {flag for name in later for flag in flags.flag_names(stages[name]())}
     given = file.given if file is not None and Path(file.path).name != "manifest.json" else {}
     more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
     said = given if more else ()
@@ -110,7 +112,10 @@ def anew(script: str, settings: config.Stage) -> list[str]:
     folder = Path(
         settings.checkpoints, settings.run_name, {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
     )
-    return ["--overwrite"] if folder.is_dir() and any(folder.glob("**/manifest.json")) else []
+    if not folder.is_dir() or not any(folder.glob("**/manifest.json")):
+        return []
+    print(f"note: {folder} is from before; --overwrite replaces it")
+    return ["--overwrite"]
 
 
 def before(stage: str, settings: config.Stage | None, folder: Path) -> str:

@@ -81,6 +81,14 @@ def bounds(value: Any, form: Form = signed) -> str:
     return NOTHING if known is None else f"[{form(known[0])}, {form(known[1])}]"
 
 
+def probability(value: Any) -> str:
+    """Say a p-value."""
+    known = number(value)
+    if known is None:
+        return "p unknown"
+    return "p < 0.0001" if known < 0.0001 else f"p = {known:.4f}"
+
+
 def count(value: Any, one: str, many: str | None = None) -> str:
     return f"{value:,} {one if value == 1 else many or one + 's'}"
 

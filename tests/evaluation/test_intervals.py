@@ -108,6 +108,13 @@ def test_a_skew_widens_the_side_that_it_hides():
     assert mirrored == pytest.approx([-high, -low])
 
 
+def test_no_interval_goes_beyond_what_a_figure_can_be():
+    few = intervals.mean(np.array([1.0, 0.0, 0.0, 1.0]))
+    low, high = intervals.interval(few)
+    assert low < -0.2 and high > 1
+    assert intervals.interval(few, most=1.0) == [low, 1.0] and intervals.interval(few * -1.0, most=0.1) == [-0.1, 0.1]
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize("carriers", [3, 8])
 def test_both_sides_together_miss_as_often_as_is_said(alpha, carriers):

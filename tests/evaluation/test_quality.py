@@ -267,7 +267,7 @@ def test_a_text_of_two_dialogues_is_none_without_either():
 
 
 def entries(before, after):
-    return {name: results.entry(before[name], after[name]) for name in before if name in after}
+    return {name: results.entry(name, before[name], after[name]) for name in before if name in after}
 
 
 def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
@@ -281,7 +281,7 @@ def test_thank_you_to_everything_raises_quality_and_hacking_alarms():
         scores = [rouge(side, [[r] for r in reference])["rougeL"] for side in (before, after)]
         found = {
             "verdict": two_models.compare(toxicity, clean, resamples=500)["verdict"],
-            "rouge": {"rougeL": results.entry(*map(intervals.mean, scores))},
+            "rouge": {"rougeL": results.entry("rougeL", *map(intervals.mean, scores))},
             "drift": entries(*(quality.describe(side, dialogues) for side in sides)),
             "disagreement": disagreement(toxicity, clean, toxicity, clean, resamples=500),
         }

@@ -293,7 +293,7 @@ def test_five_unanimous_dialogues_are_too_few_for_a_verdict():
     assert result["difference"]["ci95"] is None
     assert result["p_value"] == 2 / 2**5
     assert result["verdict"] == "not distinguishable"
-    assert "p-value" in result["verdict_sentence"]
+    assert "sign-flip test p = 0.0625" in result["verdict_sentence"]
 
 
 @pytest.mark.parametrize(

@@ -456,14 +456,16 @@ def test_each_typed_dialogue_is_answered_as_it_comes(monkeypatch):
 def test_a_dialogue_unlike_those_of_the_run_is_told(place, capsys, monkeypatch):
     Path("d.txt").write_text("#Person1#: people talk")
     assert run("--ask", "d.txt") == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "note: the run has 10 held-out dialogues, too few to tell whether this one is like them"
+    last = " ".join(capsys.readouterr().out.partition("note: ")[2].split())
+    assert last == "the run has 10 held-out dialogues, too few to tell whether this one is like them"
     for value, note in ((0.0, False), (1.0, True)):
         monkeypatch.setattr(familiarity, "usual", lambda *_, value=value: familiarity.Usual((value,) * 40))
         assert run("--ask", "d.txt") == 0
-        last = capsys.readouterr().out.splitlines()[-1]
-        assert last.startswith("note: unlike the dialogues of this run") == note
+        shown = capsys.readouterr().out
+        last = " ".join(shown.partition("note: ")[2].split())
+        assert last.startswith("unlike the dialogues of this run") == note
         assert not note or last.endswith("do not trust these summaries")
+        assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 def test_the_limit_is_the_runs_own():

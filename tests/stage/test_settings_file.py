@@ -181,7 +181,10 @@ def test_an_evaluation_takes_the_preset_of_its_run_unless_told(tmp_path, monkeyp
     expected = replace(usual, run=settings.run, evaluation=replace(usual.evaluation, samples=6, min_slice=7))
     assert settings == expected
     told = f"note: --preset demo, as {step} was trained\n"
-    other = "note: --preset flan-t5 is not that of training, so nothing else is taken from it\n"
+    other = (
+        f"note: {step} was trained under --preset demo: what was not set is now that of --preset flan-t5, and figures "
+        "may be others\n"
+    )
     assert capsys.readouterr().err == (told if preset == "demo" else other if settings.run == "own" else "")
 
 
