@@ -51,6 +51,7 @@ import accelerate, datasets, evaluate, huggingface_hub, matplotlib.pyplot, peft,
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, Seq2SeqTrainer
 shutil._use_fd_functions = False
 builtins.__import__, os.open, os.rename, ctypes.CDLL = import_, open_, rename, load
+os.process_cpu_count = os.cpu_count  # as where it has no affinity to ask
 for module, names in (
     (os, "fork register_at_fork getuid geteuid getpgid killpg sched_getaffinity"),
     (select, "poll epoll"),

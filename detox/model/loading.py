@@ -170,14 +170,13 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
             f"{source.name} holds an adapter beside a whole model; the model is loaded alone, as config.json says"
         )
     try:
-        with source.readable() as folder:
+        with source.readable(without="adapter_") as folder:
             model, report = auto.from_pretrained(
                 folder,
                 config=settings,
                 dtype=dtype,
                 use_safetensors=not found.pickled,
                 weights_only=True,
-                adapter_kwargs={"subfolder": "no adapter"},  # there transformers looks for one
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,

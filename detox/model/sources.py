@@ -59,17 +59,23 @@ class Source:
         return "name a folder or repository that is complete"
 
     @contextlib.contextmanager
-    def readable(self) -> Iterator[Path]:
-        """Yield the folder, or one like it without the byte order marks of text files, which libraries do not read."""
-        marked = {file for file in self.folder.glob("*") if file.suffix in (".json", ".txt") and _is_marked(file)}
-        if not marked:
+    def readable(self, without: str | None = None) -> Iterator[Path]:
+        """Yield the folder, or one like it without the byte order marks of text files, which libraries do not read.
+
+        Args:
+            without: beginning of the names of files that are left out.
+        """
+        there = [file for file in self.folder.glob("*") if file.is_file()]
+        files = [file for file in there if without is None or not file.name.startswith(without)]
+        marked = {file for file in files if file.suffix in (".json", ".txt") and _is_marked(file)}
+        if not marked and files == there:
             yield self.folder
             return
         with tempfile.TemporaryDirectory() as folder:
-            for file in self.folder.glob("*"):
+            for file in files:
                 if file in marked:
                     Path(folder, file.name).write_bytes(file.read_bytes().removeprefix(codecs.BOM_UTF8))
-                elif file.is_file():
+                else:
                     try:
                         Path(folder, file.name).symlink_to(file.resolve())
                     except OSError:  # Windows, where not everybody may
