@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import config
-from detox.stage import artifacts, as_prepared, cli, commands, lack_of_memory, run_lock
+from detox.stage import artifacts, cli, commands, lack_of_memory, run_lock, run_preset
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -221,4 +221,4 @@ def save(model: PeftModel, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(config.LoraTraining, main, description=__doc__, of_run=as_prepared.words))
+    sys.exit(cli.run(config.LoraTraining, main, description=__doc__, of_run=run_preset.words))

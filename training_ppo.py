@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import config
-from detox.stage import as_prepared, cli, commands, lack_of_memory
+from detox.stage import cli, commands, lack_of_memory, run_preset
 
 if TYPE_CHECKING:
     from detox.model.policy import LoraFactors
@@ -251,4 +251,4 @@ def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(config.PPOTraining, main, description=__doc__, of_run=as_prepared.words))
+    sys.exit(cli.run(config.PPOTraining, main, description=__doc__, of_run=run_preset.words))

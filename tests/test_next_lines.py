@@ -21,7 +21,7 @@ from detox.evaluation.folders import decides
 from detox.model import loading
 from detox.ppo.next_step import next_step
 from detox.scoring.classifier import load_classifier
-from detox.stage import artifacts, as_prepared, cli, commands, notes, parsing
+from detox.stage import artifacts, cli, commands, notes, parsing, run_preset
 from detox.stage.errors import UserError
 from tests import tiny
 
@@ -336,15 +336,20 @@ def test_training_takes_the_preset_of_its_data_and_tells_of_another_base(tmp_pat
     ):
         pass
     for stage in (config.PPOTraining, config.LoraTraining):
-        taken = parsing.parse(stage, ["--run", "r"], of_run=as_prepared.words)
+        taken = parsing.parse(stage, ["--run", "r"], of_run=run_preset.words)
         assert taken == replace(config.preset(stage, "demo"), run="r")
         notes.forget()
     told = "note: --preset demo, as checkpoints/r/prepared was prepared\n"
     assert capsys.readouterr().err == 2 * told
-    named = parsing.parse(config.PPOTraining, ["--run", "r", "--preset", "flan-t5"], of_run=as_prepared.words)
+    named = parsing.parse(config.PPOTraining, ["--run", "r", "--preset", "flan-t5"], of_run=run_preset.words)
     assert named == replace(config.PPOTraining(), run="r")
     other = "checkpoints/r/prepared was prepared for --model.base demo:base, and this is google/flan-t5-base"
     assert capsys.readouterr().err == f"note: {other}\n"
+    begun = replace(config.PPOTraining(), run="r")
+    with artifacts.publish(Path("checkpoints/r/ppo/step-0001"), stage="training_ppo", settings=begun):
+        pass
+    assert parsing.parse(config.PPOTraining, ["--run", "r"], of_run=run_preset.words) == begun, "it goes on so"
+    assert capsys.readouterr().err == ""
 
 
 def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):

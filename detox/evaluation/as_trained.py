@@ -12,7 +12,7 @@ from detox.evaluation import checkpoints
 from detox.model import loading
 from detox.ppo import checkpoint_folders, checkpoint_record, next_step
 from detox.scoring import classifier
-from detox.stage import as_prepared, commands, notes, paths
+from detox.stage import commands, notes, paths, run_preset
 from detox.stage.artifacts import MANIFEST
 from detox.stage.errors import UserError, printable
 
@@ -42,7 +42,7 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     """
     each = {folder: _departures(folder, settings, named, trained) for folder in _folders(settings)}
     if not each:
-        return as_prepared.words(settings, named)
+        return run_preset.words(settings, named)
     found = next(iter(each.values()))
     if "--preset" in found.keys() & named:
         preset = found["--preset"]

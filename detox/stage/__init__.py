@@ -19,7 +19,7 @@ What a stage hands over:
     drafts          temporary names, and what dead processes left
     run_lock        one writer a run
     lock_file       a lock that goes with its process
-    as_prepared     the preset of the run's data, where its user names none
+    run_preset      the preset of the run, where its user names none
     notes           what was done with a user's files, for its user and for the manifest
     versions        of Python, the libraries and this program
 

@@ -1,4 +1,4 @@
-"""The preset that a run's data were prepared with, for a stage whose user names none. No torch."""
+"""The preset of a run, for a stage whose user names none: that of its last checkpoint, else of its data. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def words(settings: config.Stage, named: Set[str]) -> list[str]:
-    """Return what to type for the preset to be that of the run's data, which is told to the user too.
+    """Return what to type for the preset to be the run's, which is told to the user too.
 
     Another base is told only: a value of the user's own in `config.py` counts.
 
@@ -24,18 +24,20 @@ def words(settings: config.Stage, named: Set[str]) -> list[str]:
         settings: of a stage, with what is usual where nothing else is said.
         named: flags that the user has set.
     """
-    folder = Path(settings.checkpoints) / settings.run_name / "prepared"
+    run = Path(settings.checkpoints) / settings.run_name
+    checkpoints = sorted(path.parent for path in run.glob(f"ppo/step-*/{MANIFEST}"))
+    folder, done = (checkpoints[-1], "trained") if checkpoints else (run / "prepared", "prepared")
     try:
-        prepared: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())["config"]
-        preset, base = prepared["preset"], prepared.get("model", {}).get("base")
+        begun: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())["config"]
+        preset, base = begun["preset"], begun.get("model", {}).get("base")
         usual = settings.of_preset(preset)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
         return []
     takes = preset != settings.preset and "--preset" not in named
     model = getattr(usual if takes else settings, "model", None)
     if base and model is not None and base != model.base and "--model.base" not in named:
-        notes.tell(f"{folder} was prepared for --model.base {base}, and this is {model.base}")
+        notes.tell(f"{folder} was {done} for --model.base {base}, and this is {model.base}")
     if not takes:
         return []
-    notes.tell(f"--preset {preset}, as {folder} was prepared")
+    notes.tell(f"--preset {preset}, as {folder} was {done}")
     return ["--preset", preset]
