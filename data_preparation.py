@@ -62,10 +62,14 @@ def next_step(settings: config.Preparation) -> str:
     """Say what to type next: PPO, or first the supervised LoRA checkpoint where neither preset nor file brings one."""
 
     def command(script: str) -> str:
-        return commands.other(script, settings, lambda flag: flag in commands.BASE, *commands.anew(script, settings))
+        return commands.other(
+            script, settings, lambda flag: flag in commands.BASE, *commands.anew(script, settings, "prepared")
+        )
 
     adapter = config.preset(config.PPOTraining, settings.preset).model.adapter
-    if commands.in_file("--model.adapter") or adapter != "auto":
+    if commands.in_file("--model.adapter"):
+        adapter = commands.file.text("--model.adapter")
+    if adapter != "auto":
         return f"next: {command('training_ppo.py')}"
     return f"next: {command('training_lora.py')} (optional), then {command('training_ppo.py')}"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.checkpoints import find
-    from detox.evaluation.folders import is_finished, locked, prepared_anew
+    from detox.evaluation.folders import has_other_data, is_finished, locked
     from detox.report import ask, export
     from detox.stage import notes, parallel
 
@@ -38,9 +38,8 @@ def main(settings: config.EvaluationStage) -> None:
     cases = processes.on_main(lambda: find(settings, config.PPOTraining))
     processes.on_main(lambda: export.check(settings, cases[0]))
     for case in cases:
-        if prepared_anew(case):
-            other = "dialogues or prompt may be others"
-            notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on: {other}")
+        if has_other_data(case):
+            notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on")
     if settings.ask is not None:
         return processes.on_main(lambda: ask.ask(settings, cases[0]))
     with processes.within(lambda: locked(cases)):
@@ -76,7 +75,7 @@ def evaluate(
     from detox.evaluation import examples, reference, results, summaries
     from detox.evaluation import task as evaluation_task
     from detox.evaluation.alarms import OTHER_DATA
-    from detox.evaluation.folders import inputs, place, prepared_anew, publish, take_place
+    from detox.evaluation.folders import has_other_data, inputs, place, publish, take_place
     from detox.evaluation.provenance import provenance
 
     task = evaluation_task.prepare(settings, case, processes)
@@ -94,7 +93,7 @@ def evaluate(
         if processes.is_main:
             lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             found = results.results([lines], settings) | provenance(settings, case, engine)
-            if prepared_anew(case):
+            if has_other_data(case):
                 found["alarms"].append(asdict(OTHER_DATA))
             write(folder, found, lines)
     processes.on_main(lambda: take_place(settings, case))

@@ -80,7 +80,7 @@ def next_step(settings: config.LoraTraining) -> str:
     is_usual = config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
     own = [] if is_usual and not commands.in_file("--model.adapter") else ["--model.adapter", "auto"]
     shared = (*commands.BASE, *commands.MACHINE)
-    anew = commands.anew("training_ppo.py", settings)
+    anew = commands.anew("training_ppo.py", settings, "lora")
     return commands.other("training_ppo.py", settings, lambda flag: flag in shared, *own, *anew)
 
 

@@ -243,7 +243,7 @@ def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by:
         print(following)
         return 0
     anew = ["--overwrite"] if settings.overwrite and not updates else []
-    again = commands.again("training_ppo.py", settings, *anew)
+    again = commands.go_on("training_ppo.py", settings, *anew)
     count = "1 update is" if updates == 1 else f"{updates} updates are"
     saved = f"{count} saved; go on" if updates else "nothing is saved yet; start again"
     print(f"interrupted: {saved} with: {again}", file=sys.stderr)

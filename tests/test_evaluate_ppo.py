@@ -282,15 +282,26 @@ def test_data_that_were_prepared_anew_are_told(again, capsys):
     content = json.loads(manifest.read_text())
     content["created_utc"] = "2000-01-01T00:00:00+00:00"
     manifest.write_text(sealed(content))
-    warning = "WARNING: The run's data were prepared again after training: dialogues or prompt may be others than the "
+    assert run("--seed", "5") == 0 and capsys.readouterr().err == "", "the same data, prepared later"
+    argv = shlex.split("--run r0 --model.base t5 --data.dataset dialogues --overwrite")
+    assert cli.run(config.Preparation, data_preparation.main, [*argv, "--data.prompt", "Sum up: {dialogue}"]) == 0
+    capsys.readouterr()
+    warning = "WARNING: The run's data are not those of training: the dialogues or the prompt are others than the "
     for words in (["--seed", "5"], ["--seed", "5"]):  # measured, and read from disk
         assert run(*words) == 0
         shown = capsys.readouterr()
         assert "r0/prepared is not what r0/step-0002 was trained on" in shown.err and warning in shown.out
     assert read(again / "r0/evaluation/step-0002")["alarms"][-1]["name"] == "data"
+    Path("d.txt").write_text("#Person1#: people talk")
+    assert cli.run(config.EvaluationStage, evaluate_ppo.main, ["--run", "r0", *MODELS, "--ask", "d.txt"]) == 0
+    assert "is not what r0/step-0002 was trained on" in capsys.readouterr().err
     assert run("--seed", "5", "--export", "out") == 2 and not Path("out").exists()
-    refused(capsys, "--export: ", "r0/prepared, which has the prompt, is not what r0/step-0002 was trained on")
-    assert run("--ask", str(manifest)) != 3 and "is not what r0/step-0002 was trained on" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "--export: " in line and "r0/prepared, which has the prompt, is not what r0/step-0002 was trained on" in line
+    command = shlex.split(line.partition("make it as it was (python ")[2].partition(")")[0])
+    assert cli.run(config.Preparation, data_preparation.main, command[1:]) == 0, "the command that it names"
+    assert "from before" not in capsys.readouterr().out
+    assert run("--seed", "5") == 0 and capsys.readouterr().err == ""
 
 
 def test_an_evaluation_of_what_the_checkpoint_was_before_is_kept(again, monkeypatch):

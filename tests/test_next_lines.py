@@ -310,7 +310,8 @@ def test_what_was_made_from_other_data_is_started_over(tmp_path, monkeypatch, ca
     Path("checkpoints/r/ppo/step-0001/manifest.json").touch()
     capsys.readouterr()
     assert data_preparation.next_step(settings) == f"{following} --overwrite"
-    assert capsys.readouterr().out == "note: checkpoints/r/ppo is from before; --overwrite replaces it\n"
+    its = "its settings: --config checkpoints/r/ppo/step-0001/manifest.json"
+    assert capsys.readouterr().out == f"note: checkpoints/r/ppo is from before; --overwrite replaces it ({its})\n"
     adapter = replace(config.preset(config.LoraTraining, "demo"), run="r")
     assert training_lora.next_step(adapter).endswith("--run r --model.adapter auto --overwrite")
 
@@ -350,6 +351,20 @@ def test_training_takes_the_preset_of_its_data_and_tells_of_another_base(tmp_pat
         pass
     assert parsing.parse(config.PPOTraining, ["--run", "r"], of_run=run_preset.words) == begun, "it goes on so"
     assert capsys.readouterr().err == ""
+
+
+def test_going_on_keeps_the_file_for_the_stages_to_come(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text("judge.model: own\nppo.kl-coef: 0.1")
+    words = ["--run", "r", "--config", "s.yaml", "--ppo.kl-coef", "0.2"]
+    settings = parsing.parse(config.PPOTraining, words)
+    line = commands.go_on("training_ppo.py", settings)
+    assert line.endswith(" --ppo.kl-coef 0.2 --config s.yaml"), "what was typed goes before the file"
+    _, script, *words = shlex.split(line)
+    assert parsing.parse(config.STAGES[script], words) == settings
+    Path("s.yaml").write_text("ppo.kl-coef: 0.1")
+    settings = parsing.parse(config.PPOTraining, ["--run", "r", "--config", "s.yaml"])
+    assert commands.go_on("training_ppo.py", settings) == "python training_ppo.py --run r --ppo.kl-coef 0.1"
 
 
 def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):

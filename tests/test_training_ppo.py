@@ -285,11 +285,16 @@ def test_other_settings_are_refused_by_name(place, capsys):
 
 def test_prepared_data_that_changed_is_refused(place, capsys):
     assert train("--ppo.updates", "2") == 0
-    argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r", "--overwrite", "--seed", "3"]
+    argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r", "--overwrite"]
     assert cli.run(config.Preparation, data_preparation.main, argv) == 0
+    assert capsys.readouterr().out.endswith("then python training_ppo.py --run r --model.base t5\n")
+    assert train("--ppo.updates", "3") == 0, "the same data, prepared later"
+    assert cli.run(config.Preparation, data_preparation.main, [*argv, "--data.prompt", "In short: {dialogue}"]) == 0
     capsys.readouterr()
-    assert train() == 2
-    assert "has changed" in capsys.readouterr().err
+    assert train("--ppo.updates", "4") == 2
+    error = capsys.readouterr().err
+    command = "python data_preparation.py --run r --overwrite --model.base t5 --data.dataset dialogues"
+    assert "checkpoints/r/prepared has changed since" in error and f"make it as it was ({command})" in error
 
 
 def test_checkpoints_are_pruned_but_never_the_best_or_the_last(place):

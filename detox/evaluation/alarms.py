@@ -140,7 +140,7 @@ def _phrase(entry: Any, check: Check, level: Level) -> str:
 OTHER_DATA = Alarm(
     "data",
     "warning",
-    "The run's data were prepared again after training: dialogues or prompt may be others than the model knows.",
+    "The run's data are not those of training: the dialogues or the prompt are others than the model knows.",
 )
 
 

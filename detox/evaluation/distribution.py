@@ -70,6 +70,15 @@ def estimates(samples: np.ndarray, threshold: float) -> dict[str, Estimate]:
     }
 
 
+_WORTH = {
+    "mean": "mean toxicities",
+    "std": "mean squares of toxicity",
+    "expected_max": "highest toxicities",
+    "any_toxic": "dialogues with a toxic sample",
+}
+"""What a dialogue adds to each of FIGURES, in plain words."""
+
+
 def worth(samples: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
     """Return [n], what each dialogue adds to each of FIGURES, at most 1."""
     worst = samples.max(axis=2)
@@ -81,10 +90,11 @@ def worth(samples: np.ndarray, threshold: float) -> dict[str, np.ndarray]:
     }
 
 
-def too_little(worth: np.ndarray, left: float | None = None) -> str | None:
+def too_little(name: str, worth: np.ndarray, left: float | None = None) -> str | None:
     """Say why there is no interval, or return None where there can be one.
 
     Args:
+        name: of the figure, one of FIGURES.
         worth: [n], what each dialogue adds before and after together, 2 at most.
         left: what all add after, where the interval is that of a reduction.
     """
@@ -97,12 +107,12 @@ def too_little(worth: np.ndarray, left: float | None = None) -> str | None:
     if carry < LEAST_CARRIERS:
         wanting += [f"{carry} of {n} dialogues carry nine tenths of the toxicity, where {LEAST_CARRIERS} are needed"]
     if total < LEAST_TOXICITY:
-        wanting += [f"mean toxicities, before and after, add up to {total:.1f}, where {LEAST_TOXICITY:.0f} is needed"]
+        wanting += [f"{_WORTH[name]}, before and after, add up to {total:.1f}, where {LEAST_TOXICITY:.0f} is needed"]
     if wanting:
         return f"No interval: {'; '.join(wanting)}."
     if left is not None and left < LEAST_LEFT:
         return (
-            f"No interval: the dialogues' mean toxicities that are left add up to {left:.1f}; below a sum of "
+            f"No interval: the {_WORTH[name]} that are left add up to {left:.1f}; below a sum of "
             f"{LEAST_LEFT:.0f}, by how much it fell is not known well."
         )
     return None

@@ -15,7 +15,7 @@ from detox.evaluation.checkpoints import Case
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
-from detox.stage.files import sha256
+from detox.stage.manifest import content_of
 
 if TYPE_CHECKING:
     import config
@@ -88,13 +88,13 @@ def take_place(settings: config.EvaluationStage, case: Case) -> None:
 
 
 def _hashes(case: Case) -> dict[str, Any]:
-    """Return the hash of the manifest of each input that is there."""
-    there = {name: folder / artifacts.MANIFEST for name, folder in inputs(case).items()}
-    return {name: sha256(path) for name, path in there.items() if path.exists()}
+    """Return the hash of the content of each input that is there."""
+    there = {name: content_of(folder) for name, folder in inputs(case).items()}
+    return {name: content for name, content in there.items() if content is not None}
 
 
 def _recorded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry.get("manifest_sha256") for name, entry in manifest["inputs"].items()}
+    return {name: entry.get("content_sha256") for name, entry in manifest["inputs"].items()}
 
 
 def remedy(settings: config.EvaluationStage, case: Case) -> str:
@@ -136,11 +136,11 @@ def inputs(case: Case) -> dict[str, Path]:
     return {"checkpoint": case.checkpoint, "prepared": case.run / "prepared"}
 
 
-def prepared_anew(case: Case) -> bool:
-    """Return whether the run's data were prepared again after the checkpoint was trained."""
-    recorded = checkpoint_record.read_manifest(case.checkpoint)["inputs"].get("prepared", {}).get("manifest_sha256")
-    manifest = case.run / "prepared" / artifacts.MANIFEST
-    return recorded is not None and manifest.exists() and recorded != sha256(manifest)
+def has_other_data(case: Case) -> bool:
+    """Return whether the run's data are others than the checkpoint was trained on."""
+    recorded = checkpoint_record.read_manifest(case.checkpoint)["inputs"].get("prepared", {}).get("content_sha256")
+    there = content_of(case.run / "prepared")
+    return None not in (recorded, there) and recorded != there
 
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:

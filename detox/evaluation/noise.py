@@ -35,7 +35,7 @@ def noise_floor(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
         gap = old[name] - new[name]
         result[f"{name}_reduction"] = intervals.reduction(old[name].value, new[name].value)
         result[f"{name}_reduction_ci95"] = _chance(gap, (old[name].value + new[name].value) / 2)
-        note = too_little(worths[0][name] + worths[1][name])
+        note = too_little(name, worths[0][name] + worths[1][name])
         if note is not None and np.any(gap.influence):
             result |= {f"{name}_reduction_ci95": None, "note": note}
     return result

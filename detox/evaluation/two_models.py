@@ -62,12 +62,15 @@ def compare(
         bounds = intervals.reduction_interval(old[name], new[name], alpha, few=name == "std")
         entry: dict[str, Any] = {side: values[name] for side, values in sides.items()}
         entry["reduction"] = intervals.reduction(old[name].value, new[name].value)
-        result[name] = entry | _shown(bounds, too_little(added[name] + its[name], its[name].sum()), same)
+        result[name] = entry | _shown(bounds, too_little(name, added[name] + its[name], its[name].sum()), same)
     result["quantiles"] = {side: values["quantiles"] for side, values in sides.items()}
     drop = old["mean"] - new["mean"]
     differences = drop.influence + drop.value
     bounds = intervals.interval(drop, alpha, most=1.0)
-    result["difference"] = {"value": drop.value, **_shown(bounds, too_little(added["mean"] + its["mean"]), same)}
+    result["difference"] = {
+        "value": drop.value,
+        **_shown(bounds, too_little("mean", added["mean"] + its["mean"]), same),
+    }
     result["paired_sd"] = float(differences.std(ddof=1)) if len(differences) > 1 else None
     result["p_value"] = sign_flip_test(differences, resamples, seed)
     result["verdict"], result["verdict_sentence"] = verdict(result["difference"], result["p_value"], alpha)

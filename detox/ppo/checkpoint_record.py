@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from detox.ppo.checkpoint_folders import remedy
-from detox.stage import artifacts
+from detox.stage import artifacts, commands
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +78,21 @@ def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> 
         return settings
     except (TypeError, AttributeError, ValueError, UserError) as error:
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
+
+
+def prepared_by(manifest: Mapping[str, Any], stages: Mapping[str, Any]) -> str | None:
+    """Return what to type for the data to be as a checkpoint was trained on, None where it does not say.
+
+    Args:
+        manifest: of the checkpoint.
+        stages: classes of settings by script.
+    """
+    script = "data_preparation.py"
+    try:
+        settings = _build(stages[script], manifest["inputs"]["prepared"]["config"])
+        return commands.again(script, settings, "--overwrite")
+    except (KeyError, TypeError, AttributeError, ValueError, UserError):
+        return None
 
 
 def _build(kind: Any, values: Any) -> Any:

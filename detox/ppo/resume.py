@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from detox.model import devices
 from detox.ppo.checkpoint_folders import remedy
-from detox.ppo.checkpoint_record import flatten, read_manifest, read_state, working_folders
+from detox.ppo.checkpoint_record import flatten, prepared_by, read_manifest, read_state, working_folders
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
-from detox.stage.files import sha256
+from detox.stage.manifest import content_of
 
 if TYPE_CHECKING:
     import config
@@ -48,10 +48,12 @@ def check(
             f"use its own (--config {folder / artifacts.MANIFEST}), another --run, or --overwrite"
         )
     for key, path in inputs.items():
-        recorded = manifest["inputs"].get(key, {}).get("manifest_sha256")
-        if recorded != sha256(path / artifacts.MANIFEST):
+        if manifest["inputs"].get(key, {}).get("content_sha256") != content_of(path):
+            command = prepared_by(manifest, settings.stages()) if key == "prepared" else None
+            advice = f"make it as it was ({command}), " if command else ""
             raise UserError(
-                f"{path} has changed since {folder} was made; start over with --overwrite, or another --run"
+                f"{path} has changed since {folder} was made; {advice}start over with --overwrite, or name another "
+                "--run"
             )
     recorded = read_state(folder).get("weights")
     known = recorded if isinstance(recorded, dict) else {}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from detox.evaluation.checkpoints import Case
 from detox.evaluation.examples import Results
-from detox.evaluation.folders import prepared_anew
+from detox.evaluation.folders import has_other_data
 from detox.model import loading, policy
+from detox.ppo import checkpoint_record
 from detox.report import hub_push, model_card, plain_model
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
@@ -34,10 +35,13 @@ def check(settings: config.EvaluationStage, case: Case) -> None:
             hub is out of reach, takes no token, or has a model under that name.
     """
     flag = "--export" if settings.export is not None else "--push-to-hub"
-    if (settings.export is not None or settings.push_to_hub is not None) and prepared_anew(case):
+    if (settings.export is not None or settings.push_to_hub is not None) and has_other_data(case):
+        manifest = checkpoint_record.read_manifest(case.checkpoint)
+        before = checkpoint_record.prepared_by(manifest, settings.stages())
+        command = f" ({before})" if before else ""
         raise UserError(
-            f"{flag}: {case.run / 'prepared'}, which has the prompt, is not what {case.name} was trained on; "
-            "prepare the data as they were, or train on what there is"
+            f"{flag}: {case.run / 'prepared'}, which has the prompt, is not what {case.name} was trained on; make it "
+            f"as it was{command}, or train on what there is"
         )
     if settings.export is not None:
         _check_folder(Path(settings.export), settings.overwrite)

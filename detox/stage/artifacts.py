@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -133,11 +134,15 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         raise UserError(f"{target} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run")
 
 
-def _source(target: Path, folder: Path) -> dict[str, str]:
+def _source(target: Path, folder: Path) -> dict[str, Any]:
+    """Return what is recorded of an artefact that was read: of prepared data the settings too, to make them again."""
     folder = Path(os.path.realpath(folder))
+    read = json.loads((folder / MANIFEST).read_bytes())
     return {
         "path": Path(os.path.relpath(folder, target)).as_posix(),
         "manifest_sha256": files.sha256(folder / MANIFEST),
+        "content_sha256": manifest.content(read),
+        **({"config": read["config"]} if read["stage"] == "data_preparation" else {}),
     }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import shlex
 from collections.abc import Callable, Container, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from detox.stage import flags, paths
+from detox.stage import flags, manifest, paths
 
 if TYPE_CHECKING:
     import config
@@ -107,14 +108,31 @@ def again(script: str, settings: config.Stage, *words: str, without: tuple[str, 
     return command(script, settings, *words, *changed(settings, lambda flag: flag not in (*_PASSING, *without)))
 
 
-def anew(script: str, settings: config.Stage) -> list[str]:
-    """Return --overwrite as a word to type where the run has what `script` makes, from data or an adapter before."""
-    folder = Path(
-        settings.checkpoints, settings.run_name, {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
-    )
-    if not folder.is_dir() or not any(folder.glob("**/manifest.json")):
+def go_on(script: str, settings: config.Stage, *words: str) -> str:
+    """Return what to type for the stage that runs here to be begun again, with its file for it and later stages."""
+    own = set(flags.flag_names(settings)) - set(_PASSING)
+    return other(script, settings, lambda flag: flag in own, *words)
+
+
+def anew(script: str, settings: config.Stage, made: str) -> list[str]:
+    """Return --overwrite as a word to type where the run has what `script` makes, from other data or adapter; tell it.
+
+    Args:
+        script: that comes next.
+        settings: of the stage that is done.
+        made: folder in the run of what that has made.
+    """
+    run = Path(settings.checkpoints, settings.run_name)
+    folder = run / {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
+    there = sorted(folder.glob(f"**/{manifest.NAME}"))
+    if not there:
         return []
-    print(f"note: {folder} is from before; --overwrite replaces it")
+    try:
+        if json.loads(there[-1].read_bytes())["inputs"][made]["content_sha256"] == manifest.content_of(run / made):
+            return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass  # what is wrong with it is told where it is read
+    print(f"note: {folder} is from before; --overwrite replaces it (its settings: --config {there[-1]})")
     return ["--overwrite"]
 
 

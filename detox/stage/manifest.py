@@ -74,6 +74,20 @@ def parse(content: bytes, path: Path, stage: str, anew: str) -> dict[str, Any]:
     return manifest
 
 
+def content(manifest: Mapping[str, Any]) -> str:
+    """Return what tells an artefact from others, whenever it was made: a hash of its files' names and hashes."""
+    files_of = sorted((entry["path"], entry["sha256"]) for entry in manifest["files"])
+    return hashlib.sha256(json.dumps(files_of).encode()).hexdigest()
+
+
+def content_of(folder: Path) -> str | None:
+    """Return `content` of the artefact in a folder, None where there is none that can be read."""
+    try:
+        return content(json.loads((folder / NAME).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def is_as_written(manifest: Mapping[str, Any]) -> bool:
     """Return whether a manifest still has its own digest."""
     return manifest["sha256"] == _digest(manifest)

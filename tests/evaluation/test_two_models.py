@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -157,17 +158,18 @@ def test_what_does_not_pair_up_is_refused(before, after):
 
 def test_what_carries_an_interval_is_counted_where_the_limits_are():
     """Six dialogues must carry nine tenths; six wholly toxic ones, all; one must be left for a reduction."""
-    calm = np.zeros(94)
-    assert "5 of 99 dialogues carry" in too_little(np.concatenate([np.full(5, 1.9), calm]))
-    assert too_little(np.concatenate([np.full(6, 1.9), calm])) is None
-    assert "5 of 100" in too_little(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
-    assert too_little(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
-    assert "add up to 5.9, where" in too_little(np.full(100, 0.0594)) and too_little(np.full(100, 0.0601)) is None
-    assert "0 of 100 dialogues" in too_little(np.zeros(100))
+    calm, few = np.zeros(94), partial(too_little, "mean")
+    assert "5 of 99 dialogues carry" in few(np.concatenate([np.full(5, 1.9), calm]))
+    assert few(np.concatenate([np.full(6, 1.9), calm])) is None
+    assert "5 of 100" in few(np.concatenate([np.full(5, 1.9), [1.0], calm])), "9.5 of 10.5 is more than nine"
+    assert few(np.concatenate([np.full(5, 1.9), [1.1], calm])) is None, "9.5 of 10.6 is less"
+    assert "add up to 5.9, where" in few(np.full(100, 0.0594)) and few(np.full(100, 0.0601)) is None
+    assert "0 of 100 dialogues" in few(np.zeros(100))
     plenty = np.full(100, 0.5)
-    assert too_little(plenty, 1.0) is None and "left add up to 0.9;" in too_little(plenty, 0.94)
-    assert too_little(plenty[:2]) == "2 dialogues give no interval."
-    assert too_little(plenty[:1]) == "1 dialogue gives no interval." and too_little(3 * plenty[:3]) is not None
+    assert few(plenty, 1.0) is None and "left add up to 0.9;" in few(plenty, 0.94)
+    assert few(plenty[:2]) == "2 dialogues give no interval."
+    assert few(plenty[:1]) == "1 dialogue gives no interval." and few(3 * plenty[:3]) is not None
+    assert "mean squares of toxicity, before and after, add up to 5.9" in too_little("std", np.full(100, 0.0594))
 
 
 def test_a_missing_interval_says_why():
