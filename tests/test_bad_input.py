@@ -98,17 +98,7 @@ def adapter_for_another_base() -> None:
 
 
 def prepared_anew() -> None:
-    flags = [
-        "--run",
-        "r",
-        "--model.base",
-        "t5",
-        "--data.dataset",
-        "dialogues",
-        "--overwrite",
-        "--data.max-examples",
-        "3",
-    ]
+    flags = "--run r --model.base t5 --data.dataset dialogues --overwrite --data.max-examples 3".split()
     assert cli.run(config.Preparation, data_preparation.main, flags) == 0
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox.stage import commands, drafts, files, folders, main_memory, manifest, storage, versions
+from detox.stage import commands, drafts, files, folders, main_memory, manifest, paths, storage, versions
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,9 +129,11 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
-        raise UserError(f"{target} exists; pass --overwrite to replace it, or choose another --run")
+        raise UserError(f"{paths.shown(target)} exists; pass --overwrite to replace it, or choose another --run")
     if not (target / MANIFEST).is_file():
-        raise UserError(f"{target} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run")
+        raise UserError(
+            f"{paths.shown(target)} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run"
+        )
 
 
 def _source(target: Path, folder: Path) -> dict[str, Any]:
