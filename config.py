@@ -419,7 +419,8 @@ class Stage(Checked):
     seed: Annotated[int, Rule(lambda value: 0 <= value < 2**31, "must lie in 0 .. 2147483647")] = 0
     """Of everything that is drawn: the demo's dialogues, new weights, orders, samples."""
     overwrite: bool = False
-    """Replace what this stage wrote before, once the new is whole; an evaluation of other settings stays beside it."""
+    """Replace what this stage wrote before, once the new is whole (of training: has a checkpoint); an evaluation of
+    other settings stays beside it."""
 
     @classmethod
     def of_preset(cls: type[S], name: str) -> S:

@@ -59,17 +59,21 @@ def main(settings: config.Preparation) -> None:
 
 
 def next_step(settings: config.Preparation) -> str:
-    """Say what to type next: PPO, or first the supervised LoRA checkpoint where neither preset nor file brings one."""
+    """Say what to type next: PPO, or first the supervised LoRA checkpoint where neither preset nor file brings one.
+
+    What the run has from the very same data need not be made again.
+    """
 
     def command(script: str) -> str:
-        return commands.other(
-            script, settings, lambda flag: flag in commands.BASE, *commands.anew(script, settings, "prepared")
-        )
+        return commands.following(script, settings, lambda flag: flag in commands.BASE, "prepared")
 
+    if commands.fits("training_ppo.py", settings, "prepared"):
+        print("note: the run was trained on the same data")
+        return f"next: {commands.other('evaluate_ppo.py', settings, lambda flag: False)}"
     adapter = config.preset(config.PPOTraining, settings.preset).model.adapter
     if commands.in_file("--model.adapter"):
         adapter = commands.file.text("--model.adapter")
-    if adapter != "auto":
+    if adapter != "auto" or commands.fits("training_lora.py", settings, "prepared"):
         return f"next: {command('training_ppo.py')}"
     return f"next: {command('training_lora.py')} (optional), then {command('training_ppo.py')}"
 

@@ -145,7 +145,7 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
         if found["n"] < FEW:
             dialogues = figures.count(found["n"], "validation dialogue")
             print(f"note: selected by {dialogues}, fewer than {FEW}: chance may have decided")
-        print(f"selected: {chosen}, the least toxic to the judge that keeps {settings.select:.0%} of ROUGE-L")
+        print(f"selected: {chosen}, the least toxic to the judge that keeps {100 * settings.select:g}% of ROUGE-L")
         again = commands.again(
             "evaluate_ppo.py", settings, "--checkpoint", str(chosen), without=("--select", "--split")
         )

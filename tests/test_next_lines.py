@@ -309,11 +309,36 @@ def test_what_was_made_from_other_data_is_started_over(tmp_path, monkeypatch, ca
     Path("checkpoints/r/ppo/step-0001").mkdir()
     Path("checkpoints/r/ppo/step-0001/manifest.json").touch()
     capsys.readouterr()
-    assert data_preparation.next_step(settings) == f"{following} --overwrite"
-    its = "its settings: --config checkpoints/r/ppo/step-0001/manifest.json"
-    assert capsys.readouterr().out == f"note: checkpoints/r/ppo is from before; --overwrite replaces it ({its})\n"
+    again = "--overwrite --config checkpoints/r/ppo/step-0001/manifest.json"
+    assert data_preparation.next_step(settings) == f"{following} --model.base demo:base {again}"
+    told = "note: checkpoints/r/ppo/step-0001 is from before; --overwrite replaces it, with the settings that it had\n"
+    assert capsys.readouterr().out == told
     adapter = replace(config.preset(config.LoraTraining, "demo"), run="r")
-    assert training_lora.next_step(adapter).endswith("--run r --model.adapter auto --overwrite")
+    line = training_lora.next_step(adapter)
+    assert line.endswith(f"--run r --model.base demo:base --model.adapter auto {again}")
+
+
+def test_a_run_begins_again_with_its_settings_where_its_data_are_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    prepared, step = Path("checkpoints/r/prepared"), Path("checkpoints/r/ppo/step-0001")
+    settings = replace(config.Preparation(), run="r", model=config.Base("own"))
+    own = config.Model("own", adapter="mine")
+    trained = replace(config.PPOTraining(), run="r", model=own, reward=config.Reward(model="polite", label="kind"))
+
+    def prepare(text):
+        with artifacts.publish(prepared, stage="data_preparation", settings=settings, overwrite=True) as draft:
+            (draft.path / "data").write_text(text)
+
+    prepare("one")
+    with artifacts.publish(step, stage="training_ppo", settings=trained, inputs={"prepared": prepared}):
+        pass
+    prepare("one")
+    assert data_preparation.next_step(settings) == "next: python evaluate_ppo.py --run r", "nothing is to be trained"
+    prepare("two")
+    line = data_preparation.next_step(settings).rpartition(", then ")[2]
+    _, script, *words = shlex.split(line)
+    assert script == "training_ppo.py"
+    assert parsing.parse(config.PPOTraining, words) == replace(trained, overwrite=True)
 
 
 def test_before_any_training_the_preset_is_that_of_the_data(tmp_path, monkeypatch, capsys):

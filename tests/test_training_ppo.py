@@ -279,7 +279,8 @@ def test_other_settings_are_refused_by_name(place, capsys):
         assert "\n" not in error and flag in error and value in error
     assert sorted((place / "checkpoints/r/ppo").rglob("*")) == before
     assert train("--ppo.updates", "2") == 0
-    assert "is complete" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "is complete" in shown and "next: python evaluate_ppo.py --run r" in shown
     assert train("--ppo.updates", "3") == 0, "more updates may follow"
 
 

@@ -31,11 +31,13 @@ def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
         }
         for name, found in named.items()
     ]
-    if not one_run:
-        return {"checkpoints": points}
     first = next(iter(named.values()))
     start = _point("reference", first, "before", 0.0)
-    points.insert(0, start)
+    same = len({found["toxicity"]["mean"]["before"] for found in named.values()}) == 1  # dialogues
+    if one_run or same:
+        points.insert(0, start)
+    if not one_run:
+        return {"checkpoints": points}
     low, high = first["judge_noise_floor"]["mean_reduction_ci95"] or (0.0, 0.0)
     tolerance = max(0.01, start["judge_mean"] * (high - low) / 2)
     return {"checkpoints": points, "overoptimization": overoptimization(points, tolerance)}

@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import shlex
-from collections.abc import Callable, Container, Set
+from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -114,26 +114,51 @@ def go_on(script: str, settings: config.Stage, *words: str) -> str:
     return other(script, settings, lambda flag: flag in own, *words)
 
 
-def anew(script: str, settings: config.Stage, made: str) -> list[str]:
-    """Return --overwrite as a word to type where the run has what `script` makes, from other data or adapter; tell it.
+def following(
+    script: str, settings: config.Stage, matters: Callable[[str], bool], made: str, words: Sequence[str] = ()
+) -> str:
+    """Return what to type for the training stage that comes next, as `other` does.
+
+    What the run has from other data or another adapter is to be made again, with the settings that it had where no file
+    says others; that is told.
 
     Args:
         script: that comes next.
         settings: of the stage that is done.
+        matters: as in `other`.
         made: folder in the run of what that has made.
+        words: to type beside.
     """
-    run = Path(settings.checkpoints, settings.run_name)
-    folder = run / {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
-    there = sorted(folder.glob(f"**/{manifest.NAME}"))
-    if not there:
-        return []
+    if not stands(script, settings) or fits(script, settings, made):
+        return other(script, settings, matters, *words)
+    old = _results(script, settings)[-1]
+    kept_settings = "" if file else ", with the settings that it had"
+    print(f"note: {old.parent} is from before; --overwrite replaces it{kept_settings}")
+    if file:
+        return other(script, settings, matters, *words, "--overwrite")
+    words = (*changed(settings, matters, BASE[:1]), *words, "--overwrite", flags.CONFIG.name, str(old))
+    return command(script, settings, *words, said=("--preset",))
+
+
+def stands(script: str, settings: config.Stage) -> bool:
+    """Return whether the run has what a training stage makes."""
+    return bool(_results(script, settings))
+
+
+def fits(script: str, settings: config.Stage, made: str) -> bool:
+    """Return whether the run has what a training stage makes, and from what lies in its folder `made` now."""
     try:
-        if json.loads(there[-1].read_bytes())["inputs"][made]["content_sha256"] == manifest.content_of(run / made):
-            return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass  # what is wrong with it is told where it is read
-    print(f"note: {folder} is from before; --overwrite replaces it (its settings: --config {there[-1]})")
-    return ["--overwrite"]
+        manifest_of = json.loads(_results(script, settings)[-1].read_bytes())
+        recorded = manifest_of["inputs"][made]["content_sha256"]
+    except (IndexError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False  # what is wrong with it is told where it is read
+    return recorded == manifest.content_of(Path(settings.checkpoints, settings.run_name, made))
+
+
+def _results(script: str, settings: config.Stage) -> list[Path]:
+    """Return the manifests of what a training stage has made in the run, the last one last."""
+    folder = {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
+    return sorted(Path(settings.checkpoints, settings.run_name, folder).glob(f"**/{manifest.NAME}"))
 
 
 def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
