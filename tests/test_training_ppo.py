@@ -288,7 +288,7 @@ def test_prepared_data_that_changed_is_refused(place, capsys):
     assert train("--ppo.updates", "2") == 0
     argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r", "--overwrite"]
     assert cli.run(config.Preparation, data_preparation.main, argv) == 0
-    assert capsys.readouterr().out.endswith("then python training_ppo.py --run r --model.base t5\n")
+    assert capsys.readouterr().out.endswith("trained on the same data\nnext: python evaluate_ppo.py --run r\n")
     assert train("--ppo.updates", "3") == 0, "the same data, prepared later"
     assert cli.run(config.Preparation, data_preparation.main, [*argv, "--data.prompt", "In short: {dialogue}"]) == 0
     capsys.readouterr()
