@@ -257,7 +257,7 @@ def test_an_interruption_tells_the_whole_command(capsys):
     for updates, more in ((0, " --overwrite"), (2, "")):
         parts = SimpleNamespace(trainer=SimpleNamespace(updates_done=updates))
         assert training_ppo.finish(settings, parts, Path("checkpoints/r/ppo"), signal.SIGINT) == 130
-        line = f"with: python training_ppo.py --preset demo --run r{more} --ppo.kl-coef 1.0\n"
+        line = f"with: python training_ppo.py --preset demo --run r --ppo.kl-coef 1.0{more}\n"
         assert capsys.readouterr().err.endswith(line)
 
 
