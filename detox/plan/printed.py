@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detox.plan.machine import Machine, find_machine
-from detox.plan.memory import Plan
+from detox.plan.memory import GIB, Plan
 from detox.plan.task import Task, read
 from detox.plan.update_time import LATENCY, Estimate
 
@@ -47,7 +47,10 @@ def one_device(task: Task, made: Plan) -> list[str]:
         return lines
     budget, fits = f"{task.settings.plan_budget_gb:g} GB", task.largest_microbatch()
     advice = f"largest microbatch that fits {budget}: --ppo.microbatch-size {fits}"
-    if fits is None:
+    fixed = sum(size for name, size in made.parts.items() if not name.startswith(("activations", "logits")))
+    if fixed > task.settings.plan_budget_gb * GIB:
+        advice = f"nothing fits {budget}: models and libraries alone take {fixed / MB:,.1f} MB; take smaller models"
+    elif fits is None:
         advice = (
             f"no microbatch fits {budget}: lower --ppo.batch-size or --rollout.max-new-tokens, or drop long "
             "prompts in data_preparation.py (--data.max-query-tokens)"
