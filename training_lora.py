@@ -78,7 +78,7 @@ def main(settings: config.LoraTraining) -> None:
 def next_step(settings: config.LoraTraining) -> str:
     """Return what to type next: PPO from this adapter, whatever preset or file name."""
     is_usual = config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
-    is_usual &= not commands.in_file("--model.adapter") and not commands.stands("training_ppo.py", settings)
+    is_usual &= not commands.in_file("--model.adapter") and not commands.results("training_ppo.py", settings)
     own = [] if is_usual else ["--model.adapter", "auto"]
     shared = (*commands.BASE, *commands.MACHINE)
     return commands.following("training_ppo.py", settings, lambda flag: flag in shared, "lora", own)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from detox.data.splits import SPLITS
 from detox.stage.errors import UserError
+from detox.stage.figures import count
 
 DROPPED = (
     "no dialogue",
@@ -65,10 +66,9 @@ def few(counts: Mapping[str, int | float]) -> str | None:
     kept = int(counts["test/kept"])
     if kept >= FEW:
         return None
-    count = "1 dialogue" if kept == 1 else f"{kept} dialogues"
     return (
-        f"{count} in the test split, fewer than {FEW}: only a large effect can be shown; add rows, or raise "
-        "--data.test-fraction"
+        f"{count(kept, 'dialogue')} in the test split, fewer than {FEW}: only a large effect can be shown; add rows, "
+        "or raise --data.test-fraction"
     )
 
 

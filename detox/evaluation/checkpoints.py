@@ -37,6 +37,8 @@ class Case:
     """What told the models of training from others, by the names that they have in `training`."""
     looked_in: tuple[Path, ...]
     """Folders in which those were looked for, besides the working folder."""
+    data: Mapping[str, Any]
+    """What was recorded of the prepared data that it was trained on."""
 
     @property
     def target(self) -> Path:
@@ -73,7 +75,8 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
             _pinned(checkpoint_record.settings_of(manifest, trained), weights), weights, run, roots
         )
         suffix = "" if settings.split == "test" else f"-{settings.split}"
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots))
+        data = manifest["inputs"].get("prepared", {})
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data))
     if len({case.target for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:

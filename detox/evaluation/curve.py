@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from detox.evaluation.examples import Results
@@ -12,8 +12,18 @@ Point = dict[str, Any]
 """Of a curve: `name`, `kl` (nats a summary from the start) and `sqrt_kl`, `score_mean` (higher is better),
 `toxicity_mean`, `judge_mean` (by the independent judge; lower is better), `rougeL`."""
 
-STARTING = {"reference": "the starting model"}
-"""What the first point of a curve is called where people read it."""
+_START = "reference"
+"""Name of the first point of a run's curve."""
+
+
+def called(name: str) -> str:
+    """Return what a point is called where people read it."""
+    return "starting model" if name == _START else name
+
+
+def same_dialogues(found: Collection[Results]) -> bool:
+    """Return whether evaluations are of the same dialogues, as far as these and the starting model's figures tell."""
+    return len({(one["n"], one["toxicity"]["mean"]["before"]) for one in found}) == 1
 
 
 def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
@@ -32,9 +42,8 @@ def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
         for name, found in named.items()
     ]
     first = next(iter(named.values()))
-    start = _point("reference", first, "before", 0.0)
-    same = len({found["toxicity"]["mean"]["before"] for found in named.values()}) == 1  # dialogues
-    if one_run or same:
+    start = _point(_START, first, "before", 0.0)
+    if one_run or same_dialogues(named.values()):
         points.insert(0, start)
     if not one_run:
         return {"checkpoints": points}
@@ -75,21 +84,21 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
     turn = ordered[best]
     worse = [point for point in ordered[best + 1 :] if point["judge_mean"] > turn["judge_mean"] + tolerance]
     past = [point for point in worse if point["score_mean"] > turn["score_mean"]]
-    if max(point["score_mean"] for point in ordered) > ordered[0]["score_mean"]:
+    if past:
+        last = past[-1]
+        sentence = (
+            f"Over-optimized after {_the(turn)}: from there to {last['name']} the reward rose from "
+            f"{turn['score_mean']:.2f} to {last['score_mean']:.2f}, the judge's toxicity from "
+            f"{turn['judge_mean']:.3f} to {last['judge_mean']:.3f}, and ROUGE went from {turn['rougeL']:.3f} to "
+            f"{last['rougeL']:.3f}."
+        )
+    elif max(point["score_mean"] for point in ordered) > ordered[0]["score_mean"]:
         sentence = (
             "No over-optimization: nowhere has the reward risen while the judge's toxicity rose by more than chance "
             f"moves it ({tolerance:.3f})."
         )
     else:
-        sentence = f"The reward is nowhere above that of {STARTING.get(ordered[0]['name'], ordered[0]['name'])}."
-    if past:
-        last = past[-1]
-        sentence = (
-            f"Over-optimized after {STARTING.get(turn['name'], turn['name'])}: from there to {last['name']} the reward "
-            f"rose from {turn['score_mean']:.2f} to {last['score_mean']:.2f}, the judge's toxicity from "
-            f"{turn['judge_mean']:.3f} to {last['judge_mean']:.3f}, and ROUGE went from {turn['rougeL']:.3f} to "
-            f"{last['rougeL']:.3f}."
-        )
+        sentence = f"The reward is nowhere above that of {_the(ordered[0])}."
     series = {"sqrt_kl": "sqrt_kl", "reward": "score_mean", "judge": "judge_mean", "rouge": "rougeL"}
     return {
         "names": [point["name"] for point in ordered],
@@ -98,6 +107,10 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
         "at": turn["name"] if past else None,
         "sentence": sentence,
     }
+
+
+def _the(point: Point) -> str:
+    return f"the {called(_START)}" if point["name"] == _START else str(point["name"])
 
 
 def select(named: Mapping[str, Results], floor: float) -> str | None:

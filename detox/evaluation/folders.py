@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
-from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
 from detox.stage.manifest import content_of
@@ -138,8 +137,7 @@ def inputs(case: Case) -> dict[str, Path]:
 
 def has_other_data(case: Case) -> bool:
     """Return whether the run's data are others than the checkpoint was trained on."""
-    recorded = checkpoint_record.read_manifest(case.checkpoint)["inputs"].get("prepared", {}).get("content_sha256")
-    there = content_of(case.run / "prepared")
+    recorded, there = case.data.get("content_sha256"), content_of(case.run / "prepared")
     return None not in (recorded, there) and recorded != there
 
 

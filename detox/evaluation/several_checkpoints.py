@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from detox.evaluation import curve, examples, pooling, results
 from detox.evaluation.checkpoints import Case, differ_by_seed
-from detox.evaluation.curve import STARTING
 from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError, printable
 from detox.stage.figures import fall, signed
@@ -37,7 +36,7 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         name = curve.select(found, settings.select)
         extra |= {"selected": name, "selection_floor": settings.select}
         focus = next((case for case in cases if case.name == name), focus)
-    if len({(one["n"], one["toxicity"]["mean"]["before"]) for one in found.values()}) > 1:
+    if not curve.same_dialogues(found.values()):
         extra["comparison_note"] = (
             "These checkpoints were evaluated on different dialogues: compare the change of each, not what is left."
         )
@@ -77,8 +76,7 @@ def table(found: Results) -> str:
             spread = signed(pooled[key]["sd"]).lstrip("+")
             lines.append(f"{name:24}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}{spread:>8}")
         return "\n".join(lines)
-    called = [printable(point["name"]) for point in found["checkpoints"]]
-    called = [STARTING.get(name, name).removeprefix("the ") for name in called]
+    called = [printable(curve.called(point["name"])) for point in found["checkpoints"]]
     width = max(10, *map(len, called))
     lines = [f"\n{'Checkpoint':{width}}  sqrt KL   reward  toxicity    judge  ROUGE-L"]
     for name, point in zip(called, found["checkpoints"], strict=True):

@@ -80,16 +80,16 @@ def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> 
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
 
 
-def prepared_by(manifest: Mapping[str, Any], stages: Mapping[str, Any]) -> str | None:
+def prepared_by(recorded: Mapping[str, Any], stages: Mapping[str, Any]) -> str | None:
     """Return what to type for the data to be as a checkpoint was trained on, None where it does not say.
 
     Args:
-        manifest: of the checkpoint.
+        recorded: of the data, among the inputs in its manifest.
         stages: classes of settings by script.
     """
     script = "data_preparation.py"
     try:
-        settings = _build(stages[script], manifest["inputs"]["prepared"]["config"])
+        settings = _build(stages[script], recorded["config"])
         return commands.again(script, settings, "--overwrite")
     except (KeyError, TypeError, AttributeError, ValueError, UserError):
         return None

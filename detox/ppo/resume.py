@@ -48,15 +48,16 @@ def check(
             f"use its own (--config {folder / artifacts.MANIFEST}), another --run, or --overwrite"
         )
     for key, path in inputs.items():
-        if manifest["inputs"].get(key, {}).get("content_sha256") != content_of(path):
-            command = prepared_by(manifest, settings.stages()) if key == "prepared" else None
+        recorded = manifest["inputs"].get(key, {})
+        if recorded.get("content_sha256") != content_of(path):
+            command = prepared_by(recorded, settings.stages()) if key == "prepared" else None
             advice = f"make it as it was ({command}), " if command else ""
             raise UserError(
                 f"{path} has changed since {folder} was made; {advice}start over with --overwrite, or name another "
                 "--run"
             )
-    recorded = read_state(folder).get("weights")
-    known = recorded if isinstance(recorded, dict) else {}
+    weights_then = read_state(folder).get("weights")
+    known = weights_then if isinstance(weights_then, dict) else {}
     for model, now in weights.items():
         if now not in (value for name, value in known.items() if _is_same(name, model, roots)):
             raise UserError(

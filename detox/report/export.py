@@ -36,8 +36,7 @@ def check(settings: config.EvaluationStage, case: Case) -> None:
     """
     flag = "--export" if settings.export is not None else "--push-to-hub"
     if (settings.export is not None or settings.push_to_hub is not None) and has_other_data(case):
-        manifest = checkpoint_record.read_manifest(case.checkpoint)
-        before = checkpoint_record.prepared_by(manifest, settings.stages())
+        before = checkpoint_record.prepared_by(case.data, settings.stages())
         command = f" ({before})" if before else ""
         raise UserError(
             f"{flag}: {case.run / 'prepared'}, which has the prompt, is not what {case.name} was trained on; make it "

@@ -71,7 +71,7 @@ def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *
     stages = settings.stages()
     later = list(stages)[list(stages).index(script) :]
     theirs = {flag for name in later for flag in flags.flag_names(stages[name]())}
-    given = file.given if file is not None and Path(file.path).name != "manifest.json" else {}
+    given = file.given if file is not None and Path(file.path).name != manifest.NAME else {}
     more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
     said = given if more else ()
     words = (*changed(settings, matters, said), *words)
@@ -129,9 +129,10 @@ def following(
         made: folder in the run of what that has made.
         words: to type beside.
     """
-    if not stands(script, settings) or fits(script, settings, made):
+    there = results(script, settings)
+    if not there or fits(script, settings, made):
         return other(script, settings, matters, *words)
-    old = _results(script, settings)[-1]
+    old = there[-1]
     kept_settings = "" if file else ", with the settings that it had"
     print(f"note: {old.parent} is from before; --overwrite replaces it{kept_settings}")
     if file:
@@ -140,22 +141,17 @@ def following(
     return command(script, settings, *words, said=("--preset",))
 
 
-def stands(script: str, settings: config.Stage) -> bool:
-    """Return whether the run has what a training stage makes."""
-    return bool(_results(script, settings))
-
-
 def fits(script: str, settings: config.Stage, made: str) -> bool:
     """Return whether the run has what a training stage makes, and from what lies in its folder `made` now."""
     try:
-        manifest_of = json.loads(_results(script, settings)[-1].read_bytes())
+        manifest_of = json.loads(results(script, settings)[-1].read_bytes())
         recorded = manifest_of["inputs"][made]["content_sha256"]
     except (IndexError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return False  # what is wrong with it is told where it is read
     return recorded == manifest.content_of(Path(settings.checkpoints, settings.run_name, made))
 
 
-def _results(script: str, settings: config.Stage) -> list[Path]:
+def results(script: str, settings: config.Stage) -> list[Path]:
     """Return the manifests of what a training stage has made in the run, the last one last."""
     folder = {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
     return sorted(Path(settings.checkpoints, settings.run_name, folder).glob(f"**/{manifest.NAME}"))

@@ -7,7 +7,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detox.stage import notes
+from detox.stage import commands, notes
 from detox.stage.artifacts import MANIFEST
 from detox.stage.errors import UserError
 
@@ -24,9 +24,9 @@ def words(settings: config.Stage, named: Set[str]) -> list[str]:
         settings: of a stage, with what is usual where nothing else is said.
         named: flags that the user has set.
     """
-    run = Path(settings.checkpoints) / settings.run_name
-    checkpoints = sorted(path.parent for path in run.glob(f"ppo/step-*/{MANIFEST}"))
-    folder, done = (checkpoints[-1], "trained") if checkpoints else (run / "prepared", "prepared")
+    prepared = Path(settings.checkpoints) / settings.run_name / "prepared"
+    trained = commands.results("training_ppo.py", settings)
+    folder, done = (trained[-1].parent, "trained") if trained else (prepared, "prepared")
     try:
         begun: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())["config"]
         preset, base = begun["preset"], begun.get("model", {}).get("base")
