@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.checkpoints import find
-    from detox.evaluation.folders import has_other_data, is_finished, locked
+    from detox.evaluation.folders import data_as_trained, has_other_data, is_finished, locked
     from detox.report import ask, export
     from detox.stage import notes, parallel
 
@@ -39,7 +39,8 @@ def main(settings: config.EvaluationStage) -> None:
     processes.on_main(lambda: export.check(settings, cases[0]))
     for case in cases:
         if has_other_data(case):
-            notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on")
+            otherwise = f"if that was not meant, {data_as_trained(settings, case)}"
+            notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on; {otherwise}")
     if settings.ask is not None:
         return processes.on_main(lambda: ask.ask(settings, cases[0]))
     with processes.within(lambda: locked(cases)):

@@ -291,6 +291,7 @@ def test_data_that_were_prepared_anew_are_told(again, capsys):
         assert run(*words) == 0
         shown = capsys.readouterr()
         assert "r0/prepared is not what r0/step-0002 was trained on" in shown.err and warning in shown.out
+        assert "if that was not meant, make it as it was (python data_preparation.py --run r0" in shown.err
     assert read(again / "r0/evaluation/step-0002")["alarms"][-1]["name"] == "data"
     Path("d.txt").write_text("#Person1#: people talk")
     assert cli.run(config.EvaluationStage, evaluate_ppo.main, ["--run", "r0", *MODELS, "--ask", "d.txt"]) == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
+from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
 from detox.stage.manifest import content_of
@@ -139,6 +140,12 @@ def has_other_data(case: Case) -> bool:
     """Return whether the run's data are others than the checkpoint was trained on."""
     recorded, there = case.data.get("content_sha256"), content_of(case.run / "prepared")
     return None not in (recorded, there) and recorded != there
+
+
+def data_as_trained(settings: config.EvaluationStage, case: Case) -> str:
+    """Say what to do for the run's data to be again those that the checkpoint was trained on."""
+    command = checkpoint_record.prepared_by(case.data, settings.stages())
+    return f"make it as it was{f' ({command})' if command else ''}"
 
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:

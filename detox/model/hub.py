@@ -22,6 +22,7 @@ from detox.stage.errors import UserError, printable
 
 PROBE_SECONDS = 4.0
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
+_EMBEDDED = {"model": "demo:base, demo:lora, demo:reward, demo:judge", "dataset": "demo:corpus"}
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -106,7 +107,7 @@ def access_advice() -> str:
 
 
 @contextmanager
-def _errors(name: str, offline: bool, trouble: str | None) -> Iterator[None]:
+def _errors(name: str, kind: str, offline: bool, trouble: str | None) -> Iterator[None]:
     """Turn what goes wrong in fetching into one `UserError` about the repository `name`."""
     endpoint = constants.ENDPOINT
     try:
@@ -137,8 +138,8 @@ def _errors(name: str, offline: bool, trouble: str | None) -> Iterator[None]:
         trouble = trouble or (f"it answers {status}" if status else str(error).partition("\n")[0])
         raise HubUnreachable(
             f"{name}: not in the local cache, and the hub at {endpoint} cannot be reached "
-            f"({printable(trouble, 240)}); name a local path, or what is embedded: demo:base, demo:lora, demo:reward, "
-            "demo:judge, demo:corpus (a run of these alone: --preset demo)"
+            f"({printable(trouble, 240)}); name a local path, or what is embedded: {_EMBEDDED[kind]} (a run of what is "
+            "embedded alone: --preset demo)"
         ) from None
     except OSError as error:
         raise UserError(
@@ -169,7 +170,7 @@ def fetch(name: str, revision: str | None, patterns: Sequence[str], kind: str = 
     constants.HF_HUB_OFFLINE = offline or trouble is not None
     try:
         with (
-            _errors(name, offline, trouble),
+            _errors(name, kind, offline, trouble),
             nullcontext() if shown else huggingface_hub.utils.disable_progress_bars(),
         ):
             return Path(

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from detox.evaluation.checkpoints import Case
 from detox.evaluation.examples import Results
-from detox.evaluation.folders import has_other_data
+from detox.evaluation.folders import data_as_trained, has_other_data
 from detox.model import loading, policy
-from detox.ppo import checkpoint_record
 from detox.report import hub_push, model_card, plain_model
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
@@ -36,11 +35,9 @@ def check(settings: config.EvaluationStage, case: Case) -> None:
     """
     flag = "--export" if settings.export is not None else "--push-to-hub"
     if (settings.export is not None or settings.push_to_hub is not None) and has_other_data(case):
-        before = checkpoint_record.prepared_by(case.data, settings.stages())
-        command = f" ({before})" if before else ""
         raise UserError(
-            f"{flag}: {case.run / 'prepared'}, which has the prompt, is not what {case.name} was trained on; make it "
-            f"as it was{command}, or train on what there is"
+            f"{flag}: {case.run / 'prepared'}, which has the prompt, is not what {case.name} was trained on; "
+            f"{data_as_trained(settings, case)}, or train on what there is"
         )
     if settings.export is not None:
         _check_folder(Path(settings.export), settings.overwrite)

@@ -1,4 +1,7 @@
-"""A stage on the command line: run with settings from flags, errors as one line and an exit code. No torch."""
+"""A stage on the command line: run with settings from flags, errors as one line and an exit code. No torch.
+
+What scripts import before they come here needs no installed package: a Python that lacks some is told so in a line.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from detox.stage import environment, flags, lack_of_memory, notes, parsing, storage
+from detox.stage import environment, flags, lack_of_memory, notes, storage
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 _UNTIL_TOLD = 60.0
 """Seconds for which a process that leaves the word to another waits to be ended by the launcher."""
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
+_OWN = ("config", "detox")
+_ENVIRONMENT = (
+    "take the Python that has it (source .venv/bin/activate), or run: python -m pip install -r requirements.txt"
+)
 
 
 class _Terminated(BaseException):
@@ -55,6 +62,8 @@ def run(
     notes.forget()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        from detox.stage import parsing
+
         with _sigterm_raises():
             settings = parsing.parse(stage, words, description, of_run)
             try:
@@ -71,6 +80,10 @@ def run(
         return _tell_once("interrupted", INTERRUPTED)
     except _Terminated:
         return _tell_once("terminated", TERMINATED)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in _OWN:
+            raise
+        return _tell_once(f"error: {sys.executable} lacks the package {error.name!r}; {_ENVIRONMENT}", USER_ERROR)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and any(map(_reader_is_gone, (sys.stdout, sys.stderr))):
             return BROKEN_PIPE

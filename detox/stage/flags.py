@@ -9,8 +9,6 @@ import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import docstring_parser
-
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -140,6 +138,8 @@ def _typed(value: object) -> str:
 
 def _descriptions(settings: type[object]) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those it inherits from, each on one line."""
+    import docstring_parser
+
     owners = filter(dataclasses.is_dataclass, reversed(settings.__mro__))
     fields = (field for owner in owners for field in docstring_parser.parse_from_object(owner).params)
     return {field.arg_name: " ".join((field.description or "").split()) for field in fields}

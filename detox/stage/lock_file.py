@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 
 @contextlib.contextmanager
 def held(path: Path, wait: bool = False) -> Iterator[int | None]:
@@ -23,6 +21,8 @@ def held(path: Path, wait: bool = False) -> Iterator[int | None]:
     Raises:
         OSError: the file can't be made or locked.
     """
+    import filelock
+
     descriptors: list[int] = []
     lock = filelock.FileLock(path, timeout=-1 if wait else 0, poll_interval=0.01, on_acquired=descriptors.append)
     try:

@@ -210,6 +210,7 @@ def test_unreachable(point, closed, name, load):
     message = str(error.value)
     assert message.startswith(f"{name}: ") and closed in message and "\n" not in message
     assert "--preset demo" in message and "local path" in message
+    assert ("demo:corpus" in message, "demo:base" in message) == (load is fetch_dataset, load is not fetch_dataset)
     assert constants.HF_HUB_OFFLINE is False, "as it was"
 
 

@@ -263,6 +263,20 @@ def test_output_to_a_full_file_is_told(tmp_path):
     assert done.stderr == b"error: output: File too large; raise the limit on file sizes (ulimit -f)\n"
 
 
+@pytest.mark.parametrize("script", ["data_preparation.py", "training_lora.py", "training_ppo.py", "evaluate_ppo.py"])
+def test_a_python_without_the_packages_is_told_so_in_one_line(script):
+    done = subprocess.run([sys.executable, "-S", script, "--help"], cwd=ROOT, capture_output=True, timeout=60)
+    start, package, end = done.stderr.decode().split("'")
+    assert done.returncode == 2 and done.stdout == b""
+    assert start == f"error: {sys.executable} lacks the package " and package in (ROOT / "requirements.txt").read_text()
+    assert end.endswith("or run: python -m pip install -r requirements.txt\n")
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_bug():
+    done = in_a_process("import detox.no_such_room")
+    assert done.returncode == 1 and b"No module named 'detox.no_such_room'" in done.stderr
+
+
 def test_workers_of_a_pool_end_silently():
     main = "from multiprocessing import get_context\nwith get_context('fork').Pool(2) as pool:\n"
     main += "    print(pool.map(abs, [-1, 2]))"
