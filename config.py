@@ -203,7 +203,8 @@ class PPO(Checked, group="ppo"):
     """Proximal policy optimization."""
 
     updates: Positive = 20
-    """Rollouts, each followed by `ppo_epochs` passes."""
+    """Rollouts, each followed by `ppo_epochs` passes. A finished run goes on where this is raised; a few more change
+    little, as steps get smaller towards the last one (`schedule`)."""
     batch_size: Positive = 16
     """Summaries in one rollout."""
     samples_per_dialogue: Optional[Positive] = None

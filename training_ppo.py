@@ -56,6 +56,8 @@ def main(settings: config.PPOTraining) -> int:
             manifest = processes.on_main(lambda: resume.check(resumed, settings, inputs, weights))
             if manifest["counts"]["updates"] >= settings.ppo.updates:
                 print(f"{resumed} is complete; raise --ppo.updates to go on, or pass --overwrite to start over")
+                if settings.ppo.schedule != "constant":
+                    print("note: steps get smaller towards the last update; to go on a long way, double --ppo.updates")
                 evaluation = commands.other("evaluate_ppo.py", settings, lambda flag: flag in commands.MACHINE)
                 print(f"next: {evaluation}")
                 return 0
