@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Set
 from pathlib import Path
@@ -12,8 +11,7 @@ from detox.evaluation import checkpoints
 from detox.model import loading
 from detox.ppo import checkpoint_folders, checkpoint_record, next_step
 from detox.scoring import classifier
-from detox.stage import commands, notes, paths, run_preset
-from detox.stage.artifacts import MANIFEST
+from detox.stage import commands, manifest, notes, paths, run_preset
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def _folders(settings: config.EvaluationStage) -> list[Path]:
     series = Path(settings.checkpoints) / settings.run_name / "ppo"
     there = [checkpoints.named(name, series) for name in settings.checkpoint]
     last = checkpoint_folders.last(series)
-    return [folder for folder in there if (folder / MANIFEST).is_file()] or ([last] if last else [])
+    return [folder for folder in there if (folder / manifest.NAME).is_file()] or ([last] if last else [])
 
 
 def _departures(
@@ -74,11 +72,11 @@ def _departures(
 ) -> dict[str, str]:
     """Return the flags that would be other than usual, with their values; those of flags that are named don't count."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        training = checkpoint_record.settings_of(manifest, trained)
+        made = manifest.glance(folder)
+        training = checkpoint_record.settings_of(made, trained)
         usual, begun = settings.of_preset(training.preset), training.of_preset(training.preset)
-        roots = checkpoint_record.working_folders(folder, manifest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+        roots = checkpoint_record.working_folders(folder, made)
+    except (KeyError, TypeError, AttributeError, UserError):
         return {}  # what is wrong with it is told where it is read in full
     found: dict[str, str] = {} if training.preset == settings.preset else {"--preset": training.preset}
     if found and "--preset" in named:

@@ -43,7 +43,7 @@ class Source:
             content = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise UserError(f"{self.name}: has no {file}; {self._instead(file)}") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{self.name}: {file} cannot be read ({error}); fetch or save it again") from None
         if not isinstance(content, dict):
             raise UserError(f"{self.name}: {file} is not a JSON object; fetch or save it again")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -15,8 +14,9 @@ from detox.evaluation.examples import Results
 from detox.evaluation.folders import data_as_trained, has_other_data
 from detox.model import loading, policy
 from detox.report import hub_push, model_card, plain_model
-from detox.stage import artifacts, paths
+from detox.stage import artifacts, manifest, paths
 from detox.stage.errors import UserError
+from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
@@ -104,7 +104,4 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def _stage(folder: Path) -> object:
     """Return the stage that a folder's manifest names, None where there is none."""
-    try:
-        return json.loads((folder / artifacts.MANIFEST).read_bytes())["stage"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+    return lookup(manifest.glance(folder), "stage")

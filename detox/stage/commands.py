@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import shlex
 from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from detox.stage import flags, manifest, paths
+from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
@@ -143,12 +143,10 @@ def following(
 
 def fits(script: str, settings: config.Stage, made: str) -> bool:
     """Return whether the run has what a training stage makes, and from what lies in its folder `made` now."""
-    try:
-        manifest_of = json.loads(results(script, settings)[-1].read_bytes())
-        recorded = manifest_of["inputs"][made]["content_sha256"]
-    except (IndexError, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False  # what is wrong with it is told where it is read
-    return recorded == manifest.content_of(Path(settings.checkpoints, settings.run_name, made))
+    there = results(script, settings)
+    recorded = lookup(manifest.glance(there[-1].parent), "inputs", made, "content_sha256") if there else None
+    now = manifest.content_of(Path(settings.checkpoints, settings.run_name, made))
+    return recorded is not None and recorded == now
 
 
 def results(script: str, settings: config.Stage) -> list[Path]:

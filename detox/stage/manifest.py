@@ -80,11 +80,22 @@ def content(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(files_of).encode()).hexdigest()
 
 
+def glance(folder: Path) -> Any:
+    """Return what the manifest in a folder holds, unchecked; None where there is none that can be read.
+
+    For what is nice to know: what is wrong with it is told where the artefact is read in full.
+    """
+    try:
+        return json.loads((folder / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def content_of(folder: Path) -> str | None:
     """Return `content` of the artefact in a folder, None where there is none that can be read."""
     try:
-        return content(json.loads((folder / NAME).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return content(glance(folder))
+    except (KeyError, TypeError):
         return None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detox.stage import commands, notes
-from detox.stage.artifacts import MANIFEST
+from detox.stage import commands, manifest, notes
 from detox.stage.errors import UserError
+from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
@@ -27,11 +26,11 @@ def words(settings: config.Stage, named: Set[str]) -> list[str]:
     prepared = Path(settings.checkpoints) / settings.run_name / "prepared"
     trained = commands.results("training_ppo.py", settings)
     folder, done = (trained[-1].parent, "trained") if trained else (prepared, "prepared")
+    begun = lookup(manifest.glance(folder), "config")
+    preset, base = lookup(begun, "preset"), lookup(begun, "model", "base")
     try:
-        begun: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())["config"]
-        preset, base = begun["preset"], begun.get("model", {}).get("base")
         usual = settings.of_preset(preset)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+    except UserError:
         return []
     takes = preset != settings.preset and "--preset" not in named
     model = getattr(usual if takes else settings, "model", None)
