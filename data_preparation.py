@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import config
-from detox.stage import artifacts, cli, commands, run_lock
+from detox.stage import artifacts, cli, commands, figures, manifest, run_lock
 from detox.stage.errors import UserError
 
 
@@ -70,12 +70,20 @@ def next_step(settings: config.Preparation) -> str:
     if commands.fits("training_ppo.py", settings, "prepared"):
         print("note: the run was trained on the same data")
         return f"next: {commands.other('evaluate_ppo.py', settings, lambda flag: False)}"
-    adapter = config.preset(config.PPOTraining, settings.preset).model.adapter
-    if commands.in_file("--model.adapter"):
-        adapter = commands.file.text("--model.adapter")
-    if adapter != "auto" or commands.fits("training_lora.py", settings, "prepared"):
+    if not takes_own_adapter(settings) or commands.fits("training_lora.py", settings, "prepared"):
         return f"next: {command('training_ppo.py')}"
-    return f"next: {command('training_lora.py')} (optional), then {command('training_ppo.py')}"
+    optional = "" if commands.results("training_lora.py", settings) else " (optional)"
+    return f"next: {command('training_lora.py')}{optional}, then {command('training_ppo.py')}"
+
+
+def takes_own_adapter(settings: config.Preparation) -> bool:
+    """Return whether PPO starts from what the run's `training_lora.py` makes, as file, last training or preset say."""
+    if commands.in_file("--model.adapter"):
+        return commands.file.text("--model.adapter") == "auto"
+    trained = commands.results("training_ppo.py", settings)
+    if trained and commands.file is None:
+        return figures.lookup(manifest.glance(trained[-1].parent), "inputs", "lora") is not None
+    return config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def main(settings: config.PPOTraining) -> int:
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
-    from detox.stage import artifacts, paths
+    from detox.stage import artifacts, notes, paths
 
     inputs = {"prepared": run / "prepared"}
     artifacts.read_manifest(inputs["prepared"], "data_preparation", reader=settings)
@@ -79,6 +79,9 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
     elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):
         adapter, inputs["lora"] = str(own), own
         artifacts.read_manifest(own, "training_lora", reader=settings)
+        if not commands.fits("training_lora.py", settings, "prepared"):
+            again = commands.anew("training_lora.py", settings, lambda flag: flag in commands.BASE)
+            notes.tell(f"{own} was trained on other data than {inputs['prepared']} holds; made anew with: {again}")
     return inputs, replace(settings, model=replace(settings.model, adapter=adapter))
 
 

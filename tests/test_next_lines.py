@@ -335,10 +335,46 @@ def test_a_run_begins_again_with_its_settings_where_its_data_are_others(tmp_path
     prepare("one")
     assert data_preparation.next_step(settings) == "next: python evaluate_ppo.py --run r", "nothing is to be trained"
     prepare("two")
-    line = data_preparation.next_step(settings).rpartition(", then ")[2]
-    _, script, *words = shlex.split(line)
-    assert script == "training_ppo.py"
+    script, *words = typed(data_preparation.next_step(settings).removeprefix("next: "))
+    assert script == "training_ppo.py", "it started from another adapter than the run's own"
     assert parsing.parse(config.PPOTraining, words) == replace(trained, overwrite=True)
+
+
+@pytest.mark.parametrize("preset", ["flan-t5", "demo"])
+def test_an_adapter_of_other_data_is_made_again_before_what_starts_from_it(tmp_path, monkeypatch, capsys, preset):
+    """With settings from manifests, as the lines themselves propose."""
+    monkeypatch.chdir(tmp_path)
+    own, of_preset = config.Base("own"), lambda stage: replace(config.preset(stage, preset), run="r")
+    settings = replace(of_preset(config.Preparation), model=own)
+    adapter = replace(of_preset(config.LoraTraining), model=own, seed=4)
+    start = config.Model("own", adapter="checkpoints/r/lora")
+    trained = replace(of_preset(config.PPOTraining), model=start, reward=config.Reward(model="polite", label="kind"))
+    parts = {name: Path("checkpoints/r", name) for name in ("prepared", "lora")}
+
+    def make(folder, stage, settings, *inputs, text=""):
+        read = {name: parts[name] for name in inputs}
+        with artifacts.publish(folder, stage=stage, settings=settings, overwrite=True, inputs=read) as draft:
+            (draft.path / "data").write_text(text)
+
+    make(parts["prepared"], "data_preparation", settings)
+    make(parts["lora"], "training_lora", adapter, "prepared")
+    make(Path("checkpoints/r/ppo/step-0001"), "training_ppo", trained, "prepared", "lora")
+    training_ppo.find_inputs(trained, Path("checkpoints/r"))
+    assert capsys.readouterr().err == ""
+    make(parts["prepared"], "data_preparation", settings, text="another prompt")
+    first, last = data_preparation.next_step(settings).removeprefix("next: ").split(", then ")
+    assert "optional" not in first
+    training_ppo.find_inputs(trained, Path("checkpoints/r"))
+    told = "note: checkpoints/r/lora was trained on other data than checkpoints/r/prepared holds; made anew with: "
+    assert capsys.readouterr().err == f"{told}{first}\n"
+    script, *words = typed(first)
+    now = parsing.parse(config.STAGES[script], words)
+    assert (script, now) == ("training_lora.py", replace(adapter, overwrite=True))
+    make(parts["lora"], "training_lora", now, "prepared", text="another adapter")
+    script, *words = typed(training_lora.next_step(now))
+    assert parsing.parse(config.STAGES[script], words).reward == trained.reward, "what follows has its settings too"
+    script, *words = typed(last)
+    assert parsing.parse(config.STAGES[script], words) == replace(trained, overwrite=True)
 
 
 def test_before_any_training_the_preset_is_that_of_the_data(tmp_path, monkeypatch, capsys):

@@ -30,7 +30,8 @@ _MOST_RUNS = 5
 installed: dict[str, str] = {}
 """What scripts are called where they were started as commands of an installed package."""
 file: SettingsFile | None = None
-"""The file that --config names for the stage that runs here."""
+"""The file that --config names for the stage that runs here, and that later ones may be given. No manifest: what it
+records is of the stage that made it, and its checkpoint may be gone by then."""
 kept: Set[str] = frozenset()
 """Flags that a command names though they are as in the preset, since the run has another value."""
 
@@ -66,12 +67,12 @@ def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *
     """Return what to type for another stage of the run, with the flags of `settings` that matter to both.
 
     The file of settings is named where it has more for that stage or a later one; what the line says itself goes before
-    it. A manifest is not named: what it records is of the stage that made it, and its checkpoint may be gone by then.
+    it.
     """
     stages = settings.stages()
     later = list(stages)[list(stages).index(script) :]
     theirs = {flag for name in later for flag in flags.flag_names(stages[name]())}
-    given = file.given if file is not None and Path(file.path).name != manifest.NAME else {}
+    given = file.given if file is not None else {}
     more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
     said = given if more else ()
     words = (*changed(settings, matters, said), *words)
@@ -132,12 +133,17 @@ def following(
     there = results(script, settings)
     if not there or fits(script, settings, made):
         return other(script, settings, matters, *words)
-    old = there[-1]
     kept_settings = "" if file else ", with the settings that it had"
-    print(f"note: {old.parent} is from before; --overwrite replaces it{kept_settings}")
+    print(f"note: {there[-1].parent} is from before; --overwrite replaces it{kept_settings}")
+    return anew(script, settings, matters, *words)
+
+
+def anew(script: str, settings: config.Stage, matters: Callable[[str], bool], *words: str) -> str:
+    """Return what to type for what a training stage has made in the run to be made again; arguments as in `other`."""
     if file:
         return other(script, settings, matters, *words, "--overwrite")
-    words = (*changed(settings, matters, BASE[:1]), *words, "--overwrite", flags.CONFIG.name, str(old))
+    old = str(results(script, settings)[-1])
+    words = (*changed(settings, matters, BASE[:1]), *words, "--overwrite", flags.CONFIG.name, old)
     return command(script, settings, *words, said=("--preset",))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tyro
 from tyro import _errors as tyro_errors
 
-from detox.stage import commands, flags, paths, settings_file
+from detox.stage import commands, flags, manifest, paths, settings_file
 from detox.stage.errors import UserError
 from detox.stage.help_text import help_text
 from detox.stage.settings_file import SettingsFile
@@ -42,7 +42,8 @@ def parse(
     """
     _refuse_repeated(argv)
     words, file = _without_file(argv, stage)
-    commands.file, commands.kept = file, frozenset()
+    commands.file = None if file is not None and Path(file.path).name == manifest.NAME else file
+    commands.kept = frozenset()
     try:
         defaults = _defaults(stage, words, file)
         if not {"-h", "--help"}.isdisjoint(words):
