@@ -76,7 +76,7 @@ class Data(Checked, group="data"):
     summary_column: str = "summary"
     """Column that holds the target summary."""
     topic_column: str = "topic"
-    """Column that holds the topic, by which the report is sliced."""
+    """Column that holds the topic, which the report shows beside an example."""
     prompt: str = PROMPT
     """Instruction around the dialogue; `{dialogue}` marks its place, `\\n` a line break."""
     min_query_tokens: Positive = 1

@@ -100,7 +100,7 @@ def test_each_line_runs_as_it_is_printed(place, capsys):
         "judge": "judge",
     }
     assert "--toxicity.model polite --toxicity.label curt" in results["command"], "the figures say what they are of"
-    told = "note: --toxicity.model polite --toxicity.label curt --evaluation.max-new-tokens 5, as "
+    told = "note: --toxicity.model polite --toxicity.label curt --evaluation.max-new-tokens 5, to fit how "
     assert capsys.readouterr().err == f"{told}elsewhere/own/ppo/step-0001 was trained\n"
     made = (folder / "manifest.json").stat().st_mtime_ns
     for again in (
@@ -220,6 +220,29 @@ def test_the_toxic_one_of_many_labels_is_asked_for(tmp_path, monkeypatch):
         f"--toxicity.label=hate: own, which {folder} was trained with, has no such label; name the toxic one of a, b, c"
     )
     assert evaluation("--run", "r", "--toxicity.label", "b").toxicity == config.Toxicity("own", label="b")
+
+
+def test_the_judge_is_the_one_that_a_preset_has_beside_the_reward_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = trained(config.PPOTraining(run="r", reward=config.Reward("demo:reward")))
+    settings = evaluation("--run", "r")
+    assert (settings.toxicity, settings.judge) == (config.Toxicity("demo:reward"), config.Judge("demo:judge"))
+    words = "--judge.model demo:judge"
+    told = f"note: --toxicity.model demo:reward {words}, to fit how {folder} was trained\n"
+    assert capsys.readouterr().err == told and words in commands.again("evaluate_ppo.py", settings)
+    own = ("--judge.model", "t5")
+    assert evaluation("--run", "r", *own).judge == config.Judge("t5")
+    trained(replace(config.preset(config.PPOTraining, "demo"), run="d"))
+    assert evaluation("--run", "d").judge == config.Judge("demo:judge")
+
+
+def test_another_judge_is_asked_for_where_training_was_against_the_usual_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo = config.preset(config.PPOTraining, "demo")
+    usual, reward = config.preset(config.EvaluationStage, "demo"), load_classifier("demo:judge", label="neutral")
+    line = next_step(replace(demo, reward=config.Reward("demo:judge", label="neutral")), usual, reward)
+    asked = "JUDGE: another classifier than demo:judge, TOXIC: its toxic label"
+    assert line == f"next: python evaluate_ppo.py --preset demo --judge.model JUDGE --judge.label TOXIC ({asked})"
 
 
 def test_a_reward_that_measures_nothing_is_told(tmp_path, monkeypatch, capsys):

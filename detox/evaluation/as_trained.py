@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 _TOXICITY = frozenset({"--toxicity.model", "--toxicity.revision", "--toxicity.label"})
+_JUDGE = frozenset({"--judge.model", "--judge.revision", "--judge.label"})
 
 
 def words(settings: config.EvaluationStage, named: Set[str], trained: type[config.PPOTraining]) -> list[str]:
     """Return what to type for preset, toxicity classifier, longest summary and dtype to be those of training.
+
+    Where the reward model is that of another preset, the judge is that preset's too.
 
     Left alone is what presets do not pair, so that a value of the user's own in `config.py` counts, and all of it where
     the user names another preset.
@@ -55,7 +58,7 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
     commands.kept = found.keys() & named
     taken = [word for flag, value in found.items() if flag not in named for word in (flag, value)]
     if taken:
-        notes.tell(f"{shlex.join(taken)}, as {next(iter(each))} was trained")
+        notes.tell(f"{shlex.join(taken)}, to fit how {next(iter(each))} was trained")
     return taken
 
 
@@ -86,12 +89,19 @@ def _departures(
         if named.isdisjoint(_TOXICITY - {"--toxicity.label"}):
             name = paths.find(training.reward.model, roots) or training.reward.model
             found |= _classifier(name, training.reward, usual.toxicity, folder, "--toxicity.label" in named)
+        if named.isdisjoint(_JUDGE):
+            judge = next_step.judge_beside(training.reward, begun, usual)
+            found |= {flag: value for flag, value in _judge(judge).items() if value != _judge(usual.judge)[flag]}
     limit = training.rollout.max_new_tokens
     if usual.evaluation.max_new_tokens == begun.rollout.max_new_tokens != limit:
         found["--evaluation.max-new-tokens"] = str(limit)
     if usual.dtype == begun.dtype != training.dtype:
         found["--dtype"] = training.dtype
     return found
+
+
+def _judge(judge: config.Judge) -> dict[str, str]:
+    return {"--judge.model": judge.model, "--judge.revision": str(judge.revision), "--judge.label": judge.label}
 
 
 def _classifier(

@@ -27,7 +27,7 @@ def same_dialogues(found: Collection[Results]) -> bool:
 
 
 def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
-    """Return the curve of checkpoints, and for those of one run whether it shows over-optimization.
+    """Return the curve of checkpoints, where ROUGE-L fell, and for those of one run whether it shows over-optimization.
 
     Args:
         named: results by name.
@@ -45,11 +45,14 @@ def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
     start = _point(_START, first, "before", 0.0)
     if one_run or same_dialogues(named.values()):
         points.insert(0, start)
+    lower = [name for name, found in named.items() if "rougeL" in found["worse"]]
+    where = f"at {', '.join(lower)}" if lower else "nowhere"
+    shown = {"checkpoints": points, "rouge_sentence": f"ROUGE-L is lower than before by more than chance {where}."}
     if not one_run:
-        return {"checkpoints": points}
+        return shown
     low, high = first["judge_noise_floor"]["mean_reduction_ci95"] or (0.0, 0.0)
     tolerance = max(0.01, start["judge_mean"] * (high - low) / 2)
-    return {"checkpoints": points, "overoptimization": overoptimization(points, tolerance)}
+    return shown | {"overoptimization": overoptimization(points, tolerance)}
 
 
 def _point(name: str, found: Results, side: str, kl: float) -> Point:

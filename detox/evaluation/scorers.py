@@ -42,7 +42,8 @@ def load_scorers(
     """
     if _same(judge, reward):
         raise UserError(
-            f"--judge.model={judge.model}: was trained against, so it can't judge what it has taught; name another one"
+            f"--judge.model={judge.model}: was trained against, so it can't judge what it has taught; name another one "
+            "(and its toxic label, --judge.label)"
         )
     if _same(judge, measured):
         notes.tell(f"--judge.model={judge.model} also measures toxicity, so that it confirms nothing")

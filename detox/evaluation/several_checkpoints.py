@@ -89,6 +89,7 @@ def table(found: Results) -> str:
         lines.append(found["comparison_note"])
     if "overoptimization" in found:
         lines.append(printable(found["overoptimization"]["sentence"]))
+    lines.append(printable(found["rouge_sentence"]))
     return "\n".join(lines)
 
 

@@ -26,24 +26,39 @@ def measures_as_trained(reward: config.Reward, begun: config.PPOTraining, usual:
     return (there.model, there.revision) == (here.model, here.revision) != (reward.model, reward.revision)
 
 
+def judge_beside(reward: config.Reward, begun: config.PPOTraining, usual: config.EvaluationStage) -> config.Judge:
+    """Return the judge that a preset has beside a reward model, else the usual one; arguments as above."""
+    for preset in commands.presets(usual):
+        its = begun.of_preset(preset).reward
+        if (its.model, its.revision) == (reward.model, reward.revision) and preset != usual.preset:
+            return usual.of_preset(preset).judge
+    return usual.judge
+
+
 def next_step(settings: config.PPOTraining, usual: config.EvaluationStage, reward: Classifier) -> str:
-    """Say what to type next; which of many labels is toxic is left to the user.
+    """Say what to type next; which of many labels is toxic is left to the user, and so is a judge for the usual one.
 
     Args:
         settings: of training.
         usual: the evaluation's settings in the same preset.
         reward: what was trained against.
     """
-    words, asked = [], ""
-    known = reward.model.config
+    words, asked = [], []
+    known, begun = reward.model.config, settings.of_preset(settings.preset)
     if (
-        measures_as_trained(settings.reward, settings.of_preset(settings.preset), usual)
+        measures_as_trained(settings.reward, begun, usual)
         and measures(known)
         and toxic_label(known, settings.reward.label, usual.toxicity.label) is None
         and not commands.in_file("--toxicity.model")
         and not commands.in_file("--toxicity.label")
     ):
         words = ["--toxicity.label", "LABEL"]
-        asked = f" (LABEL: the toxic one of {printable(', '.join(reward.labels), 300)})"
+        asked = [f"LABEL: the toxic one of {printable(', '.join(reward.labels), 300)}"]
+    judge = judge_beside(settings.reward, begun, usual)
+    is_reward = (judge.model, judge.revision) == (settings.reward.model, settings.reward.revision)
+    if is_reward and not commands.in_file("--judge.model"):
+        words += ["--judge.model", "JUDGE", "--judge.label", "TOXIC"]
+        asked += [f"JUDGE: another classifier than {judge.model}, TOXIC: its toxic label"]
     command = commands.other("evaluate_ppo.py", settings, lambda flag: flag in commands.MACHINE, *words)
-    return f"next: {command}{asked}"
+    explained = f" ({'; '.join(asked)})" if asked else ""
+    return f"next: {command}{explained}"

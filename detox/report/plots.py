@@ -192,7 +192,7 @@ def _checkpoints(results: Mapping[str, Any]) -> Drawing | None:
     caption = (
         "Each point is a checkpoint; the further right, the more it differs from the starting model (a KL that is "
         "estimated below 0 counts as 0). Where the reward still rises while the judge's toxicity clearly turns "
-        "upwards, or ROUGE-L clearly falls, training went too far."
+        "upwards, or ROUGE-L falls by more than chance, training went too far."
     )
     size = (4.6, 1.0 + 1.35 * len(panels))
     return Drawing("checkpoints", "Checkpoints by distance", caption, size, draw, "Checkpoints side by side")

@@ -193,9 +193,13 @@ def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
         return None
     if _has_files(run):
         return None
-    presets = get_args(get_type_hints(type(settings))["preset"])
-    there = [preset for preset in presets if (run.with_name(preset) / folder.name).is_dir()]
+    there = [preset for preset in presets(settings) if (run.with_name(preset) / folder.name).is_dir()]
     return f"--preset {there[0]}" if there else None
+
+
+def presets(settings: config.Stage) -> tuple[str, ...]:
+    """Return the names of the presets."""
+    return get_args(get_type_hints(type(settings))["preset"])
 
 
 def _has_files(run: Path) -> bool:

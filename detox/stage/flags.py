@@ -80,13 +80,14 @@ def blamed(error: UserError) -> str:
 
 
 def about(error: UserError, settings: config.Stage) -> UserError:
-    """Return an error that begins with the name of a model or dataset as one about the flag that names it."""
-    for group in (field.name for field in dataclasses.fields(settings)):
-        for name in _NAMING:
-            value = getattr(getattr(settings, group), name, None)
-            if value is not None and str(error).startswith(f"{printable(value)}: "):
-                return UserError(f"--{group}.{name}={error}")
-    return error
+    """Return an error that begins with the name of a model or dataset as one about the flags that name it."""
+    named = [
+        f"--{group}.{name}"
+        for group in (field.name for field in dataclasses.fields(settings))
+        for name in _NAMING
+        if str(error).startswith(f"{printable(getattr(getattr(settings, group), name, None))}: ")
+    ]
+    return UserError(f"{' or '.join(named)}={error}") if named else error
 
 
 def nearest(name: str, known: list[str]) -> str | None:

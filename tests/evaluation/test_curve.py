@@ -45,6 +45,10 @@ def test_the_curve_shows_over_optimization(settings):
     lines = fabricate(settings, lambda old, i, draw: civil(i))
     page = pages.html(path["step-0010"] | shown, lines)
     assert "Over-optimized after step-0010" in page and 'id="checkpoints"' in page
+    assert "ROUGE-L is lower than before by more than chance nowhere." in page
+    path["step-0010"]["worse"] = ["rougeL", "rouge1"]
+    told = "ROUGE-L is lower than before by more than chance at step-0010."
+    assert [curve.side_by_side(path, one)["rouge_sentence"] for one in (True, False)] == [told, told]
 
 
 def test_select_keeps_the_floor_and_refuses_the_test_split(settings):

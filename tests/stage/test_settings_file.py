@@ -180,7 +180,7 @@ def test_an_evaluation_takes_the_preset_of_its_run_unless_told(tmp_path, monkeyp
     usual = config.preset(config.EvaluationStage, preset)
     expected = replace(usual, run=settings.run, evaluation=replace(usual.evaluation, samples=6, min_slice=7))
     assert settings == expected
-    told = f"note: --preset demo, as {step} was trained\n"
+    told = f"note: --preset demo, to fit how {step} was trained\n"
     other = (
         f"note: {step} was trained under --preset demo: what was not set is now that of --preset flan-t5, and figures "
         "may be others\n"
