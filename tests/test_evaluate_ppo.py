@@ -295,7 +295,9 @@ def test_data_that_were_prepared_anew_are_told(again, capsys):
     assert read(again / "r0/evaluation/step-0002")["alarms"][-1]["name"] == "data"
     Path("d.txt").write_text("#Person1#: people talk")
     assert cli.run(config.EvaluationStage, evaluate_ppo.main, ["--run", "r0", *MODELS, "--ask", "d.txt"]) == 0
-    assert "is not what r0/step-0002 was trained on" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "is not what r0/step-0002 was trained on" in shown
+    assert "note: --ask takes the prompt of checkpoints/r0/prepared: 'Sum up: {dialogue}'\n" in shown
     assert run("--seed", "5", "--export", "out") == 2 and not Path("out").exists()
     line = capsys.readouterr().err
     assert "--export: " in line and "r0/prepared, which has the prompt, is not what r0/step-0002 was trained on" in line

@@ -18,13 +18,15 @@ from transformers import PreTrainedTokenizerBase
 from detox.data.fingerprint import tokenizer_fingerprint
 from detox.data.prepared import load_prepared
 from detox.evaluation.checkpoints import Case, check_start
+from detox.evaluation.folders import has_other_data
 from detox.evaluation.scorers import Scorer, load_scorers
 from detox.evaluation.task import load_engine
 from detox.model import devices, loading, threads, tokenizers
 from detox.model.engine import Engine
 from detox.report import familiarity
-from detox.stage import artifacts, lack_of_memory
+from detox.stage import artifacts, lack_of_memory, manifest, notes
 from detox.stage.errors import UserError, printable
+from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
@@ -52,6 +54,9 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
     threads.take(settings.threads, device, start.base, start.revision)
     typed = settings.ask == "-" and _at_terminal()
     prepared, reader = case.run / "prepared", case.training
+    if has_other_data(case):
+        prompt = lookup(manifest.glance(prepared), "config", "data", "prompt")
+        notes.tell(f"--ask takes the prompt of {prepared}: {prompt!r}")
     query = None if typed else to_query(settings.ask, _read(settings.ask), prepared, tokenizer, reader)
     models = _load(settings, case, tokenizer, device)
     if query is not None:

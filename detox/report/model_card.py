@@ -38,6 +38,7 @@ def text(settings: config.EvaluationStage, case: Case, found: Results, prepared:
     body = templating.to_markdown(
         "model_card.md",
         name=settings.push_to_hub or Path(settings.export or "model").name,
+        on_hub=settings.push_to_hub is not None,
         run=case.run.name,
         model=training.model,
         training=training,

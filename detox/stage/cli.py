@@ -27,6 +27,7 @@ USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 _UNTIL_TOLD = 60.0
 """Seconds for which a process that leaves the word to another waits to be ended by the launcher."""
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
+_SAFE = ": nothing on disk is lost; the same command"
 _OWN = ("config", "detox")
 _ENVIRONMENT = (
     "take the Python that has it (source .venv/bin/activate), or run: python -m pip install -r requirements.txt"
@@ -61,11 +62,13 @@ def run(
     environment.take_out_what_is_no_number()
     notes.forget()
     words = list(sys.argv[1:] if argv is None else argv)
+    again = "takes it up again"
     try:
         from detox.stage import parsing
 
         with _sigterm_raises():
             settings = parsing.parse(stage, words, description, of_run)
+            again = "starts it over" if settings.overwrite else again
             try:
                 code = main(settings) or 0
             except UserError as error:
@@ -77,9 +80,9 @@ def run(
     except UserError as error:
         return _tell_once(f"error: {error}", USER_ERROR)
     except KeyboardInterrupt:
-        return _tell_once("interrupted", INTERRUPTED)
+        return _tell_once(f"interrupted{_SAFE} {again}", INTERRUPTED)
     except _Terminated:
-        return _tell_once("terminated", TERMINATED)
+        return _tell_once(f"terminated{_SAFE} {again}", TERMINATED)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _OWN:
             raise

@@ -143,10 +143,10 @@ def interrupted(settings):
     "main, code, line",
     [
         (wrong, 2, "error: some/file: is wrong make it right"),
-        (interrupted, 130, "interrupted"),
+        (interrupted, 130, "interrupted: nothing on disk is lost; the same command takes it up again"),
         (full_disk, 2, "error: some/file: No space left on device; free some space"),
         (forbidden, 2, "error: some/file: Permission denied; check its permissions"),
-        (terminated, 143, "terminated"),
+        (terminated, 143, "terminated: nothing on disk is lost; the same command takes it up again"),
     ],
 )
 def test_an_expected_error_is_one_line(main, code, line, capsys):
@@ -154,6 +154,11 @@ def test_an_expected_error_is_one_line(main, code, line, capsys):
     assert cli.run(config.PPOTraining, main, []) == code
     assert capsys.readouterr().err == f"{line}\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_was_to_be_replaced_starts_over(capsys):
+    assert cli.run(config.PPOTraining, interrupted, ["--overwrite"]) == 130
+    assert capsys.readouterr().err == "interrupted: nothing on disk is lost; the same command starts it over\n"
 
 
 def test_a_stage_tells_of_its_own_files_alone():
@@ -298,6 +303,7 @@ def test_sigterm_cleans_up_and_exits_143(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"writing\n"
         process.terminate()
-        assert process.communicate(timeout=30) == (b"", b"terminated\n")
+        told = b"terminated: nothing on disk is lost; the same command takes it up again\n"
+        assert process.communicate(timeout=30) == (b"", told)
     assert process.returncode == 143
     assert list(tmp_path.iterdir()) == []
