@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import types
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ def _typed(value: object) -> str:
     return str(value).replace("\n", "\\n")
 
 
+@functools.cache  # reading docstrings takes a while
 def _descriptions(settings: type[object]) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those it inherits from, each on one line."""
     import docstring_parser
