@@ -100,7 +100,7 @@ def nearest(name: str, known: list[str]) -> str | None:
 
 
 def _flags(settings: Any, prefix: str) -> Iterator[Flag]:
-    owner: type[object] = type(settings)
+    owner: type[Any] = type(settings)
     kinds, descriptions = get_type_hints(owner), _descriptions(owner)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -139,7 +139,7 @@ def _typed(value: object) -> str:
 
 
 @functools.cache  # reading docstrings takes a while
-def _descriptions(settings: type[object]) -> dict[str, str]:
+def _descriptions(settings: type[Any]) -> dict[str, str]:
     """Return the docstrings under the fields of a dataclass and of those it inherits from, each on one line."""
     import docstring_parser
 
