@@ -100,7 +100,7 @@ def nearest(name: str, known: list[str]) -> str | None:
 
 
 def _flags(settings: Any, prefix: str) -> Iterator[Flag]:
-    owner: type[Any] = type(settings)
+    owner: Any = type(settings)
     kinds, descriptions = get_type_hints(owner), _descriptions(owner)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
