@@ -348,7 +348,8 @@ class Checkpoints(Checked, group="save"):
     every: Positive = 5
     """Updates between checkpoints."""
     keep: Positive = 4
-    """Checkpoints kept; older ones go, but never the best and never the last."""
+    """Checkpoints kept in all: the last ones, and the best (score less KL penalty, mean of the updates since the one
+    before it); the others are removed, those of a run that goes on too."""
 
 
 @dataclass(frozen=True)

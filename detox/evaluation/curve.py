@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from detox.evaluation.examples import Results
+from detox.stage.figures import interval, lookup
 
 Point = dict[str, Any]
 """Of a curve: `name`, `kl` (nats a summary from the start) and `sqrt_kl`, `score_mean` (higher is better),
@@ -45,13 +46,14 @@ def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
     start = _point(_START, first, "before", 0.0)
     if one_run or same_dialogues(named.values()):
         points.insert(0, start)
-    lower = [name for name, found in named.items() if "rougeL" in found["worse"]]
+    bounds = {name: interval(lookup(found, "rouge", "rougeL", "ci95")) for name, found in named.items()}
+    lower = [name for name, its in bounds.items() if its is not None and its[1] < 0]
     where = f"at {', '.join(lower)}" if lower else "nowhere"
-    shown = {"checkpoints": points, "rouge_sentence": f"ROUGE-L is lower than before by more than chance {where}."}
+    shown = {"checkpoints": points, "rouge_sentence": f"The interval of ROUGE-L's change lies below 0 {where}."}
     if not one_run:
         return shown
-    low, high = first["judge_noise_floor"]["mean_reduction_ci95"] or (0.0, 0.0)
-    tolerance = max(0.01, start["judge_mean"] * (high - low) / 2)
+    floor = interval(first["judge_noise_floor"]["mean_reduction_ci95"])
+    tolerance = None if floor is None else max(0.01, start["judge_mean"] * (floor[1] - floor[0]) / 2)
     return shown | {"overoptimization": overoptimization(points, tolerance)}
 
 
@@ -67,12 +69,12 @@ def _point(name: str, found: Results, side: str, kl: float) -> Point:
     }
 
 
-def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[str, Any]:
+def overoptimization(points: Sequence[Point], tolerance: float | None = 0.01) -> dict[str, Any]:
     """Say whether the judge turned over along sqrt(KL) while the reward still rose.
 
     Args:
         points: of one run, one or more.
-        tolerance: rise of the judge's toxicity that counts (take half the width of its noise floor).
+        tolerance: rise of the judge's toxicity that counts (take half the width of its noise floor); None if unknown.
 
     Returns:
         Series in order of KL: `names`, `sqrt_kl` (a negative estimate counts as 0), `reward`, `judge`,
@@ -85,9 +87,12 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
     ordered = sorted(points, key=lambda point: point["kl"])
     best = min(range(len(ordered)), key=lambda i: ordered[i]["judge_mean"])
     turn = ordered[best]
-    worse = [point for point in ordered[best + 1 :] if point["judge_mean"] > turn["judge_mean"] + tolerance]
+    least = math.inf if tolerance is None else turn["judge_mean"] + tolerance
+    worse = [point for point in ordered[best + 1 :] if point["judge_mean"] > least]
     past = [point for point in worse if point["score_mean"] > turn["score_mean"]]
-    if past:
+    if tolerance is None:
+        sentence = "Too little toxicity to tell whether training went too far: how much is chance is unknown."
+    elif past:
         last = past[-1]
         sentence = (
             f"Over-optimized after {_the(turn)}: from there to {last['name']} the reward rose from "
@@ -95,13 +100,15 @@ def overoptimization(points: Sequence[Point], tolerance: float = 0.01) -> dict[s
             f"{turn['judge_mean']:.3f} to {last['judge_mean']:.3f}, and ROUGE went from {turn['rougeL']:.3f} to "
             f"{last['rougeL']:.3f}."
         )
-    elif max(point["score_mean"] for point in ordered) > ordered[0]["score_mean"]:
-        sentence = (
-            "No over-optimization: nowhere has the reward risen while the judge's toxicity rose by more than chance "
-            f"moves it ({tolerance:.3f})."
-        )
-    else:
+    elif max(point["score_mean"] for point in ordered) <= ordered[0]["score_mean"]:
         sentence = f"The reward is nowhere above that of {_the(ordered[0])}."
+    elif turn is ordered[-1]:
+        sentence = f"No over-optimization: {_the(turn)}, the furthest from the start, is the least toxic to the judge."
+    else:
+        sentence = (
+            f"No over-optimization: {_the(turn)} is the least toxic to the judge, and none that is further from the "
+            f"start has a higher reward and is more toxic by more than chance ({tolerance:.3f})."
+        )
     series = {"sqrt_kl": "sqrt_kl", "reward": "score_mean", "judge": "judge_mean", "rouge": "rougeL"}
     return {
         "names": [point["name"] for point in ordered],

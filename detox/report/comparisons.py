@@ -45,9 +45,14 @@ def baselines(results: Results) -> Table:
 
 
 def checkpoints(results: Results) -> Table:
-    names = ((str(lookup(one, "name")), one) for one in lookup(results, "checkpoints") or [])
-    rows = ((_NAMES.get(name) or name, one) for name, one in names)
-    return _grid("Checkpoint", rows, _CHECKPOINT_COLUMNS)
+    each = lookup(results, "checkpoints") or []
+    names = [str(lookup(one, "name")) for one in each]
+    found = _grid("Checkpoint", zip((_NAMES.get(name) or name for name in names), each), _CHECKPOINT_COLUMNS)
+    alarms = [", ".join(map(str, lookup(one, "alarms") or [])) for one in each]
+    if not any(alarms):
+        return found
+    rows = tuple((*row, named or "none") for row, named in zip(found.rows, alarms, strict=True))
+    return Table((*found.columns, "Alarms"), rows)
 
 
 def slices(results: Results) -> Table:

@@ -114,10 +114,10 @@ def lost(results: Results) -> list[str]:
 
 
 def worse(results: Results) -> list[str]:
-    """Return the names of what got worse for sure, overlaps of one family by the first of them."""
-    names: Mapping[str, str] = {figure.key: figure.name for figure in _FIGURES} | {"rougeL": "ROUGE-L"}
-    families = {key: "ROUGE-L" for key in names if key.startswith("rouge")}
-    families |= {key: "distinct n-grams" for key in names if key.startswith("distinct")}
+    """Return the names of what got worse for sure, overlaps of one family together."""
+    names: Mapping[str, str] = {figure.key: figure.name for figure in _FIGURES}
     found = [str(key) for key in lookup(results, "worse") or []]
+    families = {key: "ROUGE-L" if "rougeL" in found else "ROUGE" for key in names if key.startswith("rouge")}
+    families |= {key: "distinct n-grams" for key in names if key.startswith("distinct")}
     first = sorted(found, key=lambda key: not key.startswith("rouge"))
     return list(dict.fromkeys(families.get(key, names.get(key, key).lower()) for key in first))

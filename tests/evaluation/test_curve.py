@@ -45,9 +45,12 @@ def test_the_curve_shows_over_optimization(settings):
     lines = fabricate(settings, lambda old, i, draw: civil(i))
     page = pages.html(path["step-0010"] | shown, lines)
     assert "Over-optimized after step-0010" in page and 'id="checkpoints"' in page
-    assert "ROUGE-L is lower than before by more than chance nowhere." in page
-    path["step-0010"]["worse"] = ["rougeL", "rouge1"]
-    told = "ROUGE-L is lower than before by more than chance at step-0010."
+    assert "The interval of ROUGE-L&#39;s change lies below 0 nowhere." in page and "Alarms" not in page
+    shown["checkpoints"][1]["alarms"] = ["hacking", "rouge"]
+    assert "Alarms" in pages.html(path["step-0010"] | shown, lines)
+    assert "| hacking, rouge |" in pages.markdown(path["step-0010"] | shown, lines)
+    path["step-0010"]["rouge"]["rougeL"]["ci95"] = [-0.2, -0.1]
+    told = "The interval of ROUGE-L's change lies below 0 at step-0010."
     assert [curve.side_by_side(path, one)["rouge_sentence"] for one in (True, False)] == [told, told]
 
 
@@ -146,6 +149,20 @@ def test_a_rise_of_the_tolerance_alone_is_none():
     points = [point("a", 1, 1, 0.25), point("b", 4, 2, 0.75)]
     assert not curve.overoptimization(points, tolerance=0.5)["turned_over"]
     assert curve.overoptimization(points, tolerance=0.499)["turned_over"]
+
+
+def test_the_sentence_says_what_was_looked_at():
+    """A point before the one that the judge likes best may be worse than the start, and is none of it."""
+    points = [point("reference", 0, 1.2, 0.21), point("a", 1, 1.6, 0.25), point("b", 2, 1.7, 0.17)]
+    told = curve.overoptimization(points)["sentence"]
+    assert told == "No over-optimization: b, the furthest from the start, is the least toxic to the judge."
+    told = curve.overoptimization([*points, point("c", 3, 1.8, 0.175)])["sentence"]
+    assert told.endswith(
+        "b is the least toxic to the judge, and none that is further from the start has a higher reward and is more "
+        "toxic by more than chance (0.010)."
+    )
+    unknown = curve.overoptimization([*points, point("c", 3, 1.8, 0.9)], tolerance=None)
+    assert not unknown["turned_over"] and unknown["sentence"].startswith("Too little toxicity to tell")
 
 
 def checkpoint(judge, rouge, split="validation"):
