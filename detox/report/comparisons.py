@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.report.table import Table
 from detox.report.toxicity import COLUMNS, row
+from detox.stage.errors import printable
 from detox.stage.figures import decimal, fall, fall_bounds, initial, lookup, number, signed, signed_decimal
 
 if TYPE_CHECKING:
@@ -45,14 +46,16 @@ def baselines(results: Results) -> Table:
 
 
 def checkpoints(results: Results) -> Table:
-    each = lookup(results, "checkpoints") or []
-    names = [str(lookup(one, "name")) for one in each]
-    found = _grid("Checkpoint", zip((_NAMES.get(name) or name for name in names), each), _CHECKPOINT_COLUMNS)
-    alarms = [", ".join(map(str, lookup(one, "alarms") or [])) for one in each]
-    if not any(alarms):
-        return found
-    rows = tuple((*row, named or "none") for row, named in zip(found.rows, alarms, strict=True))
-    return Table((*found.columns, "Alarms"), rows)
+    names = ((str(lookup(one, "name")), one) for one in lookup(results, "checkpoints") or [])
+    rows = ((_NAMES.get(name) or name, one) for name, one in names)
+    return _grid("Checkpoint", rows, _CHECKPOINT_COLUMNS)
+
+
+def alarms(results: Results) -> str:
+    """Name the alarms of each checkpoint, whose own report has the sentences; empty if there are none."""
+    found = ((lookup(one, "name"), lookup(one, "alarms")) for one in lookup(results, "checkpoints") or [])
+    told = [f"{printable(name)} ({printable(', '.join(map(str, names)))})" for name, names in found if names]
+    return f"Alarms: {', '.join(told)}." if told else ""
 
 
 def slices(results: Results) -> Table:

@@ -47,8 +47,8 @@ def test_the_curve_shows_over_optimization(settings):
     assert "Over-optimized after step-0010" in page and 'id="checkpoints"' in page
     assert "The interval of ROUGE-L&#39;s change lies below 0 nowhere." in page and "Alarms" not in page
     shown["checkpoints"][1]["alarms"] = ["hacking", "rouge"]
-    assert "Alarms" in pages.html(path["step-0010"] | shown, lines)
-    assert "| hacking, rouge |" in pages.markdown(path["step-0010"] | shown, lines)
+    for write in (pages.html, pages.markdown):
+        assert "Alarms: step-0005 (hacking, rouge)." in write(path["step-0010"] | shown, lines)
     path["step-0010"]["rouge"]["rougeL"]["ci95"] = [-0.2, -0.1]
     told = "The interval of ROUGE-L's change lies below 0 at step-0010."
     assert [curve.side_by_side(path, one)["rouge_sentence"] for one in (True, False)] == [told, told]
