@@ -41,6 +41,10 @@ def main(settings: config.EvaluationStage) -> None:
         if has_other_data(case):
             otherwise = f"if that was not meant, {data_as_trained(settings, case)}"
             notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on; {otherwise}")
+        if case.training.run_name != case.run.name:
+            notes.tell(
+                f"{case.checkpoint} was trained as run {case.training.run_name}; here it is one of {case.run.name}"
+            )
     if settings.ask is not None:
         return processes.on_main(lambda: ask.ask(settings, cases[0]))
     with processes.within(lambda: locked(cases)):
@@ -76,9 +80,11 @@ def evaluate(
     from detox.evaluation import examples, reference, results, summaries
     from detox.evaluation import task as evaluation_task
     from detox.evaluation.alarms import OTHER_DATA
+    from detox.evaluation.checkpoints import check_unchanged
     from detox.evaluation.folders import has_other_data, inputs, place, publish, take_place
     from detox.evaluation.provenance import provenance
 
+    processes.on_main(lambda: check_unchanged(case))
     task = evaluation_task.prepare(settings, case, processes)
     with processes.within(lambda: publish(settings, place(settings, case), inputs(case), str(task.device))) as folder:
         k = settings.evaluation.samples
@@ -92,6 +98,7 @@ def evaluate(
         task.score(groups)
         before = reference.run(case, task, engine, known)
         if processes.is_main:
+            check_unchanged(case)
             lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
             found = results.results([lines], settings) | provenance(settings, case, engine)
             if has_other_data(case):

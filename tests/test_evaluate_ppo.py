@@ -274,6 +274,9 @@ def test_what_was_trained_against_is_no_judge(again, capsys):
     refused(capsys, "--judge.model=reward: was trained against", "name another one")
     assert measured("reward", "./reward") == 2
     refused(capsys, "was trained against")
+    shutil.copytree("reward", "copy")
+    assert measured("reward", "copy") == 2
+    refused(capsys, "--judge.model=copy: was trained against")
 
 
 def test_data_that_were_prepared_anew_are_told(again, capsys):
@@ -383,6 +386,56 @@ def test_weights_that_changed_are_another_reference(again, monkeypatch):
     titles = watch(monkeypatch)
     assert run("--checkpoint", "checkpoints/r0/ppo/step-0001") == 0
     assert titles == ["r0/step-0001", "starting model"]
+
+
+def test_files_that_changed_under_their_names_make_another_evaluation(again, monkeypatch):
+    titles, folder = watch(monkeypatch), again / "r0/evaluation/step-0002"
+    first = read(folder)
+    shutil.move("judge", "kept")
+    tiny.bert_classifier(Path("judge"), seed=7)
+    scorers.load_scorers.cache_clear()
+    assert run() == 0 and titles
+    second = read(folder)
+    assert second["independent_judge"]["mean"] != first["independent_judge"]["mean"]
+    shutil.rmtree("judge")
+    shutil.move("kept", "judge")
+    del titles[:]
+    assert run() == 0 and read(folder) == first and titles == [], "the first one comes back"
+    for words in ("fool", "people"):
+        Path("words.txt").write_text(words)
+        del titles[:]
+        assert run("--evaluation.bad-words", "words.txt") == 0 and titles, words
+
+
+def test_a_reward_model_that_changed_measures_nothing(again, capsys):
+    shutil.rmtree("reward")
+    tiny.classifier(Path("reward"), seed=9)
+    assert run() == 2
+    refused(capsys, "reward: not the model that it was", "ppo/step-0002 was trained with it: put it back as it was")
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_checkpoint_that_changes_meanwhile_is_not_evaluated(place, capsys, monkeypatch, gone):
+    summarize = summaries.summarize
+    step = place / "r0/ppo/step-0002"
+
+    def meanwhile(*arguments, **options):
+        shutil.rmtree(step)
+        if not gone:
+            shutil.copytree(step.with_name("step-0001"), step)
+        monkeypatch.setattr(summaries, "summarize", summarize)
+        return summarize(*arguments, **options)
+
+    monkeypatch.setattr(summaries, "summarize", meanwhile)
+    assert run("--checkpoint", "step-0001", "step-0002") == 2
+    assert "ppo/step-0002 was replaced or removed meanwhile; evaluate again" in capsys.readouterr().err
+    assert [path.name for path in (place / "r0/evaluation").glob("step-*")] == ["step-0001"]
+
+
+def test_a_checkpoint_of_another_run_is_told(again, capsys):
+    shutil.copytree(again / "r0/ppo/step-0002", "step-0002")
+    assert run("--run", "r1", "--checkpoint", "./step-0002") == 0
+    assert "note: step-0002 was trained as run r0; here it is one of r1\n" in capsys.readouterr().err
 
 
 def test_hub_models_are_those_of_the_commits_that_training_started_from():
@@ -507,6 +560,33 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
     shown = capsys.readouterr().out
     assert "r1/step-0001" in shown and "Change over runs" not in shown, "other updates are not another seed"
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(again, capsys):
+    names = tuple(str(again / f"r{seed}/ppo/step-0002") for seed in (0, 1))
+    first, second = checkpoints.find(config.EvaluationStage(run="r0", checkpoint=names), config.PPOTraining)
+    assert checkpoints.differ_by_seed([first, second])
+    for other in (
+        dataclasses.replace(second, weights={**second.weights, "reward": "0" * 64}),
+        dataclasses.replace(second, data={"content_sha256": "0" * 64}),
+    ):
+        assert not checkpoints.differ_by_seed([first, other])
+    other = dataclasses.replace(second, weights={**second.weights, "lora": "0" * 64})
+    assert checkpoints._start(first) == checkpoints._start(second) != checkpoints._start(other)
+
+    def prepare(name):
+        prompt = ["--data.prompt", "Sum up: {dialogue}", "--overwrite"]
+        argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", name, *prompt]
+        assert cli.run(config.Preparation, data_preparation.main, argv) == 0
+
+    prepare("r1")
+    assert not checkpoints.differ_by_seed([first, second]), "other prompts now"
+    prepare("r0")
+    capsys.readouterr()
+    assert run("--checkpoint", *names) == 0
+    assert "Change over runs" in capsys.readouterr().out
+    (folder,) = (again / "r0/evaluation").glob("comparison-*")
+    assert read(folder)["alarms"][-1]["name"] == "data", "what holds of each holds of all"
 
 
 def test_a_step_is_found_by_its_name_in_the_run(place, monkeypatch):

@@ -12,6 +12,7 @@ from detox.model import sources
 from detox.ppo import checkpoint_folders, checkpoint_record
 from detox.stage import artifacts, commands, paths
 from detox.stage.errors import UserError
+from detox.stage.manifest import content, content_of
 
 if TYPE_CHECKING:
     import config
@@ -39,6 +40,8 @@ class Case:
     """Folders in which those were looked for, besides the working folder."""
     data: Mapping[str, Any]
     """What was recorded of the prepared data that it was trained on."""
+    content: str
+    """What tells the checkpoint that was found from one that takes its place."""
 
     @property
     def target(self) -> Path:
@@ -75,8 +78,8 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
             _pinned(checkpoint_record.settings_of(manifest, trained), weights), weights, run, roots
         )
         suffix = "" if settings.split == "test" else f"-{settings.split}"
-        data = manifest["inputs"].get("prepared", {})
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data))
+        data, made = manifest["inputs"].get("prepared", {}), content(manifest)
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data, made))
     if len({case.target for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
@@ -153,18 +156,32 @@ def _from_here(
     return here, {found(name): value for name, value in weights.items()}
 
 
+def check_unchanged(case: Case) -> None:
+    """Demand that the checkpoint is the one that was found; training may go on, and remove or replace it.
+
+    Raises:
+        UserError: it is not.
+    """
+    if content_of(case.checkpoint) != case.content:
+        raise UserError(f"{case.checkpoint} was replaced or removed meanwhile; evaluate again what there is now")
+
+
 def check_start(case: Case) -> None:
-    """Demand that the base and the supervised adapter are those that training started from; no weight is loaded.
+    """Demand that base, supervised adapter and reward model are those of training; no weight is loaded.
+
+    A reward model of the hub is left to its name and revision.
 
     Raises:
         UserError: one of them is gone or has changed.
     """
-    model, weights = case.training.model, case.weights
-    for name, revision in ((model.base, model.revision), (model.adapter, model.adapter_revision)):
-        if name == "none":
-            continue
-        advice = f"{case.checkpoint} was trained from it: put it back as it was, or train anew"
+    model, reward, weights = case.training.model, case.training.reward, case.weights
+    start = ((model.base, model.revision), (model.adapter, model.adapter_revision))
+    for name, revision in (*start, (reward.model, reward.revision)):
         was = weights.get(name, "")
+        if name == "none" or (name == reward.model and len(was) == _COMMIT):
+            continue
+        how = "with" if name == reward.model else "from"
+        advice = f"{case.checkpoint} was trained {how} it: put it back as it was, or train anew"
         if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
             looked = " or ".join(str(folder) for folder in dict.fromkeys((Path.cwd(), *case.looked_in)))
             raise UserError(f"{name}: no such folder{'' if Path(name).is_absolute() else f' in {looked}'}; {advice}")
@@ -172,19 +189,26 @@ def check_start(case: Case) -> None:
             raise UserError(f"{name}: not the model that it was; {advice}")
 
 
-def _start(case: Case) -> config.Model:
-    """Return what training started from; a run's own supervised adapter counts as the same in every run."""
+def _start(case: Case) -> tuple[config.Model, str | None, str | None]:
+    """Return what training started from, by name and weights; a run's own supervised adapter has one name in all."""
     model = case.training.model
     own = os.path.abspath(model.adapter) == os.path.abspath(case.run / "lora")
-    return replace(model, adapter="auto") if own else model
+    named = replace(model, adapter="auto") if own else model
+    return named, case.weights.get(model.base), case.weights.get(model.adapter)
 
 
 def differ_by_seed(cases: list[Case]) -> bool:
-    """Return whether these are runs of the same settings under different seeds, one checkpoint each."""
+    """Return whether these are runs alike but for their seeds, one checkpoint each: settings, models, code and data."""
     free: dict[str, Any] = dict(run=None, checkpoints="", seed=0, overwrite=False)
     free |= dict(device="auto", threads=None, report_to="none")
     same = {
-        (replace(case.training, **free, save=type(case.training.save)(), model=_start(case)), case.checkpoint.name)
+        (
+            replace(case.training, **free, save=type(case.training.save)(), model=_start(case)[0]),
+            tuple(sorted(case.weights.values())),
+            case.data.get("content_sha256"),
+            content_of(case.run / "prepared"),
+            case.checkpoint.name,
+        )
         for case in cases
     }
     seeds, runs = {case.training.seed for case in cases}, {case.run for case in cases}

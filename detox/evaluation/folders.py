@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
+from detox.model import sources, tokenizers
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
+from detox.stage.files import sha256
 from detox.stage.manifest import content_of
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 STAGE = "evaluate_ppo"
 _NAMED = {"toxicity.model", "judge.model", "evaluation.bad_words", "evaluation.bert_score"}
+_OWN_FILES = "own_files"
+"""Where a manifest notes what tells the user's own files from others."""
 _DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluation")
 
 
@@ -71,7 +75,7 @@ def place(settings: config.EvaluationStage, case: Case) -> Path:
         raise
     known = _recorded(manifest)
     same = _identity(manifest["config"], {}) == _identity(asdict(settings), {})
-    if same and (settings.overwrite or known | _hashes(case) == known):
+    if same and (settings.overwrite or known | _hashes(settings, case) == known):
         return case.target
     return _kept(settings, case)
 
@@ -87,14 +91,31 @@ def take_place(settings: config.EvaluationStage, case: Case) -> None:
     os.rename(kept, case.target)
 
 
-def _hashes(case: Case) -> dict[str, Any]:
-    """Return the hash of the content of each input that is there."""
+def _hashes(settings: config.EvaluationStage, case: Case) -> dict[str, Any]:
+    """Return the hash of the content of each input that is there, artefacts and the user's own files."""
     there = {name: content_of(folder) for name, folder in inputs(case).items()}
-    return {name: content for name, content in there.items() if content is not None}
+    return {name: content for name, content in there.items() if content is not None} | _own_files(settings)
+
+
+def _own_files(settings: config.EvaluationStage) -> dict[str, str]:
+    """Return what tells the user's own files that an evaluation reads from others, by flag."""
+    named = _flat(asdict(settings))
+    own = {key: Path(named[key]).expanduser() for key in sorted(_NAMED) if named.get(key)}
+    return {key: _content(path) for key, path in own.items() if path.exists()}
+
+
+def _content(path: Path) -> str:
+    """Return a hash of a file, or of a model's folder with its tokenizer."""
+    files = [path / file for file in tokenizers.FILES if (path / file).is_file()] if path.is_dir() else [path]
+    digest = hashlib.sha256(sources.identity(str(path)).encode() if path.is_dir() else b"")
+    for file in files:
+        digest.update(f"{file.name} {sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def _recorded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry.get("content_sha256") for name, entry in manifest["inputs"].items()}
+    of_inputs = {name: entry.get("content_sha256") for name, entry in manifest["inputs"].items()}
+    return of_inputs | manifest.get("notes", {}).get(_OWN_FILES, {})
 
 
 def remedy(settings: config.EvaluationStage, case: Case) -> str:
@@ -115,7 +136,7 @@ def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:
 
 def _kept(settings: config.EvaluationStage, case: Case) -> Path:
     """Return where this evaluation is kept while the checkpoint's place holds another one."""
-    return _beside(case, _identity(asdict(settings), _hashes(case)))
+    return _beside(case, _identity(asdict(settings), _hashes(settings, case)))
 
 
 def _beside(case: Case, identity: str) -> Path:
@@ -129,6 +150,8 @@ def publish(settings: config.EvaluationStage, target: Path, inputs: Mapping[str,
     with artifacts.publish(
         target, stage=STAGE, settings=settings, device=device, overwrite=settings.overwrite, inputs=inputs
     ) as draft:
+        own = _own_files(settings)
+        draft.notes.update({_OWN_FILES: own} if own else {})
         yield draft.path
 
 
@@ -150,11 +173,16 @@ def data_as_trained(settings: config.EvaluationStage, case: Case) -> str:
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that decide the figures, by flag; the batch size is none of them."""
+    flat = _flat(values)
+    flat.pop("evaluation.batch_size", None)
+    return flat
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key in _DECIDING:
         value = values.get(key)
         flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
-    flat.pop("evaluation.batch_size", None)
     return flat
 
 

@@ -28,8 +28,8 @@ def pool(
     """
     if len({tuple(line["dialogue"] for line in lines) for lines in runs}) > 1:
         raise UserError(
-            "--checkpoint: these runs have different dialogues, so they can't be pooled; "
-            "run data_preparation.py with one --seed for all of them"
+            "--checkpoint: these runs have different dialogues, so they can't be pooled; evaluate them one at a time, "
+            "or prepare the same data for all"
         )
     found = results.results(runs, settings)
     toxicity, judge = (two_models.over_runs(*results.pair(runs, key)) for key in ("toxicity", "judge"))

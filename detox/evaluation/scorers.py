@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from detox.evaluation.examples import Record, Records
+from detox.model import sources
 from detox.scoring import rouge, toxicity
 from detox.scoring.classifier import Classifier, load_classifier
 from detox.scoring.reward import RewardModel
@@ -70,8 +71,11 @@ def load_scorers(
 
 
 def _same(one: config.Judge, other: config.Toxicity | config.Reward) -> bool:
-    """Return whether two classifiers are one, whatever they are asked for."""
-    return one.revision == other.revision and (one.model == other.model or paths.same(one.model, other.model))
+    """Return whether two classifiers are one, whatever they are asked for; copies on this disk are."""
+    if one.revision == other.revision and (one.model == other.model or paths.same(one.model, other.model)):
+        return True
+    is_here = all(sources.is_here(classifier.model) for classifier in (one, other))
+    return is_here and sources.identity(one.model) == sources.identity(other.model)
 
 
 def score(

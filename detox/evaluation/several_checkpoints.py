@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detox.evaluation import curve, examples, pooling, results
+from detox.evaluation.alarms import OTHER_DATA
 from detox.evaluation.checkpoints import Case, differ_by_seed
 from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError, printable
@@ -31,6 +32,8 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         pooled, lines = pooling.pool(found, [examples.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
+        of_data = [alarm for alarm in found[focus.name]["alarms"] if alarm["name"] == OTHER_DATA.name]
+        pooled["alarms"] += of_data
         return found[focus.name] | pooled | extra, lines
     if settings.select is not None:
         name = curve.select(found, settings.select)
@@ -38,7 +41,8 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         focus = next((case for case in cases if case.name == name), focus)
     if not curve.same_dialogues(found.values()):
         extra["comparison_note"] = (
-            "These checkpoints were evaluated on different dialogues: compare the change of each, not what is left."
+            "These checkpoints were evaluated on different dialogues or with different prompts: compare the change of "
+            "each, not what is left."
         )
     one_run = len({case.run for case in cases}) == 1
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}

@@ -122,6 +122,11 @@ def locate(name: str, revision: str | None, patterns: Sequence[str], otherwise: 
     return Source(name, folder, commit=folder.name)
 
 
+def is_here(name: str) -> bool:
+    """Return whether a model is embedded or a folder on this disk."""
+    return name.startswith("demo:") or Path(name).expanduser().is_dir()
+
+
 def identity(name: str, revision: str | None = None) -> str:
     """Return what tells a model from others: the commit of a hub name, the hash of a folder's settings and weights.
 
