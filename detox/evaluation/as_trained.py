@@ -111,7 +111,7 @@ def _classifier(
     try:
         model, _ = loading.read_config(name, reward.revision)
     except UserError as error:
-        raise UserError(f"--toxicity.model={error}") from None
+        raise UserError(f"{error}; {folder} was trained with it, and is evaluated with it") from None
     if not classifier.measures(model):
         notes.tell(f"{name}, which {folder} was trained with, gives no probabilities: toxicity is by {usual.model}")
         return {}

@@ -491,4 +491,5 @@ def test_a_classifier_that_a_run_was_trained_against_is_out_of_reach(tmp_path, m
     point(closed)
     assert cli.run(config.EvaluationStage, evaluate_ppo.main, ["--run", "r"], of_run=evaluate_ppo.of_run) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: --toxicity.model=someone/wanted: not in the local cache") and error.count("\n") == 1
+    assert error.startswith("error: someone/wanted: not in the local cache") and error.count("\n") == 1
+    assert error.endswith("; checkpoints/r/ppo/step-0001 was trained with it, and is evaluated with it\n")
