@@ -88,16 +88,13 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
 def find_weights(settings: config.PPOTraining) -> dict[str, str]:
     """Return what tells the models' weights and the user's code that this stage reads from others, by their names."""
     from detox.model import sources
-    from detox.scoring import reward_terms
+    from detox.scoring import classifier, reward_terms
 
-    names = {
-        settings.model.base: settings.model.revision,
-        settings.model.adapter: settings.model.adapter_revision,
-        settings.reward.model: settings.reward.revision,
-    }
+    start, reward = settings.model, settings.reward
+    names = {start.base: start.revision, start.adapter: start.adapter_revision}
     weights = {name: sources.identity(name, revision) for name, revision in names.items() if name != "none"}
-    own = [name for name in settings.reward.terms if name not in config.REWARD_TERMS]
-    return weights | {name: reward_terms.identity(name) for name in own}
+    weights[reward.model] = classifier.identity(reward.model, reward.revision)
+    return weights | {name: reward_terms.identity(name) for name in reward.terms if name not in config.REWARD_TERMS}
 
 
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:

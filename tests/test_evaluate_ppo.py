@@ -414,6 +414,16 @@ def test_a_reward_model_that_changed_measures_nothing(again, capsys):
     refused(capsys, "reward: not the model that it was", "ppo/step-0002 was trained with it: put it back as it was")
 
 
+def test_the_tokenizer_of_a_reward_model_is_a_part_of_it(again, capsys):
+    path = Path("reward/tokenizer_config.json")
+    path.write_text(path.read_text().replace("{", '{"do_lower_case": true, ', 1))
+    assert run() == 2
+    refused(capsys, "reward: not the model that it was")
+    argv = ["--run", "r0", "--seed", "0", *TRAIN[:-1], "3"]
+    assert cli.run(config.PPOTraining, training_ppo.main, argv) == 2
+    refused(capsys, "reward has other weights or code than when")
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_checkpoint_that_changes_meanwhile_is_not_evaluated(place, capsys, monkeypatch, gone):
     summarize = summaries.summarize

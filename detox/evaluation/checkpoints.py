@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.model import sources
 from detox.ppo import checkpoint_folders, checkpoint_record
+from detox.scoring import classifier
 from detox.stage import artifacts, commands, paths
 from detox.stage.errors import UserError
 from detox.stage.manifest import content, content_of
@@ -185,7 +186,8 @@ def check_start(case: Case) -> None:
         if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
             looked = " or ".join(str(folder) for folder in dict.fromkeys((Path.cwd(), *case.looked_in)))
             raise UserError(f"{name}: no such folder{'' if Path(name).is_absolute() else f' in {looked}'}; {advice}")
-        if sources.identity(name, revision) != was:
+        identity = classifier.identity if name == reward.model else sources.identity
+        if identity(name, revision) != was:
             raise UserError(f"{name}: not the model that it was; {advice}")
 
 

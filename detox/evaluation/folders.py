@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.evaluation.checkpoints import Case
-from detox.model import sources, tokenizers
 from detox.ppo import checkpoint_record
+from detox.scoring import classifier
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
 from detox.stage.files import sha256
@@ -101,16 +101,11 @@ def _own_files(settings: config.EvaluationStage) -> dict[str, str]:
     """Return what tells the user's own files that an evaluation reads from others, by flag."""
     named = _flat(asdict(settings))
     own = {key: Path(named[key]).expanduser() for key in sorted(_NAMED) if named.get(key)}
-    return {key: _content(path) for key, path in own.items() if path.exists()}
-
-
-def _content(path: Path) -> str:
-    """Return a hash of a file, or of a model's folder with its tokenizer."""
-    files = [path / file for file in tokenizers.FILES if (path / file).is_file()] if path.is_dir() else [path]
-    digest = hashlib.sha256(sources.identity(str(path)).encode() if path.is_dir() else b"")
-    for file in files:
-        digest.update(f"{file.name} {sha256(file)}\n".encode())
-    return digest.hexdigest()
+    return {
+        key: classifier.identity(str(path)) if path.is_dir() else sha256(path)
+        for key, path in own.items()
+        if path.exists()
+    }
 
 
 def _recorded(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from detox.evaluation.examples import Record, Records
 from detox.model import sources
 from detox.scoring import rouge, toxicity
-from detox.scoring.classifier import Classifier, load_classifier
+from detox.scoring.classifier import Classifier, identity, load_classifier
 from detox.scoring.reward import RewardModel
 from detox.stage import notes, paths
 from detox.stage.errors import UserError
@@ -75,7 +75,7 @@ def _same(one: config.Judge, other: config.Toxicity | config.Reward) -> bool:
     if one.revision == other.revision and (one.model == other.model or paths.same(one.model, other.model)):
         return True
     is_here = all(sources.is_here(classifier.model) for classifier in (one, other))
-    return is_here and sources.identity(one.model) == sources.identity(other.model)
+    return is_here and identity(one.model) == identity(other.model)
 
 
 def score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig, P
 
 from detox.model import loading, sources, tokenizers, weights
 from detox.stage.errors import UserError, printable
+from detox.stage.files import sha256
 
 USUAL_LABEL = "nothate"
 _ILL = re.compile(r"hate|hatred|tox|offens|abus|insult|obscen|threat|harm|spam|^neg|bad", re.IGNORECASE)
@@ -85,6 +87,22 @@ class Classifier:
             UserError: there is no such label, or more than one.
         """
         return replace(self, label_id=self.index(label))
+
+
+def identity(name: str, revision: str | None = None) -> str:
+    """Return what tells a classifier from others: as of any model, and of a folder its tokenizer too.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    known = sources.identity(name, revision)
+    if not sources.is_here(name):
+        return known
+    folder, digest = sources.locate(name, revision, ()).folder, hashlib.sha256(known.encode())
+    for path in (folder / file for file in tokenizers.FILES):
+        if path.is_file():
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def labels_of(settings: PreTrainedConfig) -> list[str]:
