@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ import training_ppo
 from detox.evaluation import scorers
 from detox.evaluation.folders import decides
 from detox.model import loading
+from detox.ppo import checkpoint_record
 from detox.ppo.next_step import next_step
 from detox.scoring.classifier import load_classifier
 from detox.stage import artifacts, cli, commands, notes, parsing, run_preset
@@ -461,3 +462,21 @@ def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):
         Path("s.yaml").write_text(text)
         settings = parsing.parse(config.Preparation, ["--run", "r", "--config", "s.yaml"])
         assert data_preparation.next_step(settings).startswith(f"next: {following}")
+
+
+# ---------------------------------------------------------------------------------- runs that were copied or moved
+
+
+@pytest.mark.parametrize("name", [None, "r"])
+@pytest.mark.parametrize("run", ["checkpoints/copy", "elsewhere/r", "elsewhere/demo"])
+def test_data_are_made_again_in_the_run_that_is_in_use(tmp_path, monkeypatch, name, run):
+    monkeypatch.chdir(tmp_path)
+    recorded = replace(config.preset(config.Preparation, "demo"), run=name, data=config.Data(dataset="d"))
+    entry = json.loads(json.dumps({"config": asdict(recorded)}))
+    advice = checkpoint_record.as_prepared(entry, config.STAGES, Path(run))
+    command = advice.removeprefix("make it as it was (").removesuffix(")")
+    script, *words = typed(command)
+    now = parsing.parse(config.STAGES[script], words)
+    assert Path(now.checkpoints, now.run_name) == Path(run)
+    assert replace(now, run=name, checkpoints="checkpoints") == replace(recorded, overwrite=True)
+    assert checkpoint_record.as_prepared({}, config.STAGES, Path(run)) == "make it as it was"

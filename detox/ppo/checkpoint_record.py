@@ -80,19 +80,20 @@ def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> 
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
 
 
-def prepared_by(recorded: Mapping[str, Any], stages: Mapping[str, Any]) -> str | None:
-    """Return what to type for the data to be as a checkpoint was trained on, None where it does not say.
+def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Path) -> str:
+    """Say what to do for the data of a run to be as a checkpoint was trained on; not how, where it does not say.
 
     Args:
         recorded: of the data, among the inputs in its manifest.
         stages: classes of settings by script.
+        run: folder of the run, wherever it was when the checkpoint was made.
     """
-    script = "data_preparation.py"
+    script, anew = "data_preparation.py", "make it as it was"
     try:
-        settings = _build(stages[script], recorded["config"])
-        return commands.again(script, settings, "--overwrite")
+        settings = commands.of_run(_build(stages[script], recorded["config"]), run)
+        return f"{anew} ({commands.again(script, settings, '--overwrite')})"
     except (KeyError, TypeError, AttributeError, ValueError, UserError):
-        return None
+        return anew
 
 
 def _build(kind: Any, values: Any) -> Any:

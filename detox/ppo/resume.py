@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.model import devices
 from detox.ppo.checkpoint_folders import remedy
-from detox.ppo.checkpoint_record import flatten, prepared_by, read_manifest, read_state, working_folders
+from detox.ppo.checkpoint_record import as_prepared, flatten, read_manifest, read_state, working_folders
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
 from detox.stage.manifest import content_of
@@ -50,8 +50,7 @@ def check(
     for key, path in inputs.items():
         recorded = manifest["inputs"].get(key, {})
         if recorded.get("content_sha256") != content_of(path):
-            command = prepared_by(recorded, settings.stages()) if key == "prepared" else None
-            advice = f"make it as it was ({command}), " if command else ""
+            advice = f"{as_prepared(recorded, settings.stages(), path.parent)}, " if key == "prepared" else ""
             raise UserError(
                 f"{path} has changed since {folder} was made; {advice}start over with --overwrite, or name another "
                 "--run"

@@ -15,6 +15,7 @@ from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
+    from config import S
     from detox.stage.settings_file import SettingsFile
 
 
@@ -171,12 +172,16 @@ def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
     """
     if settings is None:
         return program(f"{stage}.py")
-    run = folder.parent
-    if run != Path(settings.checkpoints) / settings.run_name:
-        shown = paths.shown(run)
-        name = None if shown.name == settings.preset else shown.name
-        settings = replace(settings, run=name, checkpoints=str(shown.parent))
-    return other(f"{stage}.py", settings, lambda flag: flag in BASE)
+    return other(f"{stage}.py", of_run(settings, folder.parent), lambda flag: flag in BASE)
+
+
+def of_run(settings: S, run: Path) -> S:
+    """Return settings for the run that lies in the folder `run`."""
+    if run == Path(settings.checkpoints) / settings.run_name:
+        return settings
+    shown = paths.shown(run)
+    name = None if shown.name == settings.preset else shown.name
+    return replace(settings, run=name, checkpoints=str(shown.parent))
 
 
 def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:
