@@ -480,3 +480,20 @@ def test_data_are_made_again_in_the_run_that_is_in_use(tmp_path, monkeypatch, na
     assert Path(now.checkpoints, now.run_name) == Path(run)
     assert replace(now, run=name, checkpoints="checkpoints") == replace(recorded, overwrite=True)
     assert checkpoint_record.as_prepared({}, config.STAGES, Path(run)) == "make it as it was"
+
+
+def test_data_of_a_source_that_has_changed_are_not_made_again_by_the_command_that_made_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings, run = config.Preparation(data=config.Data(dataset="d")), Path("checkpoints/copy")
+
+    def advice(**changes):
+        now = replace(settings, data=replace(settings.data, **changes), run="copy", overwrite=True)
+        with artifacts.publish(run / "prepared", stage="data_preparation", settings=now, overwrite=True):
+            pass
+        entry = json.loads(json.dumps({"config": asdict(settings)}))
+        return checkpoint_record.as_prepared(entry, config.STAGES, run)
+
+    source = "--data.dataset d or the tokenizer has changed"
+    anew = "make it as it was (python data_preparation.py --run copy --overwrite --data.dataset d)"
+    assert advice(workers=2) == f"put its source back as it was ({source}), then {anew}"
+    assert advice(dataset="e") == advice(prompt="Say: {dialogue}") == anew

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from detox.ppo.checkpoint_folders import remedy
 from detox.stage import artifacts, commands
 from detox.stage.errors import UserError
+from detox.stage.figures import lookup
+from detox.stage.manifest import glance
 
 if TYPE_CHECKING:
     import config
@@ -91,9 +93,19 @@ def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Pat
     script, anew = "data_preparation.py", "make it as it was"
     try:
         settings = commands.of_run(_build(stages[script], recorded["config"]), run)
-        return f"{anew} ({commands.again(script, settings, '--overwrite')})"
+        command = commands.again(script, settings, "--overwrite")
+        if _decides_data(recorded["config"]) == _decides_data(lookup(glance(run / "prepared"), "config")):
+            source = f"--data.dataset {settings.data.dataset} or the tokenizer has changed"
+            return f"put its source back as it was ({source}), then {anew} ({command})"
+        return f"{anew} ({command})"
     except (KeyError, TypeError, AttributeError, ValueError, UserError):
         return anew
+
+
+def _decides_data(recorded: Any) -> dict[str, Any]:
+    """Return the recorded settings, by name, that decide what data preparation makes of its source."""
+    free = ("run", "checkpoints", "overwrite", "data.workers")
+    return {key: value for key, value in flatten(recorded or {}).items() if key not in free}
 
 
 def _build(kind: Any, values: Any) -> Any:
