@@ -497,3 +497,76 @@ def test_data_of_a_source_that_has_changed_are_not_made_again_by_the_command_tha
     anew = "make it as it was (python data_preparation.py --run copy --overwrite --data.dataset d)"
     assert advice(workers=2) == f"put its source back as it was ({source}), then {anew}"
     assert advice(dataset="e") == advice(prompt="Say: {dialogue}") == anew
+
+
+FOLDERS = {
+    config.Preparation: "prepared",
+    config.LoraTraining: "lora",
+    config.PPOTraining: "ppo/step-0010",
+    config.EvaluationStage: "evaluation/step-0010-validation",
+}
+
+
+def record(run: str, settings: config.Stage, *inputs: str) -> str:
+    """Write an artefact of a stage into a run, and return its manifest."""
+    folder = Path(run, FOLDERS[type(settings)])
+    stage = next(script for script, kind in config.STAGES.items() if kind is type(settings)).removesuffix(".py")
+    read = {name: Path(run, name) for name in inputs}
+    with artifacts.publish(folder, stage=stage, settings=settings, overwrite=True, inputs=read):
+        pass
+    return str(folder / "manifest.json")
+
+
+@pytest.mark.parametrize("stage", FOLDERS)
+@pytest.mark.parametrize("name", [None, "old"])
+def test_a_manifest_in_a_run_is_of_the_run_that_it_lies_in(tmp_path, monkeypatch, stage, name):
+    """Wherever that was when it was written; elsewhere it is of the run that it names."""
+    monkeypatch.chdir(tmp_path)
+    settings = replace(config.preset(stage, "demo"), run=name, seed=3)
+    own = record(f"checkpoints/{settings.run_name}", settings)
+    assert parsing.parse(stage, ["--config", own]) == settings
+    for run in ("checkpoints/copy", "moved/demo", "moved/old", str(tmp_path.parent / "far" / "flan-t5")):
+        there = ["--config", record(run, settings)]
+        now = parsing.parse(stage, there)
+        assert (Path(now.checkpoints, now.run_name), now.seed, now.preset) == (Path(run), 3, "demo")
+        assert Path(parsing.parse(stage, [*there, "--preset", "flan-t5"]).run_name).name == Path(run).name
+        named = parsing.parse(stage, [*there, "--run", "mine", "--checkpoints", "kept"])
+        assert (named.run_name, named.checkpoints) == ("mine", "kept")
+    for elsewhere in ("settings.json", "checkpoints/copy/ppo/step-0010-of-q/manifest.json", "ppo/prepared.json"):
+        Path(elsewhere).parent.mkdir(parents=True, exist_ok=True)
+        Path(elsewhere).write_text(Path(own).read_text())
+        assert parsing.parse(stage, ["--config", elsewhere]) == settings
+
+
+def test_a_manifest_of_training_from_the_runs_own_adapter_means_the_one_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lora = config.Model(adapter="checkpoints/old/lora")
+    for run, inputs, adapter in (
+        ("checkpoints/old", ("lora",), "checkpoints/old/lora"),
+        ("moved/new", ("lora",), "moved/new/lora"),
+        ("moved/other", (), "checkpoints/old/lora"),
+    ):
+        record(run, config.LoraTraining())
+        manifest = record(run, replace(config.PPOTraining(), run="old", model=lora), *inputs)
+        assert parsing.parse(config.PPOTraining, ["--config", manifest]).model.adapter == adapter
+        words = ["--config", manifest, "--model.adapter", "mine"]
+        assert parsing.parse(config.PPOTraining, words).model.adapter == "mine"
+
+
+def test_what_a_copied_run_is_told_to_make_again_is_made_in_the_copy(tmp_path, monkeypatch):
+    """Though the data of the copy are others than those of the manifests in it."""
+    monkeypatch.chdir(tmp_path)
+    old = dict(run="old", checkpoints="elsewhere")
+    for run in ("elsewhere/old", "checkpoints/copy"):
+        record(run, replace(config.Preparation(), **old))
+        record(run, replace(config.LoraTraining(), **old), "prepared")
+        start = config.Model(adapter="elsewhere/old/lora")
+        record(run, replace(config.PPOTraining(), model=start, **old), "prepared", "lora")
+    Path("checkpoints/copy/prepared/manifest.json").unlink()
+    lines = data_preparation.next_step(replace(config.Preparation(), run="copy")).removeprefix("next: ")
+    for line in lines.split(", then "):
+        script, *words = typed(line)
+        assert "--overwrite" in words
+        now = parsing.parse(config.STAGES[script], [word for word in words if word not in ("--run", "copy")])
+        assert (now.run, now.checkpoints) == ("copy", "checkpoints")
+        assert script == "training_lora.py" or now.model.adapter == "checkpoints/copy/lora"

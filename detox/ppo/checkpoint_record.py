@@ -104,7 +104,7 @@ def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Pat
 
 def _decides_data(recorded: Any) -> dict[str, Any]:
     """Return the recorded settings, by name, that decide what data preparation makes of its source."""
-    free = ("run", "checkpoints", "overwrite", "data.workers")
+    free = ("preset", "run", "checkpoints", "overwrite", "data.workers")
     return {key: value for key, value in flatten(recorded or {}).items() if key not in free}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from config import S
 
 
+STEP = re.compile(r"step-(\d{4,})")
+"""Name of a checkpoint's folder, with the updates that it was saved after."""
 _SETTINGS = {"adapter", "ask", "bad_words", "base", "bert_score", "checkpoint", "checkpoints", "dataset", "export"}
 _SETTINGS |= {"model"}
 """Fields of settings that may name a folder or file."""
