@@ -37,10 +37,12 @@ def check(
     now = json.loads(json.dumps(dataclasses.asdict(settings)))
     before, after = flatten(manifest["config"]), flatten(now)
     roots = working_folders(folder, manifest)
+    own_adapter = "lora" in inputs and "lora" in manifest["inputs"]
+    free = _FREE | ({"model.adapter"} if own_adapter else set())  # its content is among the inputs
     changed = [
         f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if key not in _FREE and not _is_same(before.get(key), after.get(key), roots)
+        if key not in free and not _is_same(before.get(key), after.get(key), roots)
     ]
     if changed:
         raise UserError(
@@ -58,6 +60,8 @@ def check(
     weights_then = read_state(folder).get("weights")
     known = weights_then if isinstance(weights_then, dict) else {}
     for model, now in weights.items():
+        if own_adapter and model == settings.model.adapter:
+            continue
         if now not in (value for name, value in known.items() if _is_same(name, model, roots)):
             raise UserError(
                 f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "
