@@ -292,7 +292,9 @@ def test_a_classifier_is_found_from_another_working_folder(tmp_path, monkeypatch
         ("judge.model: judge", "--run own --preset demo", "--preset demo --run own --config s.yaml"),
         ("preset: demo\njudge.model: j", "--preset flan-t5", "--preset flan-t5 --config s.yaml"),
         ("device: cuda\njudge.model: j", "--device auto", "--device auto --config s.yaml"),
-        ("judge.model: j\noverwrite: true", "--overwrite", "--config s.yaml"),
+        ("judge.model: j\noverwrite: true", "--overwrite", "--no-overwrite --config s.yaml"),
+        ("judge.model: j\noverwrite: true", "", "--no-overwrite --config s.yaml"),
+        ("judge.model: j\noverwrite: off", "", "--config s.yaml"),
     ],
 )
 def test_a_line_names_the_file_where_it_has_more_for_that_stage(tmp_path, monkeypatch, text, words, told):
@@ -450,6 +452,24 @@ def test_going_on_keeps_the_file_for_the_stages_to_come(tmp_path, monkeypatch):
     Path("s.yaml").write_text("ppo.kl-coef: 0.1")
     settings = parsing.parse(config.PPOTraining, ["--run", "r", "--config", "s.yaml"])
     assert commands.go_on("training_ppo.py", settings) == "python training_ppo.py --run r --ppo.kl-coef 0.1"
+
+
+def test_a_file_that_lets_things_be_replaced_does_so_in_no_later_command(tmp_path, monkeypatch):
+    """Unless that is what the command is for."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text("judge.model: own\noverwrite: yes")
+    settings = parsing.parse(config.PPOTraining, ["--run", "r", "--config", "s.yaml"])
+    prepared = Path("checkpoints/r/prepared")
+    for line, overwrites in (
+        (commands.go_on("training_ppo.py", settings), False),
+        (commands.go_on("training_ppo.py", settings, "--overwrite"), True),
+        (commands.before("data_preparation", settings, prepared), False),
+        (commands.before("data_preparation", settings, prepared, "--overwrite"), True),
+        (training_lora.next_step(parsing.parse(config.LoraTraining, ["--config", "s.yaml"])), False),
+    ):
+        assert line.endswith("--config s.yaml")
+        script, *words = typed(line)
+        assert parsing.parse(config.STAGES[script], words).overwrite is overwrites
 
 
 def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):

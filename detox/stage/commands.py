@@ -68,7 +68,7 @@ def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *
     """Return what to type for another stage of the run, with the flags of `settings` that matter to both.
 
     The file of settings is named where it has more for that stage or a later one; what the line says itself goes before
-    it.
+    it. That the file lets what is there be replaced holds for the stage that it was given to alone.
     """
     stages = settings.stages()
     later = list(stages)[list(stages).index(script) :]
@@ -77,7 +77,10 @@ def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *
     more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
     said = given if more else ()
     words = (*changed(settings, matters, said), *words)
-    return command(script, settings, *words, *([flags.CONFIG.name, file.path] if file and more else []), said=said)
+    if file is None or not more:
+        return command(script, settings, *words, said=said)
+    keeps = ["--no-overwrite"] if file.turns_on("--overwrite") and "--overwrite" not in words else []
+    return command(script, settings, *words, *keeps, flags.CONFIG.name, file.path, said=said)
 
 
 def changed(settings: config.Stage, matters: Callable[[str], bool], said: Container[str] = ()) -> list[str]:
@@ -162,17 +165,18 @@ def results(script: str, settings: config.Stage) -> list[Path]:
     return sorted(Path(settings.checkpoints, settings.run_name, folder).glob(f"**/{manifest.NAME}"))
 
 
-def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
+def before(stage: str, settings: config.Stage | None, folder: Path, *words: str) -> str:
     """Return what to type for an earlier stage, which makes an artefact of a run.
 
     Args:
         stage: name of its script, without the suffix.
         settings: of a stage that reads the artefact; without them only the script is named.
         folder: the artefact, `<checkpoints>/<run>/<name>`.
+        words: further ones.
     """
     if settings is None:
-        return program(f"{stage}.py")
-    return other(f"{stage}.py", of_run(settings, folder.parent), lambda flag: flag in BASE)
+        return " ".join([program(f"{stage}.py"), *words])
+    return other(f"{stage}.py", of_run(settings, folder.parent), lambda flag: flag in BASE, *words)
 
 
 def of_run(settings: S, run: Path) -> S:

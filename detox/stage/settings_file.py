@@ -49,6 +49,10 @@ class SettingsFile(NamedTuple):
         node = self.given[flag].node if flag in self.given else None
         return getattr(node, "value", None)
 
+    def turns_on(self, flag: str) -> bool:
+        """Return whether the file sets a switch to true."""
+        return _SWITCH.get(str(self.text(flag)).lower(), False)
+
     def blamed(self, error: UserError) -> UserError:
         """Return an error about a flag as one about the key of the file, where the file sets it."""
         flag = flags.blamed(error)
