@@ -573,6 +573,21 @@ def test_a_manifest_of_training_from_the_runs_own_adapter_means_the_one_beside_i
         assert parsing.parse(config.PPOTraining, words).model.adapter == "mine"
 
 
+def test_what_a_run_has_is_its_own_and_the_last_one_is_of_most_updates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, settings = Path("checkpoints/r"), config.PPOTraining(run="r")
+    for folder in ("step-10000", "step-9999", "step-9999-of-q", "step-9998/adapter", "step-99", "old/step-20000"):
+        (run / "ppo" / folder).mkdir(parents=True)
+        (run / "ppo" / folder / "manifest.json").touch()
+    there = [run / "ppo" / name / "manifest.json" for name in ("step-9999", "step-10000")]
+    assert commands.results("training_ppo.py", settings) == there
+    (run / "lora/of-another").mkdir(parents=True)
+    (run / "lora/of-another/manifest.json").touch()
+    assert commands.results("training_lora.py", settings) == []
+    (run / "lora/manifest.json").touch()
+    assert commands.results("training_lora.py", settings) == [run / "lora/manifest.json"]
+
+
 def test_what_a_copied_run_is_told_to_make_again_is_made_in_the_copy(tmp_path, monkeypatch):
     """Though the data of the copy are others than those of the manifests in it."""
     monkeypatch.chdir(tmp_path)

@@ -23,10 +23,7 @@ def is_name(name: str) -> bool:
 
 def numbers(folder: Path) -> list[int]:
     """Return the update counts of the checkpoints in a run's `ppo` folder, in order."""
-    if not folder.is_dir():
-        return []
-    matches = (paths.STEP.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in matches if match)
+    return [int(path.name.removeprefix("step-")) for path in paths.steps(folder)]
 
 
 def last(folder: Path) -> Path | None:

@@ -161,8 +161,9 @@ def fits(script: str, settings: config.Stage, made: str) -> bool:
 
 def results(script: str, settings: config.Stage) -> list[Path]:
     """Return the manifests of what a training stage has made in the run, the last one last."""
-    folder = {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
-    return sorted(Path(settings.checkpoints, settings.run_name, folder).glob(f"**/{manifest.NAME}"))
+    run = Path(settings.checkpoints, settings.run_name)
+    there = [run / "lora"] if script == "training_lora.py" else paths.steps(run / "ppo")
+    return [folder / manifest.NAME for folder in there if (folder / manifest.NAME).is_file()]
 
 
 def before(stage: str, settings: config.Stage | None, folder: Path, *words: str) -> str:

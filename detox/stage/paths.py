@@ -52,6 +52,13 @@ def same(one: object, other: object) -> bool:
         return False
 
 
+def steps(folder: Path) -> list[Path]:
+    """Return the checkpoints in a run's `ppo` folder, in order."""
+    there = folder.iterdir() if folder.is_dir() else []
+    numbered = [(int(match[1]), path) for path in there if (match := STEP.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]
+
+
 def shown(path: Path) -> Path:
     """Return a path as short as it can be shown: from the working folder, if it lies in that."""
     here, absolute = Path.cwd(), Path(os.path.abspath(path))
