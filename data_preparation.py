@@ -7,6 +7,7 @@ processes tokenize what the main one reads and writes; the result is the same.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -68,12 +69,26 @@ def next_step(settings: config.Preparation) -> str:
         return commands.following(script, settings, lambda flag: flag in commands.BASE, "prepared")
 
     if commands.fits("training_ppo.py", settings, "prepared"):
-        print("note: the run was trained on the same data")
-        return f"next: {commands.other('evaluate_ppo.py', settings, lambda flag: False)}"
+        return f"next: {after_training(settings)}"
     if not takes_own_adapter(settings) or commands.fits("training_lora.py", settings, "prepared"):
         return f"next: {command('training_ppo.py')}"
     optional = "" if commands.results("training_lora.py", settings) else " (optional)"
     return f"next: {command('training_lora.py')}{optional}, then {command('training_ppo.py')}"
+
+
+def after_training(settings: config.Preparation) -> str:
+    """Return what to type where the run was trained on the same data: training, where updates are left, or evaluation.
+
+    What its last checkpoint says is all that training needs to go on.
+    """
+    last = commands.results("training_ppo.py", settings)[-1]
+    made = manifest.glance(last.parent)
+    done, whole = figures.lookup(made, "counts", "updates"), figures.lookup(made, "config", "ppo", "updates")
+    if isinstance(done, int) and isinstance(whole, int) and done < whole:
+        print(f"note: the run was trained on the same data, {done} of {whole} updates; the next command goes on")
+        return f"{commands.program('training_ppo.py')} {shlex.join(['--config', str(last)])}"
+    print("note: the run was trained on the same data")
+    return commands.other("evaluate_ppo.py", settings, lambda flag: False)
 
 
 def takes_own_adapter(settings: config.Preparation) -> bool:

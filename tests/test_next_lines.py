@@ -366,6 +366,28 @@ def test_a_run_begins_again_with_its_settings_where_its_data_are_others(tmp_path
     assert parsing.parse(config.PPOTraining, words) == replace(trained, overwrite=True)
 
 
+def test_a_run_whose_training_was_cut_short_goes_on_where_its_data_are_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = replace(config.preset(config.Preparation, "demo"), checkpoints="runs/my own", run="r")
+    prepared, step = Path("runs/my own/r/prepared"), Path("runs/my own/r/ppo/step-0003")
+    trained = replace(config.PPOTraining(), checkpoints="runs/my own", run="r", seed=3)
+    with artifacts.publish(prepared, stage="data_preparation", settings=settings):
+        pass
+    for done in (3, 20):
+        with artifacts.publish(
+            step, stage="training_ppo", settings=trained, overwrite=True, inputs={"prepared": prepared}
+        ) as draft:
+            draft.counts["updates"] = done
+        line = data_preparation.next_step(settings).removeprefix("next: ")
+        told = capsys.readouterr().out
+        if done == 3:
+            assert "note: the run was trained on the same data, 3 of 20 updates" in told
+            script, *words = typed(line)
+            assert parsing.parse(config.STAGES[script], words) == trained
+        else:
+            assert told == "note: the run was trained on the same data\n" and "evaluate_ppo.py" in line
+
+
 @pytest.mark.parametrize("preset", ["flan-t5", "demo"])
 def test_an_adapter_of_other_data_is_made_again_before_what_starts_from_it(tmp_path, monkeypatch, capsys, preset):
     """With settings from manifests, as the lines themselves propose."""
