@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import shlex
+import sys
 from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 BASE = ("--model.base", "--model.revision")
 MACHINE = ("--device", "--threads", "--engine", "--dtype")
 """Flags that stages share, and that should be the same in all of a run."""
+_SCRIPTS = ("data_preparation.py", "training_lora.py", "training_ppo.py", "evaluate_ppo.py")
 _RUN = ("--preset", "--run", "--checkpoints")
 _PASSING = (*_RUN, "--overwrite", "--checkpoint")
 """Flags that are named otherwise, or that belong to one call alone."""
@@ -38,8 +40,11 @@ kept: Set[str] = frozenset()
 
 
 def program(script: str) -> str:
-    """Return what runs a script here."""
-    return installed.get(script, f"python {script}")
+    """Return what runs a script here: that of the folder in which the one lies that runs, as it was typed."""
+    if script in installed:
+        return installed[script]
+    started = Path(sys.argv[0])
+    return shlex.join(["python", str(started.with_name(script) if started.name in _SCRIPTS else script)])
 
 
 def command(script: str, settings: config.Stage, *words: str, said: Container[str] = ()) -> str:
@@ -51,7 +56,7 @@ def command(script: str, settings: config.Stage, *words: str, said: Container[st
         words: come last.
         said: flags to name although they are as they are without being named.
     """
-    start = program(script).split()
+    start = shlex.split(program(script))
     for flag in _RUN:
         value = _value(settings, flag)
         if value is not None and (value != _value(type(settings), flag) or flag in said or flag in kept):
