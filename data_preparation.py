@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import config
-from detox.stage import artifacts, cli, commands, figures, manifest, run_lock
+from detox.stage import artifacts, cli, commands, figures, manifest, paths, run_lock
 from detox.stage.errors import UserError
 
 
@@ -65,12 +65,15 @@ def next_step(settings: config.Preparation) -> str:
     What the run has from the very same data need not be made again.
     """
 
+    adapter, start = takes_adapter(settings)
+
     def command(script: str) -> str:
-        return commands.following(script, settings, lambda flag: flag in commands.BASE, "prepared")
+        words = start if script == "training_ppo.py" else []
+        return commands.following(script, settings, lambda flag: flag in commands.BASE, "prepared", words)
 
     if commands.fits("training_ppo.py", settings, "prepared"):
         return f"next: {after_training(settings)}"
-    if not takes_own_adapter(settings) or commands.fits("training_lora.py", settings, "prepared"):
+    if adapter != "auto" or commands.fits("training_lora.py", settings, "prepared"):
         return f"next: {command('training_ppo.py')}"
     optional = "" if commands.results("training_lora.py", settings) else " (optional)"
     return f"next: {command('training_lora.py')}{optional}, then {command('training_ppo.py')}"
@@ -91,14 +94,26 @@ def after_training(settings: config.Preparation) -> str:
     return commands.other("evaluate_ppo.py", settings, lambda flag: False)
 
 
-def takes_own_adapter(settings: config.Preparation) -> bool:
-    """Return whether PPO starts from what the run's `training_lora.py` makes, as file, last training or preset say."""
+def takes_adapter(settings: config.Preparation) -> tuple[str | None, list[str]]:
+    """Return the adapter that PPO is to start from, and what to type for that.
+
+    File, last training or preset say it: `auto` is what the run's `training_lora.py` makes. It is that too where theirs
+    belongs to another base.
+    """
     if commands.in_file("--model.adapter"):
-        return commands.file.text("--model.adapter") == "auto"
+        return commands.file.text("--model.adapter"), []
     trained = commands.results("training_ppo.py", settings)
     if trained and commands.file is None:
-        return figures.lookup(manifest.glance(trained[-1].parent), "inputs", "lora") is not None
-    return config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
+        made = manifest.glance(trained[-1].parent)
+        base, adapter = (figures.lookup(made, "config", "model", name) for name in ("base", "adapter"))
+        adapter = adapter if figures.lookup(made, "inputs", "lora") is None else "auto"
+    else:
+        usual = config.preset(config.PPOTraining, settings.preset).model
+        base, adapter = usual.base, usual.adapter
+    fits = base == settings.model.base or paths.same(base, settings.model.base)
+    if fits or adapter in (None, "none", "auto"):
+        return adapter, []
+    return "auto", ["--model.adapter", "auto"]
 
 
 if __name__ == "__main__":

@@ -77,9 +77,11 @@ def test_each_line_runs_as_it_is_printed(place, capsys):
     where = "--checkpoints elsewhere --run own --preset demo --seed 3 --model.base t5".split()
     file = ["--config", "my sizes.yaml"]
     assert run("data_preparation.py", *where, *file) == 0
-    script, *words = typed(capsys.readouterr().out.partition("next: ")[2])
+    line = capsys.readouterr().out.partition("next: ")[2].strip()
+    script, *words = typed(line.partition(", then ")[2])
     settings = parsing.parse(config.STAGES[script], words)
-    assert script == "training_ppo.py" and settings.model.base == "t5" and settings.ppo.updates == 1
+    assert script == "training_ppo.py" and settings.ppo.updates == 1
+    assert settings.model == config.Model("t5", adapter="auto"), "the preset's adapter belongs to another base"
     assert run("training_lora.py", *where, *file) == 0
     script, *words = typed(capsys.readouterr().out.partition("next: ")[2])
     assert script == "training_ppo.py" and words[-2:] == file
@@ -386,6 +388,31 @@ def test_a_run_whose_training_was_cut_short_goes_on_where_its_data_are_the_same(
             assert parsing.parse(config.STAGES[script], words) == trained
         else:
             assert told == "note: the run was trained on the same data\n" and "evaluate_ppo.py" in line
+
+
+def test_an_adapter_is_not_proposed_for_another_base(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    demo = config.preset(config.Preparation, "demo")
+    assert data_preparation.next_step(demo) == "next: python training_ppo.py --preset demo"
+    settings = replace(demo, model=config.Base("own"))
+    lora, train = (
+        f"python {script} --preset demo --model.base own" for script in ("training_lora.py", "training_ppo.py")
+    )
+    following = f"next: {lora} (optional), then {train} --model.adapter auto"
+    assert data_preparation.next_step(settings) == following
+    for adapter, base, told in (
+        ("mine", "own", f"next: {train} --overwrite"),
+        ("mine", "old", f"{following} --overwrite"),
+        ("none", "old", f"next: {train} --overwrite"),
+    ):
+        trained = replace(config.preset(config.PPOTraining, "demo"), model=config.Model(base, adapter=adapter))
+        folder = Path("checkpoints/demo/ppo/step-0001")
+        with artifacts.publish(folder, stage="training_ppo", settings=trained, overwrite=True):
+            pass
+        assert data_preparation.next_step(settings) == f"{told} --config {folder}/manifest.json"
+    Path("s.yaml").write_text("model.adapter: mine")
+    settings = parsing.parse(config.Preparation, "--preset demo --model.base own --config s.yaml".split())
+    assert data_preparation.next_step(settings).startswith(f"next: {train} --overwrite --config s.yaml")
 
 
 @pytest.mark.parametrize("preset", ["flan-t5", "demo"])
