@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from dataclasses import asdict, replace
@@ -620,6 +621,18 @@ def test_a_manifest_of_training_from_the_runs_own_adapter_means_the_one_beside_i
         assert parsing.parse(config.PPOTraining, ["--config", manifest]).model.adapter == adapter
         words = ["--config", manifest, "--model.adapter", "mine"]
         assert parsing.parse(config.PPOTraining, words).model.adapter == "mine"
+
+
+def test_the_run_is_told_from_within_it_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = Path(record("checkpoints/copy", replace(config.LoraTraining(), run="old")))
+    for here in (Path(), Path("checkpoints"), Path("checkpoints/copy"), manifest.parent):
+        monkeypatch.chdir(tmp_path / here)
+        now = parsing.parse(config.LoraTraining, ["--config", os.path.relpath(tmp_path / manifest)])
+        run = Path(now.checkpoints, now.run_name)
+        assert (now.run, run.resolve()) == ("copy", (tmp_path / "checkpoints/copy").resolve())
+        moved = commands.of_run(config.LoraTraining(), Path(os.path.relpath(tmp_path / "checkpoints/copy")))
+        assert (moved.run, moved.checkpoints) == (now.run, now.checkpoints)
 
 
 def test_what_a_run_has_is_its_own_and_the_last_one_is_of_most_updates(tmp_path, monkeypatch):

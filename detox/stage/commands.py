@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import shlex
 import sys
 from collections.abc import Callable, Container, Sequence, Set
@@ -189,9 +190,9 @@ def of_run(settings: S, run: Path) -> S:
     """Return settings for the run that lies in the folder `run`."""
     if run == Path(settings.checkpoints) / settings.run_name:
         return settings
-    shown = paths.shown(run)
-    name = None if shown.name == settings.preset else shown.name
-    return replace(settings, run=name, checkpoints=str(shown.parent))
+    run = Path(os.path.abspath(run))
+    name = None if run.name == settings.preset else run.name
+    return replace(settings, run=name, checkpoints=str(paths.shown(run.parent)))
 
 
 def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,13 +109,14 @@ def read(name: str, stages: Mapping[str, type[config.Stage]]) -> SettingsFile:
 
 def _set_place(found: SettingsFile, path: Path, manifest: Mapping[str, Any]) -> None:
     """Let a manifest that lies in a run name this run, and its own adapter, wherever they were when it was written."""
-    run = _run_of(paths.shown(path).parent, manifest["stage"].value)
+    run = _run_of(Path(os.path.abspath(path)).parent, manifest["stage"].value)
     if run is None:
         return
-    own = {"run": run.name, "checkpoints": str(run.parent)}
+    checkpoints = paths.shown(run.parent)
+    own = {"run": run.name, "checkpoints": str(checkpoints)}
     inputs = manifest.get("inputs")
     if inputs is not None and inputs.id == "mapping" and "lora" in [key.value for key, _ in inputs.value]:
-        own["model.adapter"] = str(run / "lora")
+        own["model.adapter"] = str(checkpoints / run.name / "lora")
     for key, text in own.items():
         node = type(manifest["stage"])("tag:yaml.org,2002:str", text, style='"')
         found.given[f"--{key}"] = Given(key, node)
