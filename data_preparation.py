@@ -7,11 +7,12 @@ processes tokenize what the main one reads and writes; the result is the same.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 import config
-from detox.stage import artifacts, cli, commands, figures, manifest, run_lock
+from detox.stage import artifacts, cli, commands, figures, manifest, paths, run_lock
 from detox.stage.errors import UserError
 
 
@@ -64,26 +65,55 @@ def next_step(settings: config.Preparation) -> str:
     What the run has from the very same data need not be made again.
     """
 
+    adapter, start = takes_adapter(settings)
+
     def command(script: str) -> str:
-        return commands.following(script, settings, lambda flag: flag in commands.BASE, "prepared")
+        words = start if script == "training_ppo.py" else []
+        return commands.following(script, settings, lambda flag: flag in commands.BASE, "prepared", words)
 
     if commands.fits("training_ppo.py", settings, "prepared"):
-        print("note: the run was trained on the same data")
-        return f"next: {commands.other('evaluate_ppo.py', settings, lambda flag: False)}"
-    if not takes_own_adapter(settings) or commands.fits("training_lora.py", settings, "prepared"):
+        return f"next: {after_training(settings)}"
+    if adapter != "auto" or commands.fits("training_lora.py", settings, "prepared"):
         return f"next: {command('training_ppo.py')}"
     optional = "" if commands.results("training_lora.py", settings) else " (optional)"
     return f"next: {command('training_lora.py')}{optional}, then {command('training_ppo.py')}"
 
 
-def takes_own_adapter(settings: config.Preparation) -> bool:
-    """Return whether PPO starts from what the run's `training_lora.py` makes, as file, last training or preset say."""
+def after_training(settings: config.Preparation) -> str:
+    """Return what to type where the run was trained on the same data: training, where updates are left, or evaluation.
+
+    What its last checkpoint says is all that training needs to go on.
+    """
+    last = commands.results("training_ppo.py", settings)[-1]
+    made = manifest.glance(last.parent)
+    done, whole = figures.lookup(made, "counts", "updates"), figures.lookup(made, "config", "ppo", "updates")
+    if isinstance(done, int) and isinstance(whole, int) and done < whole:
+        print(f"note: the run was trained on the same data, {done} of {whole} updates; the next command goes on")
+        return f"{commands.program('training_ppo.py')} {shlex.join(['--config', str(last)])}"
+    print("note: the run was trained on the same data")
+    return commands.other("evaluate_ppo.py", settings, lambda flag: False)
+
+
+def takes_adapter(settings: config.Preparation) -> tuple[str | None, list[str]]:
+    """Return the adapter that PPO is to start from, and what to type for that.
+
+    File, last training or preset say it: `auto` is what the run's `training_lora.py` makes. It is that too where theirs
+    belongs to another base.
+    """
     if commands.in_file("--model.adapter"):
-        return commands.file.text("--model.adapter") == "auto"
+        return commands.file.text("--model.adapter"), []
     trained = commands.results("training_ppo.py", settings)
     if trained and commands.file is None:
-        return figures.lookup(manifest.glance(trained[-1].parent), "inputs", "lora") is not None
-    return config.preset(config.PPOTraining, settings.preset).model.adapter == "auto"
+        made = manifest.glance(trained[-1].parent)
+        base, adapter = (figures.lookup(made, "config", "model", name) for name in ("base", "adapter"))
+        adapter = adapter if figures.lookup(made, "inputs", "lora") is None else "auto"
+    else:
+        usual = config.preset(config.PPOTraining, settings.preset).model
+        base, adapter = usual.base, usual.adapter
+    fits = base == settings.model.base or paths.same(base, settings.model.base)
+    if fits or adapter in (None, "none", "auto"):
+        return adapter, []
+    return "auto", ["--model.adapter", "auto"]
 
 
 if __name__ == "__main__":

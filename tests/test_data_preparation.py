@@ -71,9 +71,9 @@ def test_splits_without_a_file_are_said_to_be_shares_of_the_train_rows(base, pla
 def test_the_demo_preset_prepares_its_corpus(base, place, monkeypatch, capsys):
     monkeypatch.setattr(sources, "DEMO_DIALOGUES", {"train": 6, "validation": 2, "test": 2})
     assert prepare(base, "--preset", "demo") == 0
-    assert capsys.readouterr().out.endswith(
-        f"wrote checkpoints/demo/prepared\nnext: python training_ppo.py --preset demo --model.base {base}\n"
-    )
+    words = f"--preset demo --model.base {base}"
+    following = f"python training_lora.py {words} (optional), then python training_ppo.py {words} --model.adapter auto"
+    assert capsys.readouterr().out.endswith(f"wrote checkpoints/demo/prepared\nnext: {following}\n")
 
 
 def test_the_same_settings_give_the_same_bytes(base, place, tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import training_ppo
 from detox.evaluation import scorers
 from detox.evaluation.folders import decides
 from detox.model import loading
+from detox.ppo import checkpoint_record
 from detox.ppo.next_step import next_step
 from detox.scoring.classifier import load_classifier
 from detox.stage import artifacts, cli, commands, notes, parsing, run_preset
@@ -76,9 +78,11 @@ def test_each_line_runs_as_it_is_printed(place, capsys):
     where = "--checkpoints elsewhere --run own --preset demo --seed 3 --model.base t5".split()
     file = ["--config", "my sizes.yaml"]
     assert run("data_preparation.py", *where, *file) == 0
-    script, *words = typed(capsys.readouterr().out.partition("next: ")[2])
+    line = capsys.readouterr().out.partition("next: ")[2].strip()
+    script, *words = typed(line.partition(", then ")[2])
     settings = parsing.parse(config.STAGES[script], words)
-    assert script == "training_ppo.py" and settings.model.base == "t5" and settings.ppo.updates == 1
+    assert script == "training_ppo.py" and settings.ppo.updates == 1
+    assert settings.model == config.Model("t5", adapter="auto"), "the preset's adapter belongs to another base"
     assert run("training_lora.py", *where, *file) == 0
     script, *words = typed(capsys.readouterr().out.partition("next: ")[2])
     assert script == "training_ppo.py" and words[-2:] == file
@@ -291,7 +295,9 @@ def test_a_classifier_is_found_from_another_working_folder(tmp_path, monkeypatch
         ("judge.model: judge", "--run own --preset demo", "--preset demo --run own --config s.yaml"),
         ("preset: demo\njudge.model: j", "--preset flan-t5", "--preset flan-t5 --config s.yaml"),
         ("device: cuda\njudge.model: j", "--device auto", "--device auto --config s.yaml"),
-        ("judge.model: j\noverwrite: true", "--overwrite", "--config s.yaml"),
+        ("judge.model: j\noverwrite: true", "--overwrite", "--no-overwrite --config s.yaml"),
+        ("judge.model: j\noverwrite: true", "", "--no-overwrite --config s.yaml"),
+        ("judge.model: j\noverwrite: off", "", "--config s.yaml"),
     ],
 )
 def test_a_line_names_the_file_where_it_has_more_for_that_stage(tmp_path, monkeypatch, text, words, told):
@@ -361,6 +367,53 @@ def test_a_run_begins_again_with_its_settings_where_its_data_are_others(tmp_path
     script, *words = typed(data_preparation.next_step(settings).removeprefix("next: "))
     assert script == "training_ppo.py", "it started from another adapter than the run's own"
     assert parsing.parse(config.PPOTraining, words) == replace(trained, overwrite=True)
+
+
+def test_a_run_whose_training_was_cut_short_goes_on_where_its_data_are_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = replace(config.preset(config.Preparation, "demo"), checkpoints="runs/my own", run="r")
+    prepared, step = Path("runs/my own/r/prepared"), Path("runs/my own/r/ppo/step-0003")
+    trained = replace(config.PPOTraining(), checkpoints="runs/my own", run="r", seed=3)
+    with artifacts.publish(prepared, stage="data_preparation", settings=settings):
+        pass
+    for done in (3, 20):
+        with artifacts.publish(
+            step, stage="training_ppo", settings=trained, overwrite=True, inputs={"prepared": prepared}
+        ) as draft:
+            draft.counts["updates"] = done
+        line = data_preparation.next_step(settings).removeprefix("next: ")
+        told = capsys.readouterr().out
+        if done == 3:
+            assert "note: the run was trained on the same data, 3 of 20 updates" in told
+            script, *words = typed(line)
+            assert parsing.parse(config.STAGES[script], words) == trained
+        else:
+            assert told == "note: the run was trained on the same data\n" and "evaluate_ppo.py" in line
+
+
+def test_an_adapter_is_not_proposed_for_another_base(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    demo = config.preset(config.Preparation, "demo")
+    assert data_preparation.next_step(demo) == "next: python training_ppo.py --preset demo"
+    settings = replace(demo, model=config.Base("own"))
+    lora, train = (
+        f"python {script} --preset demo --model.base own" for script in ("training_lora.py", "training_ppo.py")
+    )
+    following = f"next: {lora} (optional), then {train} --model.adapter auto"
+    assert data_preparation.next_step(settings) == following
+    for adapter, base, told in (
+        ("mine", "own", f"next: {train} --overwrite"),
+        ("mine", "old", f"{following} --overwrite"),
+        ("none", "old", f"next: {train} --overwrite"),
+    ):
+        trained = replace(config.preset(config.PPOTraining, "demo"), model=config.Model(base, adapter=adapter))
+        folder = Path("checkpoints/demo/ppo/step-0001")
+        with artifacts.publish(folder, stage="training_ppo", settings=trained, overwrite=True):
+            pass
+        assert data_preparation.next_step(settings) == f"{told} --config {folder}/manifest.json"
+    Path("s.yaml").write_text("model.adapter: mine")
+    settings = parsing.parse(config.Preparation, "--preset demo --model.base own --config s.yaml".split())
+    assert data_preparation.next_step(settings).startswith(f"next: {train} --overwrite --config s.yaml")
 
 
 @pytest.mark.parametrize("preset", ["flan-t5", "demo"])
@@ -451,6 +504,24 @@ def test_going_on_keeps_the_file_for_the_stages_to_come(tmp_path, monkeypatch):
     assert commands.go_on("training_ppo.py", settings) == "python training_ppo.py --run r --ppo.kl-coef 0.1"
 
 
+def test_a_file_that_lets_things_be_replaced_does_so_in_no_later_command(tmp_path, monkeypatch):
+    """Unless that is what the command is for."""
+    monkeypatch.chdir(tmp_path)
+    Path("s.yaml").write_text("judge.model: own\noverwrite: yes")
+    settings = parsing.parse(config.PPOTraining, ["--run", "r", "--config", "s.yaml"])
+    prepared = Path("checkpoints/r/prepared")
+    for line, overwrites in (
+        (commands.go_on("training_ppo.py", settings), False),
+        (commands.go_on("training_ppo.py", settings, "--overwrite"), True),
+        (commands.before("data_preparation", settings, prepared), False),
+        (commands.before("data_preparation", settings, prepared, "--overwrite"), True),
+        (training_lora.next_step(parsing.parse(config.LoraTraining, ["--config", "s.yaml"])), False),
+    ):
+        assert line.endswith("--config s.yaml")
+        script, *words = typed(line)
+        assert parsing.parse(config.STAGES[script], words).overwrite is overwrites
+
+
 def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):
     """Though the stage before has no use for it; and an adapter that it names needs no training."""
     monkeypatch.chdir(tmp_path)
@@ -461,3 +532,138 @@ def test_the_file_goes_on_to_the_stage_that_needs_it(tmp_path, monkeypatch):
         Path("s.yaml").write_text(text)
         settings = parsing.parse(config.Preparation, ["--run", "r", "--config", "s.yaml"])
         assert data_preparation.next_step(settings).startswith(f"next: {following}")
+
+
+# ---------------------------------------------------------------------------------- runs that were copied or moved
+
+
+@pytest.mark.parametrize("name", [None, "r"])
+@pytest.mark.parametrize("run", ["checkpoints/copy", "elsewhere/r", "elsewhere/demo"])
+def test_data_are_made_again_in_the_run_that_is_in_use(tmp_path, monkeypatch, name, run):
+    monkeypatch.chdir(tmp_path)
+    recorded = replace(config.preset(config.Preparation, "demo"), run=name, data=config.Data(dataset="d"))
+    entry = json.loads(json.dumps({"config": asdict(recorded)}))
+    advice = checkpoint_record.as_prepared(entry, config.STAGES, Path(run))
+    command = advice.removeprefix("make it as it was (").removesuffix(")")
+    script, *words = typed(command)
+    now = parsing.parse(config.STAGES[script], words)
+    assert Path(now.checkpoints, now.run_name) == Path(run)
+    assert replace(now, run=name, checkpoints="checkpoints") == replace(recorded, overwrite=True)
+    assert checkpoint_record.as_prepared({}, config.STAGES, Path(run)) == "make it as it was"
+
+
+def test_data_of_a_source_that_has_changed_are_not_made_again_by_the_command_that_made_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings, run = config.Preparation(data=config.Data(dataset="d")), Path("checkpoints/copy")
+
+    def advice(**changes):
+        now = replace(settings, data=replace(settings.data, **changes), run="copy", overwrite=True)
+        with artifacts.publish(run / "prepared", stage="data_preparation", settings=now, overwrite=True):
+            pass
+        entry = json.loads(json.dumps({"config": asdict(settings)}))
+        return checkpoint_record.as_prepared(entry, config.STAGES, run)
+
+    source = "--data.dataset d or the tokenizer has changed"
+    anew = "make it as it was (python data_preparation.py --run copy --overwrite --data.dataset d)"
+    assert advice(workers=2) == f"put its source back as it was ({source}), then {anew}"
+    assert advice(dataset="e") == advice(prompt="Say: {dialogue}") == anew
+
+
+FOLDERS = {
+    config.Preparation: "prepared",
+    config.LoraTraining: "lora",
+    config.PPOTraining: "ppo/step-0010",
+    config.EvaluationStage: "evaluation/step-0010-validation",
+}
+
+
+def record(run: str, settings: config.Stage, *inputs: str) -> str:
+    """Write an artefact of a stage into a run, and return its manifest."""
+    folder = Path(run, FOLDERS[type(settings)])
+    stage = next(script for script, kind in config.STAGES.items() if kind is type(settings)).removesuffix(".py")
+    read = {name: Path(run, name) for name in inputs}
+    with artifacts.publish(folder, stage=stage, settings=settings, overwrite=True, inputs=read):
+        pass
+    return str(folder / "manifest.json")
+
+
+@pytest.mark.parametrize("stage", FOLDERS)
+@pytest.mark.parametrize("name", [None, "old"])
+def test_a_manifest_in_a_run_is_of_the_run_that_it_lies_in(tmp_path, monkeypatch, stage, name):
+    """Wherever that was when it was written; elsewhere it is of the run that it names."""
+    monkeypatch.chdir(tmp_path)
+    settings = replace(config.preset(stage, "demo"), run=name, seed=3)
+    own = record(f"checkpoints/{settings.run_name}", settings)
+    assert parsing.parse(stage, ["--config", own]) == settings
+    for run in ("checkpoints/copy", "moved/demo", "moved/old", str(tmp_path.parent / "far" / "flan-t5")):
+        there = ["--config", record(run, settings)]
+        now = parsing.parse(stage, there)
+        assert (Path(now.checkpoints, now.run_name), now.seed, now.preset) == (Path(run), 3, "demo")
+        assert Path(parsing.parse(stage, [*there, "--preset", "flan-t5"]).run_name).name == Path(run).name
+        named = parsing.parse(stage, [*there, "--run", "mine", "--checkpoints", "kept"])
+        assert (named.run_name, named.checkpoints) == ("mine", "kept")
+    for elsewhere in ("settings.json", "checkpoints/copy/ppo/step-0010-of-q/manifest.json", "ppo/prepared.json"):
+        Path(elsewhere).parent.mkdir(parents=True, exist_ok=True)
+        Path(elsewhere).write_text(Path(own).read_text())
+        assert parsing.parse(stage, ["--config", elsewhere]) == settings
+
+
+def test_a_manifest_of_training_from_the_runs_own_adapter_means_the_one_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lora = config.Model(adapter="checkpoints/old/lora")
+    for run, inputs, adapter in (
+        ("checkpoints/old", ("lora",), "checkpoints/old/lora"),
+        ("moved/new", ("lora",), "moved/new/lora"),
+        ("moved/other", (), "checkpoints/old/lora"),
+    ):
+        record(run, config.LoraTraining())
+        manifest = record(run, replace(config.PPOTraining(), run="old", model=lora), *inputs)
+        assert parsing.parse(config.PPOTraining, ["--config", manifest]).model.adapter == adapter
+        words = ["--config", manifest, "--model.adapter", "mine"]
+        assert parsing.parse(config.PPOTraining, words).model.adapter == "mine"
+
+
+def test_the_run_is_told_from_within_it_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = Path(record("checkpoints/copy", replace(config.LoraTraining(), run="old")))
+    for here in (Path(), Path("checkpoints"), Path("checkpoints/copy"), manifest.parent):
+        monkeypatch.chdir(tmp_path / here)
+        now = parsing.parse(config.LoraTraining, ["--config", os.path.relpath(tmp_path / manifest)])
+        run = Path(now.checkpoints, now.run_name)
+        assert (now.run, run.resolve()) == ("copy", (tmp_path / "checkpoints/copy").resolve())
+        moved = commands.of_run(config.LoraTraining(), Path(os.path.relpath(tmp_path / "checkpoints/copy")))
+        assert (moved.run, moved.checkpoints) == (now.run, now.checkpoints)
+
+
+def test_what_a_run_has_is_its_own_and_the_last_one_is_of_most_updates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, settings = Path("checkpoints/r"), config.PPOTraining(run="r")
+    for folder in ("step-10000", "step-9999", "step-9999-of-q", "step-9998/adapter", "step-99", "old/step-20000"):
+        (run / "ppo" / folder).mkdir(parents=True)
+        (run / "ppo" / folder / "manifest.json").touch()
+    there = [run / "ppo" / name / "manifest.json" for name in ("step-9999", "step-10000")]
+    assert commands.results("training_ppo.py", settings) == there
+    (run / "lora/of-another").mkdir(parents=True)
+    (run / "lora/of-another/manifest.json").touch()
+    assert commands.results("training_lora.py", settings) == []
+    (run / "lora/manifest.json").touch()
+    assert commands.results("training_lora.py", settings) == [run / "lora/manifest.json"]
+
+
+def test_what_a_copied_run_is_told_to_make_again_is_made_in_the_copy(tmp_path, monkeypatch):
+    """Though the data of the copy are others than those of the manifests in it."""
+    monkeypatch.chdir(tmp_path)
+    old = dict(run="old", checkpoints="elsewhere")
+    for run in ("elsewhere/old", "checkpoints/copy"):
+        record(run, replace(config.Preparation(), **old))
+        record(run, replace(config.LoraTraining(), **old), "prepared")
+        start = config.Model(adapter="elsewhere/old/lora")
+        record(run, replace(config.PPOTraining(), model=start, **old), "prepared", "lora")
+    Path("checkpoints/copy/prepared/manifest.json").unlink()
+    lines = data_preparation.next_step(replace(config.Preparation(), run="copy")).removeprefix("next: ")
+    for line in lines.split(", then "):
+        script, *words = typed(line)
+        assert "--overwrite" in words
+        now = parsing.parse(config.STAGES[script], [word for word in words if word not in ("--run", "copy")])
+        assert (now.run, now.checkpoints) == ("copy", "checkpoints")
+        assert script == "training_lora.py" or now.model.adapter == "checkpoints/copy/lora"

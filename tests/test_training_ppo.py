@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSeq2SeqLM
 
 import config
@@ -71,7 +71,8 @@ def train(*more):
     for name, value in zip(more[::2], more[1::2]):
         flags = flags[: flags.index(name)] + flags[flags.index(name) + 2 :] if name in flags else flags
         flags += [name, value]
-    return cli.run(config.PPOTraining, training_ppo.main, ["--run", "r", *flags, *switches])
+    run = [] if "--run" in flags else ["--run", "r"]
+    return cli.run(config.PPOTraining, training_ppo.main, [*run, *flags, *switches])
 
 
 def metrics(folder):
@@ -297,6 +298,33 @@ def test_prepared_data_that_changed_is_refused(place, capsys):
     error = capsys.readouterr().err
     command = "python data_preparation.py --run r --overwrite --model.base t5 --data.dataset dialogues"
     assert "checkpoints/r/prepared has changed since" in error and f"make it as it was ({command})" in error
+
+
+def test_a_renamed_or_copied_run_goes_on_from_its_own_adapter(place, capsys):
+    prepared = {"prepared": Path("checkpoints/r/prepared")}
+    with artifacts.publish(
+        Path("checkpoints/r/lora"), stage="training_lora", settings=config.LoraTraining(), inputs=prepared
+    ) as draft:
+        shutil.copytree("lora", draft.path, dirs_exist_ok=True)
+    assert train("--model.adapter", "auto", "--ppo.updates", "1") == 0
+    Path("checkpoints/r").rename("checkpoints/renamed")
+    assert train("--run", "renamed", "--model.adapter", "auto", "--ppo.updates", "2") == 0
+    shutil.copytree("checkpoints/renamed", "kept/copy")
+    capsys.readouterr()
+    prepared = {"prepared": Path("kept/copy/prepared")}
+    words = ["--config", "kept/copy/ppo/step-0002/manifest.json", "--ppo.updates", "3"]
+    assert cli.run(config.PPOTraining, training_ppo.main, words) == 0
+    assert "goes on    from kept/copy/ppo/step-0002" in capsys.readouterr().out
+    assert checkpoint_folders.numbers(Path("checkpoints/renamed/ppo")) == [1, 2]
+    weights = Path("kept/copy/lora/adapter_model.safetensors")
+    with artifacts.publish(
+        Path("kept/copy/lora"), stage="training_lora", settings=config.LoraTraining(), overwrite=True, inputs=prepared
+    ) as draft:
+        shutil.copytree("lora", draft.path, dirs_exist_ok=True)
+        tensors = load_file(draft.path / weights.name)
+        save_file({name: tensor + 1 for name, tensor in tensors.items()}, draft.path / weights.name)
+    assert cli.run(config.PPOTraining, training_ppo.main, [*words[:-1], "4"]) == 2
+    assert "kept/copy/lora has changed since kept/copy/ppo/step-0003 was made" in capsys.readouterr().err
 
 
 def test_checkpoints_are_pruned_but_never_the_best_or_the_last(place):

@@ -93,7 +93,7 @@ def load_prepared(folder: Path, fingerprint: str | None = None, reader: config.S
     """
     folder = Path(folder)
     artifacts.read_manifest(folder, "data_preparation", reader=reader)
-    again = f"run {commands.before('data_preparation', reader, folder)} --overwrite"
+    again = f"run {commands.before('data_preparation', reader, folder, '--overwrite')}"
     try:
         made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         dataset = DatasetDict.load_from_disk(str(folder))

@@ -162,8 +162,7 @@ def has_other_data(case: Case) -> bool:
 
 def data_as_trained(settings: config.EvaluationStage, case: Case) -> str:
     """Say what to do for the run's data to be again those that the checkpoint was trained on."""
-    command = checkpoint_record.prepared_by(case.data, settings.stages())
-    return f"make it as it was{f' ({command})' if command else ''}"
+    return checkpoint_record.as_prepared(case.data, settings.stages(), case.run)
 
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:

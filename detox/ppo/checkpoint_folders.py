@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from detox.stage import artifacts, folders
-
-_NAME = re.compile(r"step-(\d{4,})")
+from detox.stage import artifacts, folders, paths
 
 
 def name(update: int) -> str:
@@ -21,15 +18,12 @@ def name(update: int) -> str:
 
 def is_name(name: str) -> bool:
     """Return whether a checkpoint's folder can have this name."""
-    return _NAME.fullmatch(name) is not None
+    return paths.STEP.fullmatch(name) is not None
 
 
 def numbers(folder: Path) -> list[int]:
     """Return the update counts of the checkpoints in a run's `ppo` folder, in order."""
-    if not folder.is_dir():
-        return []
-    matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in matches if match)
+    return [int(path.name.removeprefix("step-")) for path in paths.steps(folder)]
 
 
 def last(folder: Path) -> Path | None:
@@ -85,7 +79,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
 
 def remedy(folder: Path) -> str:
     """Return what to do about a damaged checkpoint; to start over would put the others away."""
-    match = _NAME.fullmatch(folder.name)
+    match = paths.STEP.fullmatch(folder.name)
     if match is None:
         return "name a folder that training_ppo.py has written"
     before = [number for number in numbers(folder.parent) if number < int(match[1])]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from detox.ppo.checkpoint_folders import remedy
 from detox.stage import artifacts, commands
 from detox.stage.errors import UserError
+from detox.stage.figures import lookup
+from detox.stage.manifest import glance
 
 if TYPE_CHECKING:
     import config
@@ -80,19 +82,30 @@ def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> 
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
 
 
-def prepared_by(recorded: Mapping[str, Any], stages: Mapping[str, Any]) -> str | None:
-    """Return what to type for the data to be as a checkpoint was trained on, None where it does not say.
+def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Path) -> str:
+    """Say what to do for the data of a run to be as a checkpoint was trained on; not how, where it does not say.
 
     Args:
         recorded: of the data, among the inputs in its manifest.
         stages: classes of settings by script.
+        run: folder of the run, wherever it was when the checkpoint was made.
     """
-    script = "data_preparation.py"
+    script, anew = "data_preparation.py", "make it as it was"
     try:
-        settings = _build(stages[script], recorded["config"])
-        return commands.again(script, settings, "--overwrite")
+        settings = commands.of_run(_build(stages[script], recorded["config"]), run)
+        command = commands.again(script, settings, "--overwrite")
+        if _decides_data(recorded["config"]) == _decides_data(lookup(glance(run / "prepared"), "config")):
+            source = f"--data.dataset {settings.data.dataset} or the tokenizer has changed"
+            return f"put its source back as it was ({source}), then {anew} ({command})"
+        return f"{anew} ({command})"
     except (KeyError, TypeError, AttributeError, ValueError, UserError):
-        return None
+        return anew
+
+
+def _decides_data(recorded: Any) -> dict[str, Any]:
+    """Return the recorded settings, by name, that decide what data preparation makes of its source."""
+    free = ("preset", "run", "checkpoints", "overwrite", "data.workers")
+    return {key: value for key, value in flatten(recorded or {}).items() if key not in free}
 
 
 def _build(kind: Any, values: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from detox.model import devices
 from detox.ppo.checkpoint_folders import remedy
-from detox.ppo.checkpoint_record import flatten, prepared_by, read_manifest, read_state, working_folders
+from detox.ppo.checkpoint_record import as_prepared, flatten, read_manifest, read_state, working_folders
 from detox.stage import artifacts, paths
 from detox.stage.errors import UserError
 from detox.stage.manifest import content_of
@@ -37,10 +37,12 @@ def check(
     now = json.loads(json.dumps(dataclasses.asdict(settings)))
     before, after = flatten(manifest["config"]), flatten(now)
     roots = working_folders(folder, manifest)
+    own_adapter = "lora" in inputs and "lora" in manifest["inputs"]
+    free = _FREE | ({"model.adapter"} if own_adapter else set())  # its content is among the inputs
     changed = [
         f"--{key.replace('_', '-')} was {before.get(key)!r}, now {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if key not in _FREE and not _is_same(before.get(key), after.get(key), roots)
+        if key not in free and not _is_same(before.get(key), after.get(key), roots)
     ]
     if changed:
         raise UserError(
@@ -50,8 +52,7 @@ def check(
     for key, path in inputs.items():
         recorded = manifest["inputs"].get(key, {})
         if recorded.get("content_sha256") != content_of(path):
-            command = prepared_by(recorded, settings.stages()) if key == "prepared" else None
-            advice = f"make it as it was ({command}), " if command else ""
+            advice = f"{as_prepared(recorded, settings.stages(), path.parent)}, " if key == "prepared" else ""
             raise UserError(
                 f"{path} has changed since {folder} was made; {advice}start over with --overwrite, or name another "
                 "--run"
@@ -59,6 +60,8 @@ def check(
     weights_then = read_state(folder).get("weights")
     known = weights_then if isinstance(weights_then, dict) else {}
     for model, now in weights.items():
+        if own_adapter and model == settings.model.adapter:
+            continue
         if now not in (value for name, value in known.items() if _is_same(name, model, roots)):
             raise UserError(
                 f"{model} has other weights or code than when {folder} was made; put the old back (pin the revision of "

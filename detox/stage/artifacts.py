@@ -171,15 +171,14 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _read_whole(
     folder: Path, stage: str, verify: bool, remedy: str | None, reader: config.Stage | None
 ) -> dict[str, Any]:
-    command = commands.before(stage, reader, folder)
-    anew = remedy or f"run {command} --overwrite to make it anew"
+    anew = remedy or f"run {commands.before(stage, reader, folder, '--overwrite')} to make it anew"
     with storage.told(folder):
         folders.recover(folder)
         try:
             content = (folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             if folder.is_dir():
-                default = f"move it away and run {command}"
+                default = f"move it away and run {commands.before(stage, reader, folder)}"
                 raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
             raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}") from None
     found = manifest.parse(content, folder / MANIFEST, stage, anew)

@@ -27,7 +27,7 @@ USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 _UNTIL_TOLD = 60.0
 """Seconds for which a process that leaves the word to another waits to be ended by the launcher."""
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
-_SAFE = ": nothing on disk is lost; the same command"
+_SAFE = ": nothing on disk is lost;"
 _OWN = ("config", "detox")
 _ENVIRONMENT = (
     "take the Python that has it (source .venv/bin/activate), or run: python -m pip install -r requirements.txt"
@@ -62,13 +62,13 @@ def run(
     environment.take_out_what_is_no_number()
     notes.forget()
     words = list(sys.argv[1:] if argv is None else argv)
-    again = "takes it up again"
+    again = "type the same command again"
     try:
         from detox.stage import parsing
 
         with _sigterm_raises():
             settings = parsing.parse(stage, words, description, of_run)
-            again = "starts it over" if settings.overwrite else again
+            again = "the same command starts it over" if settings.overwrite else again
             try:
                 code = main(settings) or 0
             except UserError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import shlex
+import sys
 from collections.abc import Callable, Container, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +17,14 @@ from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
+    from config import S
     from detox.stage.settings_file import SettingsFile
 
 
 BASE = ("--model.base", "--model.revision")
 MACHINE = ("--device", "--threads", "--engine", "--dtype")
 """Flags that stages share, and that should be the same in all of a run."""
+_SCRIPTS = ("data_preparation.py", "training_lora.py", "training_ppo.py", "evaluate_ppo.py")
 _RUN = ("--preset", "--run", "--checkpoints")
 _PASSING = (*_RUN, "--overwrite", "--checkpoint")
 """Flags that are named otherwise, or that belong to one call alone."""
@@ -37,8 +41,11 @@ kept: Set[str] = frozenset()
 
 
 def program(script: str) -> str:
-    """Return what runs a script here."""
-    return installed.get(script, f"python {script}")
+    """Return what runs a script here: that of the folder in which the one lies that runs, as it was typed."""
+    if script in installed:
+        return installed[script]
+    started = Path(sys.argv[0])
+    return shlex.join(["python", str(started.with_name(script) if started.name in _SCRIPTS else script)])
 
 
 def command(script: str, settings: config.Stage, *words: str, said: Container[str] = ()) -> str:
@@ -50,7 +57,7 @@ def command(script: str, settings: config.Stage, *words: str, said: Container[st
         words: come last.
         said: flags to name although they are as they are without being named.
     """
-    start = program(script).split()
+    start = shlex.split(program(script))
     for flag in _RUN:
         value = _value(settings, flag)
         if value is not None and (value != _value(type(settings), flag) or flag in said or flag in kept):
@@ -67,7 +74,7 @@ def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *
     """Return what to type for another stage of the run, with the flags of `settings` that matter to both.
 
     The file of settings is named where it has more for that stage or a later one; what the line says itself goes before
-    it.
+    it. That the file lets what is there be replaced holds for the stage that it was given to alone.
     """
     stages = settings.stages()
     later = list(stages)[list(stages).index(script) :]
@@ -76,7 +83,10 @@ def other(script: str, settings: config.Stage, matters: Callable[[str], bool], *
     more = any(flag in theirs and flag not in (*_RUN, "--overwrite") and not matters(flag) for flag in given)
     said = given if more else ()
     words = (*changed(settings, matters, said), *words)
-    return command(script, settings, *words, *([flags.CONFIG.name, file.path] if file and more else []), said=said)
+    if file is None or not more:
+        return command(script, settings, *words, said=said)
+    keeps = ["--no-overwrite"] if file.turns_on("--overwrite") and "--overwrite" not in words else []
+    return command(script, settings, *words, *keeps, flags.CONFIG.name, file.path, said=said)
 
 
 def changed(settings: config.Stage, matters: Callable[[str], bool], said: Container[str] = ()) -> list[str]:
@@ -157,26 +167,32 @@ def fits(script: str, settings: config.Stage, made: str) -> bool:
 
 def results(script: str, settings: config.Stage) -> list[Path]:
     """Return the manifests of what a training stage has made in the run, the last one last."""
-    folder = {"training_ppo.py": "ppo", "training_lora.py": "lora"}[script]
-    return sorted(Path(settings.checkpoints, settings.run_name, folder).glob(f"**/{manifest.NAME}"))
+    run = Path(settings.checkpoints, settings.run_name)
+    there = [run / "lora"] if script == "training_lora.py" else paths.steps(run / "ppo")
+    return [folder / manifest.NAME for folder in there if (folder / manifest.NAME).is_file()]
 
 
-def before(stage: str, settings: config.Stage | None, folder: Path) -> str:
+def before(stage: str, settings: config.Stage | None, folder: Path, *words: str) -> str:
     """Return what to type for an earlier stage, which makes an artefact of a run.
 
     Args:
         stage: name of its script, without the suffix.
         settings: of a stage that reads the artefact; without them only the script is named.
         folder: the artefact, `<checkpoints>/<run>/<name>`.
+        words: further ones.
     """
     if settings is None:
-        return program(f"{stage}.py")
-    run = folder.parent
-    if run != Path(settings.checkpoints) / settings.run_name:
-        shown = paths.shown(run)
-        name = None if shown.name == settings.preset else shown.name
-        settings = replace(settings, run=name, checkpoints=str(shown.parent))
-    return other(f"{stage}.py", settings, lambda flag: flag in BASE)
+        return " ".join([program(f"{stage}.py"), *words])
+    return other(f"{stage}.py", of_run(settings, folder.parent), lambda flag: flag in BASE, *words)
+
+
+def of_run(settings: S, run: Path) -> S:
+    """Return settings for the run that lies in the folder `run`."""
+    if run == Path(settings.checkpoints) / settings.run_name:
+        return settings
+    run = Path(os.path.abspath(run))
+    name = None if run.name == settings.preset else run.name
+    return replace(settings, run=name, checkpoints=str(paths.shown(run.parent)))
 
 
 def forgotten_preset(settings: config.Stage, folder: Path) -> str | None:

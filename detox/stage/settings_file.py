@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detox.stage import flags
+from detox.stage import flags, paths
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,12 +42,17 @@ class SettingsFile(NamedTuple):
             UserError: a value is none that the setting can have.
         """
         known = [flag for group in flags.groups(settings) for flag in group.flags if flag.name in self.given]
-        return [word for flag in known for word in self._words(flag)]
+        has_usual_name = self.text("--run") == settings.preset
+        return [word for flag in known if flag.name != "--run" or not has_usual_name for word in self._words(flag)]
 
     def text(self, flag: str) -> str | None:
         """Return what stands in the file for a flag, None if it has nothing."""
         node = self.given[flag].node if flag in self.given else None
         return getattr(node, "value", None)
+
+    def turns_on(self, flag: str) -> bool:
+        """Return whether the file sets a switch to true."""
+        return _SWITCH.get(str(self.text(flag)).lower(), False)
 
     def blamed(self, error: UserError) -> UserError:
         """Return an error about a flag as one about the key of the file, where the file sets it."""
@@ -97,7 +103,33 @@ def read(name: str, stages: Mapping[str, type[config.Stage]]) -> SettingsFile:
     _collect(found, inner["config"].value if is_manifest else entries, "", known)
     if is_manifest:
         found.given.pop("--overwrite", None)  # was meant for that call
+        _set_place(found, path, inner)
     return found
+
+
+def _set_place(found: SettingsFile, path: Path, manifest: Mapping[str, Any]) -> None:
+    """Let a manifest that lies in a run name this run, and its own adapter, wherever they were when it was written."""
+    run = _run_of(Path(os.path.abspath(path)).parent, manifest["stage"].value)
+    if run is None:
+        return
+    checkpoints = paths.shown(run.parent)
+    own = {"run": run.name, "checkpoints": str(checkpoints)}
+    inputs = manifest.get("inputs")
+    if inputs is not None and inputs.id == "mapping" and "lora" in [key.value for key, _ in inputs.value]:
+        own["model.adapter"] = str(checkpoints / run.name / "lora")
+    for key, text in own.items():
+        node = type(manifest["stage"])("tag:yaml.org,2002:str", text, style='"')
+        found.given[f"--{key}"] = Given(key, node)
+
+
+def _run_of(folder: Path, stage: str) -> Path | None:
+    """Return the folder of the run in which the artefact of a stage lies, None where it lies in none."""
+    within = folder.parent
+    if (stage, folder.name) in (("data_preparation", "prepared"), ("training_lora", "lora")):
+        return within
+    is_checkpoint = stage == "training_ppo" and within.name == "ppo" and paths.STEP.fullmatch(folder.name)
+    is_evaluation = stage == "evaluate_ppo" and within.name == "evaluation"
+    return within.parent if is_checkpoint or is_evaluation else None
 
 
 def _document(path: Path, flag: str) -> Any:

@@ -143,10 +143,10 @@ def interrupted(settings):
     "main, code, line",
     [
         (wrong, 2, "error: some/file: is wrong make it right"),
-        (interrupted, 130, "interrupted: nothing on disk is lost; the same command takes it up again"),
+        (interrupted, 130, "interrupted: nothing on disk is lost; type the same command again"),
         (full_disk, 2, "error: some/file: No space left on device; free some space"),
         (forbidden, 2, "error: some/file: Permission denied; check its permissions"),
-        (terminated, 143, "terminated: nothing on disk is lost; the same command takes it up again"),
+        (terminated, 143, "terminated: nothing on disk is lost; type the same command again"),
     ],
 )
 def test_an_expected_error_is_one_line(main, code, line, capsys):
@@ -303,7 +303,7 @@ def test_sigterm_cleans_up_and_exits_143(tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"writing\n"
         process.terminate()
-        told = b"terminated: nothing on disk is lost; the same command takes it up again\n"
+        told = b"terminated: nothing on disk is lost; type the same command again\n"
         assert process.communicate(timeout=30) == (b"", told)
     assert process.returncode == 143
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def test_what_makes_an_artefact_is_typed_for_the_run_that_it_is_of():
     moved = "python data_preparation.py --preset demo --run other --checkpoints away --model.base ./t5"
     assert before(own, "away/other/prepared") == moved
     assert before(replace(DEMO, run="r"), "checkpoints/demo/prepared") == "python data_preparation.py --preset demo"
+
+
+@pytest.mark.parametrize(
+    ("started", "told"),
+    [
+        ("data_preparation.py", "training_ppo.py"),
+        ("./training_ppo.py", "training_ppo.py"),
+        ("../detox/training_lora.py", "../detox/training_ppo.py"),
+        ("/my own/evaluate_ppo.py", "'/my own/training_ppo.py'"),
+        ("/usr/bin/pytest", "training_ppo.py"),
+        ("", "training_ppo.py"),
+    ],
+)
+def test_a_command_names_the_script_beside_the_one_that_runs(monkeypatch, started, told):
+    monkeypatch.setattr(sys, "argv", [started, "--run", "r"])
+    assert commands.program("training_ppo.py") == f"python {told}"
+    assert commands.command("training_ppo.py", DEMO) == f"python {told} --preset demo"
+    monkeypatch.setattr(commands, "installed", {"training_ppo.py": "detox-train"})
+    assert commands.command("training_ppo.py", DEMO) == "detox-train --preset demo"
 
 
 @pytest.mark.parametrize(
