@@ -267,6 +267,33 @@ CASES = {
     "prompts beyond its positions": Case(
         DATA, "--model.base bart", ("--data.max-query-tokens=512", "bart takes 128"), lambda: tiny.bart(Path("bart"))
     ),
+    "prompts beyond an encoder's own positions": Case(
+        DATA,
+        "--model.base led --data.max-summary-tokens 128",
+        ("--data.max-query-tokens=512", "led takes 128", "set it to 128"),
+        lambda: tiny.other(Path("led"), "LED"),
+    ),
+    "summaries beyond a decoder's own positions": Case(
+        DATA,
+        "--model.base led",
+        ("--data.max-summary-tokens=128", "led takes 64", "set it to 64"),
+        lambda: tiny.other(Path("led"), "LED", max_encoder_position_embeddings=512, max_decoder_position_embeddings=64),
+    ),
+    "prepared prompts beyond its positions": Case(
+        PPO,
+        "--overwrite",
+        ("checkpoints/r/prepared", "and t5 takes 20", "--data.max-query-tokens 20 --overwrite", "another --model.base"),
+        edit("t5/config.json", max_position_embeddings=20),
+    ),
+    "prepared prompts beyond its positions in LoRA": Case(
+        LORA, "", ("its longest prompt has", "and t5 takes 20"), edit("t5/config.json", max_position_embeddings=20)
+    ),
+    "prepared summaries beyond its positions": Case(
+        LORA,
+        "",
+        ("its longest summary has", "and t5 takes 8", "--data.max-summary-tokens 8 --overwrite"),
+        edit("t5/config.json", max_encoder_position_embeddings=512, max_decoder_position_embeddings=8),
+    ),
     "summaries beyond its positions": Case(
         PPO,
         "--rollout.max-new-tokens 100 --overwrite",
