@@ -92,6 +92,18 @@ def without_tensor() -> None:
     save_file(tensors, "t5/model.safetensors", metadata={"format": "pt"})
 
 
+def with_nan(file: str, value: float = float("nan")) -> Callable[[], object]:
+    """Put a number that is not finite into the middle of the last tensor of a file."""
+
+    def change() -> None:
+        tensors = load_file(file)
+        last = tensors[max(tensors)].view(-1)
+        last[len(last) // 2] = value
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return change
+
+
 def adapter_for_another_base() -> None:
     tiny.t5(Path("wide"), d_model=48)
     tiny.lora(Path("other"), Path("wide"))
@@ -321,6 +333,19 @@ CASES = {
     "adapter cut": Case(
         PPO, "--overwrite", ("lora", "damaged", "fetch or save"), cut("lora/adapter_model.safetensors")
     ),
+    "adapter of NaN": Case(
+        PPO,
+        "--overwrite",
+        ("lora", "not finite", "--model.adapter"),
+        with_nan("lora/adapter_model.safetensors"),
+    ),
+    "base of NaN": Case(LORA, "", ("t5", "not finite", "name another"), with_nan("t5/model.safetensors")),
+    "infinite classifier": Case(
+        PPO,
+        "--overwrite",
+        ("reward", "not finite", "name another"),
+        with_nan("reward/model.safetensors", float("-inf")),
+    ),
     # classifiers
     "no such label": Case(PPO, "--reward.label nice --overwrite", ("reward", "'nice'", "choose from: nothate, hate")),
     "plan of no such label": Case(
@@ -337,6 +362,12 @@ CASES = {
         "--judge.model one --judge.label x",
         ("one: is a regression", "choose a classifier"),
         lambda: tiny.classifier(Path("one"), ["x"], problem_type="regression"),
+    ),
+    "a reward model that measures": Case(
+        EVAL,
+        "--judge.model one --judge.label x",
+        ("one: has one label", "choose a classifier", '"problem_type": "multi_label_classification"'),
+        lambda: tiny.classifier(Path("one"), ["x"]),
     ),
     "a regression's probability": Case(
         PPO,

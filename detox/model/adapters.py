@@ -37,7 +37,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
         The base with the adapter, named `default`, frozen, in eval mode.
 
     Raises:
-        UserError: not found, not a plain LoRA, for another base, or its weights are damaged.
+        UserError: not found, not a plain LoRA, for another base, or its weights are damaged or not finite.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
@@ -45,6 +45,12 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     _check_plain_lora(source)
     found = weights.find(source, "adapter_model.safetensors", "adapter_model.bin")
     factors = _factors(source, weights.read(source, found), model)
+    broken = weights.not_finite(factors.items())
+    if broken is not None:
+        raise UserError(
+            f"{source.name}: the adapter's weights are not finite (NaN or infinite in {printable(broken, 100)}): its "
+            "training went wrong; name another one as --model.adapter, or train it anew"
+        )
     _check_base(source, factors, model)
     _untie(model, factors)
     try:

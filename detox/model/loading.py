@@ -177,7 +177,7 @@ def is_classifier(settings: PreTrainedConfig) -> bool:
 
 
 def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Load weights and demand that each parameter came from the file: a fresh one would be random.
+    """Load weights and demand that each parameter came from the file, since a fresh one is random, and is finite.
 
     A folder is loaded as what its config.json says: an adapter beside a whole model is left out, which transformers
     would put on top, a second time where the model was merged before it was saved.
@@ -206,6 +206,12 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
         raise UserError(
             f"{source.name}: its weights lack {len(missing)} tensors of {what}, "
             f"such as {printable(missing[0], 80)}; they would be random: name a model trained as such"
+        )
+    broken = weights.not_finite((name, parameter.detach()) for name, parameter in model.named_parameters())
+    if broken is not None:
+        raise UserError(
+            f"{source.name}: its weights are not finite (NaN or infinite in {printable(broken, 80)}): what wrote them "
+            "went wrong; fetch or save the model again, or name another one"
         )
     model.config._name_or_path = model.name_or_path = source.name
     vars(model)["_resolved_revision"] = source.commit

@@ -175,10 +175,7 @@ def test_a_change_of_what_a_function_imports_tells_it_from_another(place, name, 
 def test_what_is_not_of_ones_own_does_not_change_the_hash(place):
     write("json.py", "raise RuntimeError('not the standard one')\n")
     write("beside.py", "VALUE = 1\n")
-    code = (
-        "import json, math, torch, config\nimport detox.scoring.rouge\ntry:\n    import nowhere\nexcept ImportError:\n"
-    )
-    path = Path(write("term.py", f"{code}    nowhere = None\n{OWN}"))
+    path = Path(write("term.py", f"import json, math, torch, config\nimport detox.scoring.rouge\n{OWN}"))
     assert reward_terms.identity("term.py:own") == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
