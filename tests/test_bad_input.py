@@ -294,7 +294,11 @@ CASES = {
     "prepared prompts beyond its positions": Case(
         PPO,
         "--overwrite",
-        ("checkpoints/r/prepared", "and t5 takes 20", "--data.max-query-tokens 20 --overwrite", "another --model.base"),
+        (
+            "checkpoints/r/prepared: its longest prompt has ",
+            "and t5 takes 20; run python data_preparation.py --run r --model.base t5 --config checkpoints/r/prepared/"
+            "manifest.json --data.max-query-tokens 20 --overwrite, or choose another --model.base",
+        ),
         edit("t5/config.json", max_position_embeddings=20),
     ),
     "prepared prompts beyond its positions in LoRA": Case(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,14 +132,16 @@ def check_positions(
     from detox.model import loading
 
     base, revision = reader.model.base, reader.model.revision
+    command = commands.before("data_preparation", reader, folder)
+    if " --config " not in command:  # else the user's own file has the rest
+        command += f" --config {shlex.quote(str(folder / artifacts.MANIFEST))}"
 
     def check(what: str, flag: str, part: str, longest: Callable[[], int]) -> None:
         limit = loading.positions(base, revision, part)
         if limit is not None and (tokens := longest()) > limit:
-            again = f"{commands.before('data_preparation', reader, folder)} {flag} {limit} --overwrite"
             raise UserError(
-                f"{folder}: its longest {what} has {tokens} tokens, and {base} takes {limit}; run {again}, or choose "
-                "another --model.base"
+                f"{folder}: its longest {what} has {tokens} tokens, and {base} takes {limit}; run {command} {flag} "
+                f"{limit} --overwrite, or choose another --model.base"
             )
 
     check("prompt", "--data.max-query-tokens", "encoder", lambda: max(map(_longest_prompt, dataset.values())))
