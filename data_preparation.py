@@ -41,7 +41,7 @@ def main(settings: config.Preparation) -> None:
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         base, limits = settings.model, settings.data
-        loading.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision)
+        loading.check_tokens("--data.max-query-tokens", limits.max_query_tokens, base.base, base.revision, "encoder")
         loading.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
         print(f"tokenizer  {base.base}")
         dataset, counted = preparation.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)

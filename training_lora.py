@@ -28,7 +28,7 @@ IGNORED = -100
 
 def main(settings: config.LoraTraining) -> None:
     from detox.data.fingerprint import tokenizer_fingerprint
-    from detox.data.prepared import load_prepared
+    from detox.data.prepared import check_positions, load_prepared
     from detox.model import devices, loading, threads, tokenizers
     from detox.stage import notes, parallel
 
@@ -56,6 +56,7 @@ def main(settings: config.LoraTraining) -> None:
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         threads.take(settings.threads, device, settings.model.base, settings.model.revision)
         dataset = load_prepared(run / "prepared", tokenizer_fingerprint(tokenizer), settings)
+        check_positions(dataset, run / "prepared", settings, tokenizer)
         draft.inputs["prepared"] = run / "prepared"
         model = add_lora(settings)
         print(f"LoRA on    {settings.model.base}, {model.num_parameters(only_trainable=True):,} parameters")

@@ -100,7 +100,7 @@ def find_weights(settings: config.PPOTraining) -> dict[str, str]:
 def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Processes) -> Parts:
     """Load the tokenizer, the prompts, the policy (the reference is inside it) and the reward model."""
     from detox.data.fingerprint import tokenizer_fingerprint
-    from detox.data.prepared import load_prepared
+    from detox.data.prepared import check_positions, load_prepared
     from detox.model import devices, loading, policy, sharding, threads, tokenizers
     from detox.ppo.ppo_config import Seq2SeqPPOConfig
     from detox.ppo.prompt_stream import PromptStream
@@ -115,6 +115,7 @@ def build(settings: config.PPOTraining, inputs: dict[str, Path], processes: Proc
     loading.check_tokens("--rollout.max-new-tokens", settings.rollout.max_new_tokens, base, revision)
     threads.take(settings.threads, device, base, revision)
     prepared = load_prepared(inputs["prepared"], tokenizer_fingerprint(tokenizer), settings)
+    check_positions(prepared, inputs["prepared"], settings)
     dtype = devices.choose_dtype(settings.dtype, device)
     start, supervised = policy.load_start(settings.model)
     with_value_head = policy.make_policy(start, settings.ppo, seed=settings.seed, dtype=dtype)

@@ -92,6 +92,18 @@ def without_tensor() -> None:
     save_file(tensors, "t5/model.safetensors", metadata={"format": "pt"})
 
 
+def with_nan(file: str, value: float = float("nan")) -> Callable[[], object]:
+    """Put a number that is not finite into the middle of the last tensor of a file."""
+
+    def change() -> None:
+        tensors = load_file(file)
+        last = tensors[max(tensors)].view(-1)
+        last[len(last) // 2] = value
+        save_file(tensors, file, metadata={"format": "pt"})
+
+    return change
+
+
 def adapter_for_another_base() -> None:
     tiny.t5(Path("wide"), d_model=48)
     tiny.lora(Path("other"), Path("wide"))
@@ -267,6 +279,37 @@ CASES = {
     "prompts beyond its positions": Case(
         DATA, "--model.base bart", ("--data.max-query-tokens=512", "bart takes 128"), lambda: tiny.bart(Path("bart"))
     ),
+    "prompts beyond an encoder's own positions": Case(
+        DATA,
+        "--model.base led --data.max-summary-tokens 128",
+        ("--data.max-query-tokens=512", "led takes 128", "set it to 128"),
+        lambda: tiny.other(Path("led"), "LED"),
+    ),
+    "summaries beyond a decoder's own positions": Case(
+        DATA,
+        "--model.base led",
+        ("--data.max-summary-tokens=128", "led takes 64", "set it to 64"),
+        lambda: tiny.other(Path("led"), "LED", max_encoder_position_embeddings=512, max_decoder_position_embeddings=64),
+    ),
+    "prepared prompts beyond its positions": Case(
+        PPO,
+        "--overwrite",
+        (
+            "checkpoints/r/prepared: its longest prompt has ",
+            "and t5 takes 20; run python data_preparation.py --run r --model.base t5 --config checkpoints/r/prepared/"
+            "manifest.json --data.max-query-tokens 20 --overwrite, or choose another --model.base",
+        ),
+        edit("t5/config.json", max_position_embeddings=20),
+    ),
+    "prepared prompts beyond its positions in LoRA": Case(
+        LORA, "", ("its longest prompt has", "and t5 takes 20"), edit("t5/config.json", max_position_embeddings=20)
+    ),
+    "prepared summaries beyond its positions": Case(
+        LORA,
+        "",
+        ("its longest summary has", "and t5 takes 8", "--data.max-summary-tokens 8 --overwrite"),
+        edit("t5/config.json", max_encoder_position_embeddings=512, max_decoder_position_embeddings=8),
+    ),
     "summaries beyond its positions": Case(
         PPO,
         "--rollout.max-new-tokens 100 --overwrite",
@@ -294,6 +337,19 @@ CASES = {
     "adapter cut": Case(
         PPO, "--overwrite", ("lora", "damaged", "fetch or save"), cut("lora/adapter_model.safetensors")
     ),
+    "adapter of NaN": Case(
+        PPO,
+        "--overwrite",
+        ("lora", "not finite", "--model.adapter"),
+        with_nan("lora/adapter_model.safetensors"),
+    ),
+    "base of NaN": Case(LORA, "", ("t5", "not finite", "name another"), with_nan("t5/model.safetensors")),
+    "infinite classifier": Case(
+        PPO,
+        "--overwrite",
+        ("reward", "not finite", "name another"),
+        with_nan("reward/model.safetensors", float("-inf")),
+    ),
     # classifiers
     "no such label": Case(PPO, "--reward.label nice --overwrite", ("reward", "'nice'", "choose from: nothate, hate")),
     "plan of no such label": Case(
@@ -310,6 +366,12 @@ CASES = {
         "--judge.model one --judge.label x",
         ("one: is a regression", "choose a classifier"),
         lambda: tiny.classifier(Path("one"), ["x"], problem_type="regression"),
+    ),
+    "a reward model that measures": Case(
+        EVAL,
+        "--judge.model one --judge.label x",
+        ("one: has one label", "choose a classifier", '"problem_type": "multi_label_classification"'),
+        lambda: tiny.classifier(Path("one"), ["x"]),
     ),
     "a regression's probability": Case(
         PPO,

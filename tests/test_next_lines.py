@@ -141,6 +141,14 @@ CASES = [
         "--toxicity.model own",
     ),
     ("--reward.model own --reward.label x", ("x",), "regression", "", ""),
+    ("--reward.model own --reward.label x", ("x",), None, "", ""),
+    (
+        "--reward.model own --reward.label toxic",
+        ("toxic",),
+        "multi_label_classification",
+        "",
+        "--toxicity.model own --toxicity.label toxic",
+    ),
 ]
 
 

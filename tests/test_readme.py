@@ -129,6 +129,8 @@ def check(words: list[str]) -> None:
 def check_python(words: list[str]) -> None:
     if words[:2] in (["-m", "pip"], ["-m", "venv"]):
         return check_pip(words[2:]) if words[1] == "pip" else None
+    if words[:2] == ["-m", "torch.distributed.run"]:
+        return check_torchrun(words[2:])
     if words[:1] == ["-m"]:
         spec = find_spec(words[1])
         if spec is None:
@@ -193,6 +195,16 @@ def check_launch(words: list[str]) -> None:
         raise Stale(f"accelerate launch refuses {shlex.join(words)}") from stop
     if launch.config_file and not (ROOT / launch.config_file).is_file():
         raise Stale(f"there is no {launch.config_file}")
+    check_python([launch.training_script, *launch.training_script_args])
+
+
+def check_torchrun(words: list[str]) -> None:
+    from torch.distributed.run import get_args_parser
+
+    try:
+        launch = get_args_parser().parse_args(words)
+    except SystemExit as stop:
+        raise Stale(f"torchrun refuses {shlex.join(words)}") from stop
     check_python([launch.training_script, *launch.training_script_args])
 
 
@@ -355,6 +367,8 @@ def test_python_code_runs_as_pasted(ran, code):
         ("make run SPEED=2", "no variable SPEED"),
         ("accelerate launch --config_file configs/none.yaml training_ppo.py", "there is no configs/none.yaml"),
         ("accelerate launch training_ppo.py --ppo.klcoef 1", "no such option"),
+        ("python -m torch.distributed.run training_ppo.py --run own", "torchrun refuses"),
+        ("python -m torch.distributed.run -- training_ppo.py --ppo.klcoef 1", "no such option"),
         ("pip install -r requirements-none.txt", "there is no requirements-none.txt"),
         ("docker run it", "no check for this kind of command"),
     ],

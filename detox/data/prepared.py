@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets.arrow_writer import ArrowWriter
+from pyarrow import compute
 from transformers import PreTrainedTokenizerBase
 
 from detox.data.fingerprint import is_same_tokenizer, tokenizer_fingerprint
@@ -108,3 +110,55 @@ def load_prepared(folder: Path, fingerprint: str | None = None, reader: config.S
     if set(dataset) != set(SPLITS) or any(split.features != FEATURES for split in dataset.values()):
         raise UserError(f"{folder}: its columns are not those of a prepared dataset; {again}")
     return dataset
+
+
+def check_positions(
+    dataset: DatasetDict,
+    folder: Path,
+    reader: config.PPOTraining | config.LoraTraining,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
+    """Demand that the base has positions for every prompt: the data may have been prepared with another one.
+
+    Args:
+        dataset: what `load_prepared` returned.
+        folder: it was read from.
+        reader: settings of the stage, which name the base.
+        tokenizer: with it, the target summaries of the splits that are trained on are looked at too.
+
+    Raises:
+        UserError: a prompt, or a summary, is too long.
+    """
+    from detox.model import loading
+
+    base, revision = reader.model.base, reader.model.revision
+    command = commands.before("data_preparation", reader, folder)
+    if " --config " not in command:  # else the user's own file has the rest
+        command += f" --config {shlex.quote(str(folder / artifacts.MANIFEST))}"
+
+    def check(what: str, flag: str, part: str, longest: Callable[[], int]) -> None:
+        limit = loading.positions(base, revision, part)
+        if limit is not None and (tokens := longest()) > limit:
+            raise UserError(
+                f"{folder}: its longest {what} has {tokens} tokens, and {base} takes {limit}; run {command} {flag} "
+                f"{limit} --overwrite, or choose another --model.base"
+            )
+
+    check("prompt", "--data.max-query-tokens", "encoder", lambda: max(map(_longest_prompt, dataset.values())))
+    if tokenizer is not None:
+        splits = [dataset["train"], dataset["validation"]]
+        check(
+            "summary",
+            "--data.max-summary-tokens",
+            "decoder",
+            lambda: max(_longest_summary(split, tokenizer) for split in splits),
+        )
+
+
+def _longest_prompt(split: Dataset) -> int:
+    return int(compute.max(compute.list_value_length(split.data.column("input_ids"))).as_py())
+
+
+def _longest_summary(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
+    batches = ([texts[0] for texts in batch["summaries"]] for batch in split.iter(1000))
+    return max(len(ids) for texts in batches for ids in tokenizer(text_target=texts, verbose=False)["input_ids"])

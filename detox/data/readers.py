@@ -71,12 +71,17 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_csv(path: Path) -> Iterator[Placed]:
-    """Read a file of rows with a header; what parts the columns is seen in the header, or said by Excel's `sep=;`."""
+    """Read a file of rows with a header; what parts the columns is seen in the header, or said by Excel's `sep=;`.
+
+    In a `.tsv` it is the tab, if there is one, whatever else the header holds.
+    """
     csv.field_size_limit(MAX_RECORD)
     lines = (text for _, text in _lines(path))
     first = next(lines, "")
     said = re.fullmatch(r"\s*sep=(.)\s*", first)
-    delimiter = said[1] if said else max(_DELIMITERS, key=lambda mark: _columns_by(first, mark))
+    is_tabbed = path.suffix.lower() == ".tsv" and _columns_by(first, "\t") > 1
+    delimiter = "\t" if is_tabbed else max(_DELIMITERS, key=lambda mark: _columns_by(first, mark))
+    delimiter = said[1] if said else delimiter
     is_spaced = bool(re.search(rf"{re.escape(delimiter)} ", first))
     reader = csv.reader(
         chain([] if said else [first], lines), strict=True, delimiter=delimiter, skipinitialspace=is_spaced

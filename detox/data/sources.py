@@ -117,9 +117,13 @@ def _source(name: str, revision: str | None, files: Mapping[str, list[Path]], se
 
 
 def _split_files(name: str, folder: Path, split: str) -> list[Path]:
-    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`), if there are any."""
+    """Return the one file of a split, or all its shards (`train-00000-of-00003.parquet`), if there are any.
+
+    `Train.CSV` is the train split's too.
+    """
     names = "|".join(_ALIASES[split])
-    pattern = re.compile(rf"((?:[^.].*\.)?(?:{names}))(?:-\d+-of-\d+)?({'|'.join(map(re.escape, readers.READERS))})")
+    suffixes = "|".join(map(re.escape, readers.READERS))
+    pattern = re.compile(rf"((?:[^.].*\.)?(?:{names}))(?:-\d+-of-\d+)?({suffixes})", re.IGNORECASE)
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in _data_files(folder):
         match = pattern.fullmatch(path.name)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from detox.model import sources, weights
 from detox.model.sources import Source
+from detox.stage import paths
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
         The base with the adapter, named `default`, frozen, in eval mode.
 
     Raises:
-        UserError: not found, not a plain LoRA, for another base, or its weights are damaged.
+        UserError: not found, not a plain LoRA, for another base, or its weights are damaged or not finite.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
@@ -45,6 +46,12 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     _check_plain_lora(source)
     found = weights.find(source, "adapter_model.safetensors", "adapter_model.bin")
     factors = _factors(source, weights.read(source, found), model)
+    broken = weights.not_finite(factors.items())
+    if broken is not None:
+        raise UserError(
+            f"{source.name}: the adapter's weights are not finite (NaN or infinite in {printable(broken, 100)}): its "
+            "training went wrong; name another one as --model.adapter, or train it anew"
+        )
     _check_base(source, factors, model)
     _untie(model, factors)
     try:
@@ -52,8 +59,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
         settings.task_type, settings.inference_mode = "SEQ_2_SEQ_LM", True
         settings.base_model_name_or_path = model.name_or_path  # what it is called here
         with warnings.catch_warnings():
-            # of a head that is tied no more
-            warnings.filterwarnings("ignore", "Model (with|has) `tie_word_embeddings=True`", UserWarning)
+            ignore_tied_heads()
             adapted = get_peft_model(model, settings)
         _check_complete(source, factors, adapted)
         set_peft_model_state_dict(adapted, {f"base_model.model.{key}": tensor for key, tensor in factors.items()})
@@ -64,6 +70,11 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
         ) from None
     vars(adapted)["_resolved_revision"] = source.commit
     return adapted.requires_grad_(False).eval()
+
+
+def ignore_tied_heads() -> None:
+    """Ignore what peft says of a LoRA on a tied head, which is tied no more; inside of `warnings.catch_warnings`."""
+    warnings.filterwarnings("ignore", "Model (with|has) `tie_word_embeddings=True`", UserWarning)
 
 
 def fold_head(adapted: PeftModel) -> PeftModel:
@@ -172,19 +183,22 @@ def _check_complete(source: Source, factors: Mapping[str, Tensor], adapted: Any)
     """Demand that file and settings of an adapter speak of the same layers."""
     made = {_unwrapped(key) for key, _ in adapted.named_parameters() if ".lora_" in key}
     asked = {key.replace(".default.", ".") for key in made}
-    for odd, what in ((asked - set(factors), "lacks"), (set(factors) - asked, "holds, unasked,")):
+    again = "save the adapter again"
+    for odd, what, otherwise in (
+        (asked - set(factors), "lacks", f"the file is incomplete, so {again}"),
+        (set(factors) - asked, "holds, unasked,", again),
+    ):
         if odd:
             raise UserError(
                 f"{source.name}: its file {what} {len(odd)} tensors of the layers that its adapter_config.json names, "
-                f"such as {printable(min(odd), 100)}; "
-                f"{_advice(source, adapted.get_base_model(), 'save the adapter again')}"
+                f"such as {printable(min(odd), 100)}; {_advice(source, adapted.get_base_model(), otherwise)}"
             )
 
 
 def _advice(source: Source, model: PreTrainedModel, otherwise: str) -> str:
     """Return what to do about an adapter that does not fit: take its base, unless that is what was taken."""
     trained_on: Any = source.json("adapter_config.json").get("base_model_name_or_path")
-    if trained_on == model.name_or_path:
+    if trained_on == model.name_or_path or paths.same(trained_on, model.name_or_path):
         return f"it was trained on this very base, so {otherwise}" if "changed" in otherwise else otherwise
     return (
         f"it was trained on {printable(trained_on or 'another model', 80)}: take that as the base, or another adapter"

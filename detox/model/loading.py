@@ -103,23 +103,41 @@ def read_config(name: str, revision: str | None = None) -> tuple[PreTrainedConfi
     return model_config(source), source.json("config.json")
 
 
-def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None) -> None:
-    """Demand that a summarizer has positions for so many tokens; T5, whose positions are relative, always has.
+def check_tokens(flag: str, tokens: int, name: str, revision: str | None = None, part: str = "decoder") -> None:
+    """Demand that a summarizer has positions for so many tokens.
 
     Args:
         flag: that sets `tokens`, for the message.
         tokens: longest prompt or summary.
         name: `demo:<name>`, a folder, or a hub name.
         revision: commit, tag or branch of a hub name.
+        part: what these tokens are fed to, `encoder` or `decoder`.
 
     Raises:
         UserError: it has not, or there is no such model.
     """
-    source = sources.locate(name, revision, tokenizers.FILES)
-    has_config = (source.folder / "config.json").exists()
-    limit = source.json("config.json").get("max_position_embeddings") if has_config else None
-    if isinstance(limit, int) and tokens > limit:
+    limit = positions(name, revision, part)
+    if limit is not None and tokens > limit:
         raise UserError(f"{flag}={tokens}: {name} takes {limit} tokens; set it to {limit} or less")
+
+
+def positions(name: str, revision: str | None, part: str) -> int | None:
+    """Return how many tokens a summarizer's `encoder` or `decoder` takes; T5's positions are relative: None.
+
+    T5's `n_positions` is no limit, and is left out. Of two models in one, each has settings of its own.
+    """
+    source = sources.locate(name, revision, tokenizers.FILES)
+    if not (source.folder / "config.json").exists():
+        return None
+    settings = source.json("config.json")
+    inner = settings.get(part) if settings.get("model_type") == "encoder-decoder" else None
+    if isinstance(inner, dict):
+        limit = inner.get("max_position_embeddings")
+        if isinstance(limit, int) and "roberta" in str(inner.get("model_type")):
+            limit -= 2  # it counts positions from behind its padding index
+    else:
+        limit = settings.get(f"max_{part}_position_embeddings", settings.get("max_position_embeddings"))
+    return limit if isinstance(limit, int) else None
 
 
 def plain_files(name: str, revision: str | None = None) -> tuple[dict[str, Any], list[Path]]:
@@ -159,7 +177,7 @@ def is_classifier(settings: PreTrainedConfig) -> bool:
 
 
 def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Load weights and demand that each parameter came from the file: a fresh one would be random.
+    """Load weights and demand that each parameter came from the file, since a fresh one is random, and is finite.
 
     A folder is loaded as what its config.json says: an adapter beside a whole model is left out, which transformers
     would put on top, a second time where the model was merged before it was saved.
@@ -188,6 +206,12 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
         raise UserError(
             f"{source.name}: its weights lack {len(missing)} tensors of {what}, "
             f"such as {printable(missing[0], 80)}; they would be random: name a model trained as such"
+        )
+    broken = weights.not_finite((name, parameter.detach()) for name, parameter in model.named_parameters())
+    if broken is not None:
+        raise UserError(
+            f"{source.name}: its weights are not finite (NaN or infinite in {printable(broken, 80)}): what wrote them "
+            "went wrong; fetch or save the model again, or name another one"
         )
     model.config._name_or_path = model.name_or_path = source.name
     vars(model)["_resolved_revision"] = source.commit

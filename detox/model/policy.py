@@ -58,8 +58,9 @@ def load_start(settings: config.Model) -> tuple[PreTrainedModel, LoraFactors]:
         return base, {}
     supervised = adapters.load_adapter(base, settings.adapter, settings.adapter_revision)
     factors = lora_factors(supervised)
-    with warnings.catch_warnings():  # an untied head, as Flan-T5 has, stays untied: nothing is lost
+    with warnings.catch_warnings():  # an untied head, as Flan-T5 has or an adapter has made, stays untied
         warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
+        adapters.ignore_tied_heads()
         return supervised.merge_and_unload(), factors
 
 

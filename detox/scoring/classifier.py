@@ -72,13 +72,19 @@ class Classifier:
         """Demand that the outputs can be made probabilities.
 
         Raises:
-            UserError: it is a regression.
+            UserError: it is a regression, or of one label without a word that this is a probability.
         """
+        if measures(self.model.config):
+            return
         if self.model.config.problem_type == "regression":
-            raise UserError(
-                f"{self.name}: is a regression, whose output is no probability of anything; it can be a reward "
-                "(--reward.signal logit), but choose a classifier to measure toxicity"
-            )
+            what, otherwise = "is a regression, whose output is no probability of anything", ""
+        else:
+            what = "has one label, and its config.json does not say that its output is a probability"
+            otherwise = ', or, if it is one, add "problem_type": "multi_label_classification" there'
+        raise UserError(
+            f"{self.name}: {what}; it can be a reward (--reward.signal logit), but choose a classifier to measure "
+            f"toxicity{otherwise}"
+        )
 
     def with_label(self, label: str) -> Classifier:
         """Return the same classifier, weights shared, asked for another label.
@@ -132,8 +138,12 @@ def _multi_label(settings: PreTrainedConfig) -> bool:
 
 
 def measures(settings: PreTrainedConfig) -> bool:
-    """Return whether a classifier's outputs can be made probabilities of several labels."""
-    return settings.problem_type != "regression" and len(labels_of(settings)) > 1
+    """Return whether a classifier's outputs can be made probabilities.
+
+    One label alone is a sigmoid's where its settings say so, else the score of a reward model.
+    """
+    is_sigmoid = settings.problem_type == "multi_label_classification"
+    return is_sigmoid or (settings.problem_type != "regression" and len(labels_of(settings)) > 1)
 
 
 def toxic_label(settings: PreTrainedConfig, maximised: str, usual: str) -> str | None:

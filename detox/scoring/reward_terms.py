@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import math
 import os
@@ -18,7 +19,7 @@ import torch
 from nltk.stem.porter import PorterStemmer
 from torch import Tensor
 
-from detox.scoring import text_figures
+from detox.scoring import own_modules, text_figures
 from detox.scoring.rouge import rouge
 from detox.stage.errors import UserError, printable
 from detox.stage.files import sha256
@@ -167,13 +168,26 @@ def load(name: str) -> Term:
 def identity(name: str) -> str:
     """Return what tells the code of a user's term from other code: the hash of its file.
 
+    Where the file imports others of its folder (of a package: the folder that the package lies in), it is the hash of
+    them all.
+
     Raises:
         UserError: as `load` does.
     """
     load(name)
     source = name.rpartition(":")[0]
-    path = getattr(_import(source), "__file__", None)
-    return sha256(Path(path)) if path else source
+    module = _import(source)
+    if not getattr(module, "__file__", None):
+        return source
+    path = Path(str(module.__file__)).resolve()
+    if path.suffix != ".py":
+        return sha256(path)
+    packages = 0 if source.endswith(".py") else source.count(".") + (path.name == "__init__.py")
+    others = own_modules.imported(path, module.__name__, path.parents[packages])
+    if not others:
+        return sha256(path)
+    hashes = [sha256(path), *(f"{other} {sha256(file)}" for other, file in sorted(others.items()))]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
 def _import(source: str) -> ModuleType:

@@ -83,6 +83,20 @@ def test_a_table_as_spreadsheets_write_it(tmp_path, tokenizer, file, delimiter, 
     assert counts["train/kept"] > 30 and counts["validation/kept"] and counts["test/kept"]
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text\tabstract, short\na,b\tc\n", {"text": "a,b", "abstract, short": "c"}),
+        ("a, b, and c\td; e; f\n1\t2\n", {"a, b, and c": "1", "d; e; f": "2"}),
+        ("text,abstract\n1,2\n", {"text": "1", "abstract": "2"}),
+    ],
+)
+def test_a_tab_parts_the_columns_of_a_tsv(tmp_path, content, expected):
+    (tmp_path / "talks.TSV").write_text(content)
+    ((_, record),) = readers.read(tmp_path / "talks.TSV")
+    assert record == expected
+
+
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("ids", [None, "number", "name"])
 def test_columns_named_by_flags_in_every_reader(tmp_path, tokenizer, suffix, ids):

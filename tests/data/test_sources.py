@@ -139,6 +139,17 @@ def test_a_file_of_another_format_is_refused(tmp_path):
         locate(config.Data(dataset=str(tmp_path / "talks.xlsx")), 0)
 
 
+def test_names_of_splits_in_capitals(tmp_path):
+    settings = folder(tmp_path)
+    (tmp_path / "test.csv").rename(tmp_path / "test.CSV")
+    (tmp_path / "validation.csv").rename(tmp_path / "Dev.csv")
+    found = locate(settings, 0)
+    assert [path.name for path in found.files] == ["train.csv", "Dev.csv", "test.CSV"] and not found.cut
+    write_csv(tmp_path / "TEST.tsv", rows("test", 1))
+    with pytest.raises(UserError, match=r"several files for the test split \(TEST.tsv, test.CSV\)"):
+        locate(settings, 0)
+
+
 def test_two_files_for_a_split_are_refused(tmp_path):
     settings = folder(tmp_path)
     write_csv(tmp_path / "dev.csv", rows("dev", 1))

@@ -466,3 +466,26 @@ def test_refused_names(made, tmp_path, name, revision, says):
     with pytest.raises(UserError) as error:
         tokenizers.load_tokenizer(name, revision)
     one_line(error, name, says)
+
+
+@pytest.mark.parametrize(
+    ("settings", "encoder", "decoder"),
+    [
+        ({"model_type": "t5", "n_positions": 512}, None, None),  # relative: what it was trained with, not a limit
+        ({"max_position_embeddings": 50}, 50, 50),
+        ({"max_encoder_position_embeddings": 160, "max_decoder_position_embeddings": 10}, 160, 10),
+        (
+            {
+                "model_type": "encoder-decoder",
+                "encoder": {"model_type": "bert", "max_position_embeddings": 512},
+                "decoder": {"model_type": "xlm-roberta", "max_position_embeddings": 514},
+            },
+            512,
+            512,
+        ),
+    ],
+)
+def test_positions_of_encoder_and_decoder(tmp_path, settings, encoder, decoder):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    found = [loading.positions(str(tmp_path), None, part) for part in ("encoder", "decoder")]
+    assert found == [encoder, decoder]

@@ -93,8 +93,8 @@ def test_a_reward_model_of_one_logit(tmp_path, names, problem_type):
     for classifier in (left_out, named):
         assert classifier.label == names[0]
         assert torch.allclose(RewardModel(classifier).score(["a fool", "good day"]), wanted, atol=1e-5)
-        if problem_type == "regression":
-            with pytest.raises(UserError, match="is a regression"):
+        if problem_type != "multi_label_classification":
+            with pytest.raises(UserError, match="is a regression" if problem_type else "has one label, and its config"):
                 RewardModel(classifier, "probability")
         else:
             found = RewardModel(classifier, "probability").score(["a fool", "good day"])

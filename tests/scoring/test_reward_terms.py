@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -33,7 +34,11 @@ def write(path: str, code: str) -> str:
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    return tmp_path
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def test_the_settings_know_the_terms_that_there_are():
@@ -134,6 +139,44 @@ def test_the_hash_of_its_file_tells_a_function_from_another(place):
     assert one == same != two
     before = reward_terms.identity("math:hypot")
     assert before == reward_terms.identity("math:hypot")
+
+
+OWN = "def own(**texts): return texts['summaries']\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("term_a.py:own", "import near_a"),
+        ("term_a.py:own", "from near_a import *"),
+        ("term_a.py:own", "import math, far_a\nfrom detox import scoring"),
+        ("term_a.py:own", "from package_a import inner"),
+        ("term_a.py:own", "import package_a.inner as there"),
+        ("term_a.py:own", "def later():\n    import near_a"),
+        ("package_a.term:own", "from . import inner"),
+        ("package_a.term:own", "from .inner import VALUE"),
+        ("package_a.term:own", "from near_a import VALUE"),
+    ],
+)
+def test_a_change_of_what_a_function_imports_tells_it_from_another(place, name, code):
+    write("near_a.py", "VALUE = 1\n")
+    write("far_a.py", "import near_a\nimport term_a\n")
+    (place / "package_a").mkdir()
+    write("package_a/__init__.py", "")
+    write("package_a/inner.py", "VALUE = 1\n")
+    write(name.rpartition(":")[0].removesuffix(".py").replace(".", "/") + ".py", f"{code}\n{OWN}")
+    before = reward_terms.identity(name)
+    assert before == reward_terms.identity(name)
+    write("near_a.py", "VALUE = 2\n")
+    write("package_a/inner.py", "VALUE = 2\n")
+    assert before != reward_terms.identity(name)
+
+
+def test_what_is_not_of_ones_own_does_not_change_the_hash(place):
+    write("json.py", "raise RuntimeError('not the standard one')\n")
+    write("beside.py", "VALUE = 1\n")
+    path = Path(write("term.py", f"import json, math, torch, config\nimport detox.scoring.rouge\n{OWN}"))
+    assert reward_terms.identity("term.py:own") == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,9 @@ def test_other_modules_of_evaluate_stay(folder, monkeypatch):
         (["ill", "toxic", "well"], None, "well", "toxic"),
         (["ill", "well"], None, "elsewhere", None),
         (["toxic"], None, "toxic", "toxic"),
+        (["toxic"], "multi_label_classification", "toxic", "toxic"),
+        (["insult"], "multi_label_classification", "insult", "insult"),
+        (["LABEL_0"], "multi_label_classification", "LABEL_0", None),  # whose rise was wanted: its user knows
     ],
 )
 def test_the_other_of_two_exclusive_labels_is_ill_else_the_usual_one(labels, problem_type, maximised, expected):
@@ -143,7 +146,8 @@ def test_the_other_of_two_exclusive_labels_is_ill_else_the_usual_one(labels, pro
     assert toxic_label(settings, maximised, "toxic") == expected
 
 
-def test_what_can_measure_toxicity_has_several_labels_and_is_no_regression():
+def test_what_can_measure_toxicity_has_several_labels_or_a_sigmoid_and_is_no_regression():
     two, one = {0: "ill", 1: "well"}, {0: "ill"}
+    assert measures(RobertaConfig(id2label=one, problem_type="multi_label_classification"))
     assert measures(RobertaConfig(id2label=two)) and not measures(RobertaConfig(id2label=one))
     assert not measures(RobertaConfig(id2label=two, problem_type="regression"))
