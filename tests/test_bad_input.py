@@ -296,8 +296,8 @@ CASES = {
         "--overwrite",
         (
             "checkpoints/r/prepared: its longest prompt has ",
-            "and t5 takes 20; run python data_preparation.py --run r --model.base t5 --config checkpoints/r/prepared/"
-            "manifest.json --data.max-query-tokens 20 --overwrite, or choose another --model.base",
+            "and t5 takes 20; run python data_preparation.py --run r --model.base t5 --data.max-query-tokens 20 "
+            "--overwrite --config checkpoints/r/prepared/manifest.json, or choose another --model.base",
         ),
         edit("t5/config.json", max_position_embeddings=20),
     ),

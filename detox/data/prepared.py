@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,34 +131,34 @@ def check_positions(
     """
     from detox.model import loading
 
-    base, revision = reader.model.base, reader.model.revision
-    command = commands.before("data_preparation", reader, folder)
-    if " --config " not in command:  # else the user's own file has the rest
-        command += f" --config {shlex.quote(str(folder / artifacts.MANIFEST))}"
-
-    def check(what: str, flag: str, part: str, longest: Callable[[], int]) -> None:
-        limit = loading.positions(base, revision, part)
-        if limit is not None and (tokens := longest()) > limit:
+    for part, what, flag in (
+        ("encoder", "prompt", "--data.max-query-tokens"),
+        ("decoder", "summary", "--data.max-summary-tokens"),
+    )[: 1 if tokenizer is None else 2]:
+        limit = loading.positions(reader.model.base, reader.model.revision, part)
+        if limit is None:
+            continue
+        if tokenizer is None or part == "encoder":
+            longest = _longest_prompt(dataset)
+        else:
+            longest = _longest_summary(dataset, tokenizer)
+        if longest > limit:
+            again = commands.before("data_preparation", reader, folder, flag, str(limit), "--overwrite")
+            if " --config " not in again:  # else the user's own file has the rest
+                again += f" --config {shlex.quote(str(folder / artifacts.MANIFEST))}"
             raise UserError(
-                f"{folder}: its longest {what} has {tokens} tokens, and {base} takes {limit}; run {command} {flag} "
-                f"{limit} --overwrite, or choose another --model.base"
+                f"{folder}: its longest {what} has {longest} tokens, and {reader.model.base} takes {limit}; "
+                f"run {again}, or choose another --model.base"
             )
 
-    check("prompt", "--data.max-query-tokens", "encoder", lambda: max(map(_longest_prompt, dataset.values())))
-    if tokenizer is not None:
-        splits = [dataset["train"], dataset["validation"]]
-        check(
-            "summary",
-            "--data.max-summary-tokens",
-            "decoder",
-            lambda: max(_longest_summary(split, tokenizer) for split in splits),
-        )
+
+def _longest_prompt(dataset: DatasetDict) -> int:
+    lengths = (compute.list_value_length(split.data.column("input_ids")) for split in dataset.values())
+    return max(compute.max(each).as_py() or 0 for each in lengths)
 
 
-def _longest_prompt(split: Dataset) -> int:
-    return int(compute.max(compute.list_value_length(split.data.column("input_ids"))).as_py())
-
-
-def _longest_summary(split: Dataset, tokenizer: PreTrainedTokenizerBase) -> int:
-    batches = ([texts[0] for texts in batch["summaries"]] for batch in split.iter(1000))
-    return max(len(ids) for texts in batches for ids in tokenizer(text_target=texts, verbose=False)["input_ids"])
+def _longest_summary(dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the tokens of the longest target summary that is trained on or validated with."""
+    batches = (batch["summaries"] for name in ("train", "validation") for batch in dataset[name].iter(1000))
+    tokens = (tokenizer(text_target=[texts[0] for texts in each], verbose=False)["input_ids"] for each in batches)
+    return max((len(ids) for each in tokens for ids in each), default=0)
