@@ -23,7 +23,8 @@ empty, both have the same.
 `--config settings.yaml` reads settings from a file: it goes before the preset, which it may name, and flags go before
 it. Names are those of the flags, nested or with dots, with `-` or `_`; values are what the flags take, switches `true`
 or `false`, several values a list. One file may serve all stages: each takes the settings that it has. Relative paths in
-it are of the working folder, as in flags. A `manifest.json` is such a file too, all of its settings but `overwrite`.
+it are of the working folder, as in flags. A `manifest.json` is such a file too, all of its settings but `overwrite`;
+where it lies in a run, it is of that run, whatever its name was when it was written.
 Commands in messages name what differs from the preset, and the file where it has more for the stage that they start.
 """
 
