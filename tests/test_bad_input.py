@@ -466,7 +466,11 @@ CASES = {
     "prepared data are damaged": Case(
         PPO,
         "--overwrite",
-        ("has changed", "run python data_preparation.py --run r --model.base t5 --overwrite to make it anew"),
+        (
+            "has changed",
+            "run python data_preparation.py --run r --model.base t5 --overwrite --config "
+            "checkpoints/r/prepared/manifest.json to make it anew",
+        ),
         write(f"{RUN}/prepared/dataset_dict.json", '{"splits": ["test", "train", "validation"]}'),
     ),
     "prepared data are gone since training": Case(

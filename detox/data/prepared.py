@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +94,7 @@ def load_prepared(folder: Path, fingerprint: str | None = None, reader: config.S
     """
     folder = Path(folder)
     artifacts.read_manifest(folder, "data_preparation", reader=reader)
-    again = f"run {commands.before('data_preparation', reader, folder, '--overwrite')}"
+    again = f"run {commands.remake('data_preparation', reader, folder)}"
     try:
         made_with = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         dataset = DatasetDict.load_from_disk(str(folder))
@@ -143,9 +142,7 @@ def check_positions(
         else:
             longest = _longest_summary(dataset, tokenizer)
         if longest > limit:
-            again = commands.before("data_preparation", reader, folder, flag, str(limit), "--overwrite")
-            if " --config " not in again:  # else the user's own file has the rest
-                again += f" --config {shlex.quote(str(folder / artifacts.MANIFEST))}"
+            again = commands.remake("data_preparation", reader, folder, flag, str(limit))
             raise UserError(
                 f"{folder}: its longest {what} has {longest} tokens, and {reader.model.base} takes {limit}; "
                 f"run {again}, or choose another --model.base"

@@ -182,10 +182,13 @@ def _read_whole(
                 raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
             raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}") from None
     found = manifest.parse(content, folder / MANIFEST, stage, anew)
+    is_as_written = manifest.is_as_written(found)
+    if is_as_written and remedy is None:
+        anew = f"run {commands.remake(stage, reader, folder)} to make it anew"
     for entry in found["files"]:
         problem = manifest.file_problem(folder, entry, verify)
         if problem:
             raise UserError(f"{folder}: {problem}; {anew}")
-    if not manifest.is_as_written(found):
+    if not is_as_written:
         raise UserError(f"{folder / MANIFEST} has changed; {anew}")
     return found

@@ -186,6 +186,17 @@ def before(stage: str, settings: config.Stage | None, folder: Path, *words: str)
     return other(f"{stage}.py", of_run(settings, folder.parent), lambda flag: flag in BASE, *words)
 
 
+def remake(stage: str, settings: config.Stage | None, folder: Path, *words: str) -> str:
+    """Return what to type for an artefact whose manifest is whole to be made anew, with the settings that it had.
+
+    Those go after what the line says itself, and after a file of settings; arguments as in `before`.
+    """
+    words = (*words, "--overwrite")
+    if settings is not None and file is None:
+        words = (*words, flags.CONFIG.name, str(folder / manifest.NAME))
+    return before(stage, settings, folder, *words)
+
+
 def of_run(settings: S, run: Path) -> S:
     """Return settings for the run that lies in the folder `run`."""
     if run == Path(settings.checkpoints) / settings.run_name:
