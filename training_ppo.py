@@ -74,6 +74,11 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
     inputs = {"prepared": run / "prepared"}
     artifacts.read_manifest(inputs["prepared"], "data_preparation", reader=settings)
     adapter, own = settings.model.adapter, run / "lora"
+    base, usual = settings.model.base, settings.of_preset(settings.preset).model
+    if adapter == usual.adapter != "auto" and base != usual.base and not paths.same(base, usual.base):
+        notes.tell(
+            f"--model.adapter {adapter} is the preset's, for {usual.base}; for {base} say auto, none or your own"
+        )
     if adapter == "auto" and not own.exists():
         adapter = "none"
     elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):

@@ -234,6 +234,19 @@ def test_the_toxic_one_of_many_labels_is_asked_for(tmp_path, monkeypatch):
     assert evaluation("--run", "r", "--toxicity.label", "b").toxicity == config.Toxicity("own", label="b")
 
 
+def test_the_adapter_of_a_preset_on_another_base_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    demo, prepared = config.preset(config.PPOTraining, "demo"), Path("checkpoints/demo/prepared")
+    with artifacts.publish(prepared, stage="data_preparation", settings=config.preset(config.Preparation, "demo")):
+        pass
+    training_ppo.find_inputs(demo, prepared.parent)
+    training_ppo.find_inputs(replace(demo, model=config.Model("own", adapter="mine")), prepared.parent)
+    assert capsys.readouterr().err == ""
+    training_ppo.find_inputs(replace(demo, model=replace(demo.model, base="own")), prepared.parent)
+    told = "note: --model.adapter demo:lora is the preset's, for demo:base; for own say auto, none or your own\n"
+    assert capsys.readouterr().err == told
+
+
 def test_the_judge_is_the_one_that_a_preset_has_beside_the_reward_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = trained(config.PPOTraining(run="r", reward=config.Reward("demo:reward")))
