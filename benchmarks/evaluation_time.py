@@ -98,7 +98,8 @@ def run_child(arguments: argparse.Namespace) -> dict[str, Any]:
         words.pre_tokenizer = pre_tokenizers.Whitespace()
         PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
         ppo_step.make_classifier(shape, "cpu", torch.float32).save_pretrained(folder)
-        shutil.copytree(folder, f"{folder}/judge")
+        judge = Path(shutil.copytree(folder, f"{folder}/judge")) / "config.json"
+        judge.write_text(json.dumps({**json.loads(judge.read_text()), "name": "judge"}))  # a copy would be refused
         named = {"model": folder, "label": "LABEL_0"}
         measured, judge = config.Toxicity(**named), config.Judge(model=f"{folder}/judge", label="LABEL_0")
         _, marks = scorers.load_scorers(measured, judge, config.Reward(**named), torch.device("cpu"))

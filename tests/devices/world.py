@@ -35,7 +35,7 @@ def make(root: Path) -> Path:
     """Write tiny models, a dialogue, and prepared dialogues for every run into a folder."""
     tiny.start_world(root, train=12, validation=4, test=6)
     tiny.bart(root / "bart")
-    shutil.copytree(root / "reward", root / "judge")
+    tiny.classifier(root / "judge", seed=5)
     (root / "dialogue.txt").write_text("#Person1#: you are a rude clown.\n#Person2#: no.\n")
     with tiny.inside(root):
         for base in ("t5", "bart"):

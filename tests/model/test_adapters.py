@@ -367,6 +367,8 @@ def test_the_scorers_of_an_evaluation_load_it_so_too(made, tmp_path):
     values = []
     for folder in (both, clean):
         judge = shutil.copytree(folder, tmp_path / f"judge-{folder.name}")
+        told = json.loads((judge / "config.json").read_text())
+        (judge / "config.json").write_text(json.dumps({**told, "name": "another one"}))
         roles = config.Toxicity(model=str(folder)), config.Judge(model=str(judge), label="hate")
         _, scorers = load_scorers(*roles, config.Reward(model=str(folder)), torch.device("cpu"))
         values.append([scorers[role](["you are a fool"]) for role in ("toxicity", "judge", "reward")])
