@@ -1,6 +1,6 @@
 """Optional stage: makes the supervised LoRA checkpoint, for those who have none.
 
-Reads the prompts of data_preparation.py and the base model; fits a LoRA adapter to the reference summaries;
+Reads the prompts of data_preparation.py and the base model; fits a LoRA adapter to the target summaries;
 writes checkpoints/<run>/lora, an ordinary PEFT adapter that training_ppo.py finds by itself.
 """
 

@@ -433,7 +433,7 @@ def measure(folder: Path) -> dict[str, str]:
         for kind, (share, count) in accuracy(folder / name, labelled).items():
             results[f"{name.capitalize()}, accuracy, held-out forms, {kind}"] = f"{share:.3f} (n = {count})"
         for kind, (share, count) in accuracy(folder / name, summary_sentences(rows)).items():
-            results[f"{name.capitalize()}, accuracy, reference summaries, {kind}"] = f"{share:.3f} (n = {count})"
+            results[f"{name.capitalize()}, accuracy, target summaries, {kind}"] = f"{share:.3f} (n = {count})"
         logits = logits_of(folder / name, [one.text for one in labelled])
         results[f"{name.capitalize()}, range of the logits"] = f"{logits.min():.1f} to {logits.max():.1f}"
     return results

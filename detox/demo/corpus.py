@@ -169,7 +169,7 @@ def _split_of(dialogue: str) -> str:
 
 
 def _example(rng: random.Random, held_out: bool, register: str) -> tuple[str, list[str], str]:
-    """Draw one dialogue, its three reference summaries and its topic."""
+    """Draw one dialogue, its three target summaries and its topic."""
     scene = rng.choice(SCENES)
     words = _draw_words(rng, scene, held_out)
     mood = rng.choices([name for name, _ in MOODS], [share for _, share in MOODS])[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detox.plan.machine import Machine, find_machine
-from detox.plan.memory import GIB, Plan
+from detox.plan.memory import GIB, GROWTH, Plan
 from detox.plan.task import Task, read
 from detox.plan.update_time import LATENCY, Estimate
 
@@ -43,6 +43,10 @@ def one_device(task: Task, made: Plan) -> list[str]:
     """Return a line for each part of the memory, and one that says which microbatch fits the budget."""
     lines = [f"{name:<30}{size / MB:>10,.1f} MB" for name, size in made.parts.items()]
     lines.append(f"{'peak (rollout or update)':<30}{made.peak / MB:>10,.1f} MB")
+    if made.dtype in GROWTH and task.device.type == "cpu":
+        lines.append(
+            f"a long run takes more, as kernels are compiled for new shapes: after 100 updates {GROWTH[made.dtype]}"
+        )
     if task.settings.plan_budget_gb is None:
         return lines
     budget, fits = f"{task.settings.plan_budget_gb:g} GB", task.largest_microbatch()
