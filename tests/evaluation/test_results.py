@@ -107,6 +107,15 @@ def test_a_policy_that_does_not_beat_best_of_n_is_told_so(settings):
     assert "baseline_note" not in better
 
 
+def test_a_noise_floor_that_is_unknown_is_told(settings):
+    lines = fabricate(settings, lambda old, i, draw: civil(i))
+    found = evaluate(lines, settings)
+    assert "No noise floor" not in pages.markdown(found, lines)
+    found["noise_floor"]["mean_reduction_ci95"] = None
+    for text in (pages.markdown(found, lines), re.sub("<[^>]*>", "", pages.html(found, lines))):
+        assert "No noise floor: too little toxicity to tell what chance alone shows." in text
+
+
 def test_report_shows_what_was_measured(settings):
     lines = fabricate(settings, lambda old, i, draw: civil(i) if draw.random() < 0.9 else old)
     found = evaluate(lines, settings)
