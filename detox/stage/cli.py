@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from types import FrameType
@@ -102,11 +103,7 @@ def run(
 def _sigterm_raises() -> Iterator[None]:
     """Let SIGTERM unwind the stack as SIGINT does, so that half-written artefacts are removed."""
 
-    owner = os.getpid()
-
     def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked worker: its pool ends it so, and it has nothing to clean up
-            os._exit(TERMINATED)
         raise _Terminated
 
     try:
@@ -118,6 +115,36 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Fork(threading.local):
+    """Leaves SIGTERM to the system in a forked worker, which its pool ends so, and which has nothing to clean up.
+
+    Python would run a handler of ours only after the wait that the worker may just begin, and forgets a signal that
+    comes while it forks; the pool would wait for that worker without end.
+    """
+
+    mask: set[int | signal.Signals] | None = None
+
+    def before(self) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        if str(getattr(handler, "__module__", "")).startswith("detox."):
+            self.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def in_parent(self) -> None:
+        if self.mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+            self.mask = None
+
+    def in_child(self) -> None:
+        if self.mask is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.in_parent()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has neither
+    _fork = _Fork()
+    os.register_at_fork(before=_fork.before, after_in_parent=_fork.in_parent, after_in_child=_fork.in_child)
 
 
 def _speak_utf8() -> None:

@@ -289,6 +289,21 @@ def test_workers_of_a_pool_end_silently():
     assert (done.returncode, done.stdout, done.stderr) == (0, b"[1, 2]\n", b"")
 
 
+def test_a_forked_worker_leaves_sigterm_to_the_system():
+    """A handler of Python's can miss it just before a wait, and the pool would wait for that worker without end."""
+    main = """
+import signal
+def look():
+    return signal.getsignal(signal.SIGTERM), signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+before = look()
+if not (child := os.fork()):
+    os._exit(0 if look() == (signal.SIG_DFL, False) else 1)
+assert os.waitpid(child, 0)[1] == 0 and look() == before != (signal.SIG_DFL, False)
+"""
+    done = in_a_process(main)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_sigterm_cleans_up_and_exits_143(tmp_path):
     script = (
         "import sys, time, config\nfrom pathlib import Path\nfrom detox.stage import artifacts, cli\n"
