@@ -80,8 +80,8 @@ def _read_csv(path: Path) -> Iterator[Placed]:
     first = next(lines, "")
     said = re.fullmatch(r"\s*sep=(.)\s*", first)
     is_tabbed = path.suffix.lower() == ".tsv" and _columns_by(first, "\t") > 1
-    delimiter = "\t" if is_tabbed else max(_DELIMITERS, key=lambda mark: _columns_by(first, mark))
-    delimiter = said[1] if said else delimiter
+    seen = "\t" if is_tabbed else max(_DELIMITERS, key=lambda mark: _columns_by(first, mark))
+    delimiter = said[1] if said else seen
     is_spaced = bool(re.search(rf"{re.escape(delimiter)} ", first))
     reader = csv.reader(
         chain([] if said else [first], lines), strict=True, delimiter=delimiter, skipinitialspace=is_spaced

@@ -183,7 +183,7 @@ def check_start(case: Case) -> None:
             continue
         how = "with" if name == reward.model else "from"
         advice = f"{case.checkpoint} was trained {how} it: put it back as it was, or train anew"
-        if len(was) != _COMMIT and not name.startswith("demo:") and not Path(name).expanduser().is_dir():
+        if len(was) != _COMMIT and not sources.is_here(name):
             looked = " or ".join(str(folder) for folder in dict.fromkeys((Path.cwd(), *case.looked_in)))
             raise UserError(f"{name}: no such folder{'' if Path(name).is_absolute() else f' in {looked}'}; {advice}")
         identity = classifier.identity if name == reward.model else sources.identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -32,7 +33,8 @@ _DECIDING = ("seed", "split", "engine", "dtype", "toxicity", "judge", "evaluatio
 
 @contextlib.contextmanager
 def locked(cases: list[Case]) -> Iterator[None]:
-    """Keep other processes from writing to the same evaluations; training may go on."""
+    """Keep other processes from writing to the same evaluations; training may go on. A stage begins with it."""
+    _own_files.cache_clear()
     with contextlib.ExitStack() as stack:
         for folder in sorted({case.target.parent for case in cases}):
             stack.enter_context(run_lock.hold(folder))
@@ -97,8 +99,9 @@ def _hashes(settings: config.EvaluationStage, case: Case) -> dict[str, Any]:
     return {name: content for name, content in there.items() if content is not None} | _own_files(settings)
 
 
+@functools.lru_cache(maxsize=1)
 def _own_files(settings: config.EvaluationStage) -> dict[str, str]:
-    """Return what tells the user's own files that an evaluation reads from others, by flag."""
+    """Return what tells the user's own files that an evaluation reads from others, by flag; looked at once a stage."""
     named = _flat(asdict(settings))
     own = {key: Path(named[key]).expanduser() for key in sorted(_NAMED) if named.get(key)}
     return {

@@ -32,8 +32,7 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         pooled, lines = pooling.pool(found, [examples.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
-        of_data = [alarm for alarm in found[focus.name]["alarms"] if alarm["name"] == OTHER_DATA.name]
-        pooled["alarms"] += of_data
+        pooled["alarms"] += [alarm for alarm in found[focus.name]["alarms"] if alarm["name"] == OTHER_DATA.name]
         return found[focus.name] | pooled | extra, lines
     if settings.select is not None:
         name = curve.select(found, settings.select)

@@ -72,9 +72,8 @@ def _file(name: str, folder: Path) -> Path | None:
         candidates += [place.with_name(f"{place.name}.py") for place in places]
     elif spec.origin and spec.origin.endswith(".py"):
         candidates.append(Path(spec.origin))
-    for file in (candidate.resolve() for candidate in candidates if candidate.is_file()):
-        return file if file.is_relative_to(folder) and not _is_installed(file) else None
-    return None
+    file = next((candidate.resolve() for candidate in candidates if candidate.is_file()), None)
+    return file if file is not None and file.is_relative_to(folder) and not _is_installed(file) else None
 
 
 def _is_installed(file: Path) -> bool:

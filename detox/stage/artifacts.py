@@ -183,11 +183,11 @@ def _read_whole(
             raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}") from None
     found = manifest.parse(content, folder / MANIFEST, stage, anew)
     is_as_written = manifest.is_as_written(found)
-    if is_as_written and remedy is None:
-        anew = f"run {commands.remake(stage, reader, folder)} to make it anew"
     for entry in found["files"]:
         problem = manifest.file_problem(folder, entry, verify)
         if problem:
+            if is_as_written and remedy is None:
+                anew = f"run {commands.remake(stage, reader, folder)} to make it anew"
             raise UserError(f"{folder}: {problem}; {anew}")
     if not is_as_written:
         raise UserError(f"{folder / MANIFEST} has changed; {anew}")
