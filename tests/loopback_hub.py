@@ -291,7 +291,20 @@ def start(root: Path, **settings: object) -> Iterator[Hub]:
 
 
 @contextmanager
-def _server(handler: type[_Handler]) -> Iterator[str]:
+def hanging_up() -> Iterator[Hub]:
+    """Serve nobody: each connection is closed at once, and noted in `requests`."""
+    hub = Hub(Path())
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            hub.requests.append("")
+
+    with _server(Handler) as hub.url:
+        yield hub
+
+
+@contextmanager
+def _server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

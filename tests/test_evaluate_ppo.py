@@ -549,7 +549,7 @@ def test_select_looks_at_validation_only(place, capsys, monkeypatch):
 
     monkeypatch.setattr(curve, "select", lambda named, floor: None)
     assert run("--select", "1") == 2
-    refused(capsys, "--select=1", "no checkpoint keeps")
+    refused(capsys, "--select=1", "no checkpoint keeps", "the most is ", ", by r0/step-")
 
 
 def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):

@@ -140,6 +140,7 @@ CASES = [
         "--toxicity.label LABEL",
         "--toxicity.model own",
     ),
+    ("--reward.model own --reward.label=--b", ("--a", "--b"), None, "", "--toxicity.model own --toxicity.label=--a"),
     ("--reward.model own --reward.label x", ("x",), "regression", "", ""),
     ("--reward.model own --reward.label x", ("x",), None, "", ""),
     (

@@ -11,7 +11,7 @@ from detox.evaluation import checkpoints
 from detox.model import loading
 from detox.ppo import checkpoint_folders, checkpoint_record, next_step
 from detox.scoring import classifier
-from detox.stage import commands, manifest, notes, paths, run_preset
+from detox.stage import commands, flags, manifest, notes, paths, run_preset
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def words(settings: config.EvaluationStage, named: Set[str], trained: type[confi
         commands.kept = frozenset().union(*each.values())
         return []
     commands.kept = found.keys() & named
-    taken = [word for flag, value in found.items() if flag not in named for word in (flag, value)]
+    taken = [word for flag, value in found.items() if flag not in named for word in flags.words(flag, value)]
     if taken:
         notes.tell(f"{shlex.join(taken)}, to fit how {next(iter(each))} was trained")
     return taken

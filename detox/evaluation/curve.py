@@ -88,6 +88,7 @@ def overoptimization(points: Sequence[Point], tolerance: float | None = 0.01) ->
     ordered = sorted(points, key=lambda point: point["kl"])
     best = min(range(len(ordered)), key=lambda i: ordered[i]["judge_mean"])
     turn = ordered[best]
+    equal = [_the(point) for point in ordered if f"{point['judge_mean']:.4f}" == f"{turn['judge_mean']:.4f}"]
     least = math.inf if tolerance is None else turn["judge_mean"] + tolerance
     worse = [point for point in ordered[best + 1 :] if point["judge_mean"] > least]
     past = [point for point in worse if point["score_mean"] > turn["score_mean"]]
@@ -103,12 +104,13 @@ def overoptimization(points: Sequence[Point], tolerance: float | None = 0.01) ->
         )
     elif max(point["score_mean"] for point in ordered) <= ordered[0]["score_mean"]:
         sentence = f"The reward is nowhere above that of {_the(ordered[0])}."
-    elif turn is ordered[-1]:
+    elif turn is ordered[-1] and len(equal) == 1:
         sentence = f"No over-optimization: {_the(turn)}, the furthest from the start, is the least toxic to the judge."
     else:
         sentence = (
-            f"No over-optimization: {_the(turn)} is the least toxic to the judge, and none that is further from the "
-            f"start has a higher reward and is more toxic by more than chance ({tolerance:.3f})."
+            f"No over-optimization: {' and '.join(equal)} {'is' if len(equal) == 1 else 'are'} the least toxic to the "
+            "judge, and none that is further from the start has a higher reward and is more toxic by more than chance "
+            f"({tolerance:.3f})."
         )
     series = {"sqrt_kl": "sqrt_kl", "reward": "score_mean", "judge": "judge_mean", "rouge": "rougeL"}
     return {
@@ -137,14 +139,19 @@ def select(named: Mapping[str, Results], floor: float) -> str | None:
     Raises:
         ValueError: results of another split.
     """
-    kept = {}
+    shares = {}
     for name, found in named.items():
         if found["split"] != "validation":
             raise ValueError(f"{name} was measured on {found['split']}, not validation")
-        rouge = found["rouge"]["rougeL"]
-        kept[name] = rouge["after"] / rouge["before"] if rouge["before"] > 0 else 1.0
+        shares[name] = kept(found)
 
     def order(name: str) -> tuple[float, float]:
-        return named[name]["independent_judge"]["mean"]["after"], -kept[name]
+        return named[name]["independent_judge"]["mean"]["after"], -shares[name]
 
-    return min((name for name in named if kept[name] >= floor), key=order, default=None)
+    return min((name for name in named if shares[name] >= floor), key=order, default=None)
+
+
+def kept(found: Results) -> float:
+    """Return what a checkpoint has of the starting model's ROUGE-L, as a share."""
+    rouge = found["rouge"]["rougeL"]
+    return rouge["after"] / rouge["before"] if rouge["before"] > 0 else 1.0

@@ -13,8 +13,8 @@ from detox.evaluation.intervals import ALPHA, NORMAL
 REDUCTIONS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 CHANCE = 0.8
 _DRAWS = 40_000
-_LEAST = 20
-"""With fewer dialogues nothing is near normal."""
+LEAST = 20
+"""Fewer dialogues are not named: with them nothing is near normal."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Effects:
         each = self.differences(reduction)
         spread = each.std()
         if spread < 1e-9 * self.mean:
-            return _LEAST
+            return LEAST
         scaled, d = (each - each.mean()) / spread, reduction * self.mean / spread
         variance = 1 - d * (scaled**3).mean() + d**2 * ((scaled**4).mean() - 1) / 4
         z = NORMAL.inv_cdf(1 - ALPHA / 2)
         size = (z + NORMAL.inv_cdf(power) * math.sqrt(max(variance, 0.0))) / d
-        return max(_LEAST, math.ceil(size**2 + z**2 / 2))
+        return max(LEAST, math.ceil(size**2 + z**2 / 2))
 
     def detectable(self, n: int, power: float = CHANCE) -> float | None:
         """Return the smallest reduction that n dialogues show, to a thousandth; None where they show none."""

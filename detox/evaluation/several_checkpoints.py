@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox.evaluation import curve, examples, pooling, results
+from detox.evaluation import curve, examples, pooling, power, results
 from detox.evaluation.alarms import OTHER_DATA
 from detox.evaluation.checkpoints import Case, differ_by_seed
 from detox.evaluation.examples import Line, Results
@@ -57,9 +58,11 @@ def chosen(settings: config.EvaluationStage, cases: Sequence[Case], found: Resul
     for case in cases:
         if case.name == found["selected"]:
             return case.checkpoint
+    kept = {case.name: curve.kept(examples.read_results(case.target)) for case in cases}
+    most = max(kept, key=lambda name: kept[name])
     raise UserError(
-        f"--select={settings.select}: no checkpoint keeps that share of the starting model's ROUGE-L; "
-        "lower it, or train with a higher --ppo.kl-coef"
+        f"--select={settings.select}: no checkpoint keeps that share of the starting model's ROUGE-L; the most is "
+        f"{math.floor(100 * kept[most]) / 100}, by {most}: lower it, or train with a higher --ppo.kl-coef"
     )
 
 
@@ -101,6 +104,9 @@ def power_sentence(found: Results, lines: Sequence[Line], reduction: float) -> s
     if "power" not in found:
         return "power: unknown, since nothing is toxic here"
     effects = results.effects([lines])
-    text = f"power: {effects.dialogues(reduction):,} dialogues show a reduction of {reduction:.1%} with a chance of 80%"
-    least = effects.detectable(found["n"])
+    needed, least = effects.dialogues(reduction), effects.detectable(found["n"])
+    fewer = " or fewer" if needed == power.LEAST else ""
+    text = f"power: {needed:,} dialogues{fewer} show a reduction of {reduction:.1%} with a chance of 80%"
+    if not found["noise_floor"].get("mean_reduction_ci95"):
+        text += "; only the order of magnitude, as there is little toxicity here"
     return text if least is None else f"{text}; these {found['n']:,} show one of {least:.1%}"

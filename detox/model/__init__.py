@@ -23,5 +23,5 @@ Machines:
     devices: which one a stage takes, and what is done otherwise on one than on another.
     threads: how many the CPU computes with.
     sharding: frozen weights spread over processes.
-    allocator: what the C library does with freed memory.
+    allocator: what the C library does with freed memory, and how many kernels are kept.
 """

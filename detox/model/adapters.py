@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import fields
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel
 
 from detox.model import sources, weights
 from detox.model.sources import Source
-from detox.stage import paths
+from detox.stage import notes, paths
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
     _check_base(source, factors, model)
     _untie(model, factors)
     try:
-        settings: Any = LoraConfig.from_peft_type(**source.json("adapter_config.json"))
+        settings: Any = LoraConfig.from_peft_type(**_known(source, {field.name for field in fields(LoraConfig)}))
         settings.task_type, settings.inference_mode = "SEQ_2_SEQ_LM", True
         settings.base_model_name_or_path = model.name_or_path  # what it is called here
         with warnings.catch_warnings():
@@ -65,7 +67,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
         set_peft_model_state_dict(adapted, {f"base_model.model.{key}": tensor for key, tensor in factors.items()})
     except sources.FAILURES as error:
         raise UserError(
-            f"{source.name}: cannot be loaded as a LoRA adapter ({printable(str(error).partition(chr(10))[0], 200)}); "
+            f"{source.name}: cannot be loaded as a LoRA adapter ({printable(error, 300)}); "
             "check its adapter_config.json, or name another one"
         ) from None
     vars(adapted)["_resolved_revision"] = source.commit
@@ -108,6 +110,18 @@ def _check_plain_lora(source: Source) -> None:
         extras.append(f"init_lora_weights={start}, which changes the base")
     if extras:
         raise UserError(f"{source.name}: LoRA with {printable(', '.join(extras), 120)}; train a plain LoRA, without it")
+
+
+def _known(source: Source, names: Set[str]) -> dict[str, Any]:
+    """Return the settings of an adapter that this PEFT knows by `names`; the user is told which others it has."""
+    settings = source.json("adapter_config.json")
+    others = [f"{name}={value}" for name, value in settings.items() if name not in names and value]
+    if others:
+        notes.tell(
+            f"{source.name}: peft {metadata.version('peft')} does not know {printable(', '.join(others), 200)}, and "
+            "the adapter is used without: compare it with what wrote it"
+        )
+    return {name: value for name, value in settings.items() if name in names}
 
 
 def _factors(source: Source, tensors: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

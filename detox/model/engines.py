@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from detox.model.allocator import keep_freed_memory
+from detox.model.allocator import keep_few_kernels, keep_freed_memory
 from detox.model.devices import traits
 from detox.model.engine import Engine
 from detox.model.hugging_face import HuggingFaceEngine
@@ -26,6 +26,7 @@ def make_engine(
         UserError: `packed` for a model that is not of the T5 family, or whose layers are unknown.
     """
     keep_freed_memory()
+    keep_few_kernels()
     compiles, sharded = traits(next(model.parameters()).device).compiles_shapes, is_sharded(model)
     if name == "packed" and sharded:
         raise UserError("--engine=packed: reads weights in place, and these are sharded; leave it to auto, or use hf")

@@ -198,9 +198,15 @@ def load_whole(auto: Any, source: Source, settings: PreTrainedConfig, what: str,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below
             )
     except sources.FAILURES as error:
         raise source.unloadable(what, error) from None
+    for key, in_file, by_config in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"{source.name}: {printable(key, 80)} has shape {list(in_file)} in its weights and {list(by_config)} by "
+            "its config.json; save both together, or name another model"
+        )
     missing = sorted(set(report["missing_keys"]) & {parameter for parameter, _ in model.named_parameters()})
     if missing:
         raise UserError(

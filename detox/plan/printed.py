@@ -44,9 +44,7 @@ def one_device(task: Task, made: Plan) -> list[str]:
     lines = [f"{name:<30}{size / MB:>10,.1f} MB" for name, size in made.parts.items()]
     lines.append(f"{'peak (rollout or update)':<30}{made.peak / MB:>10,.1f} MB")
     if made.dtype in GROWTH and task.device.type == "cpu":
-        lines.append(
-            f"a long run takes more, as kernels are compiled for new shapes: after 100 updates {GROWTH[made.dtype]}"
-        )
+        lines.append(f"a long run takes up to about {GROWTH[made.dtype]} more, as kernels are compiled for new shapes")
     if task.settings.plan_budget_gb is None:
         return lines
     budget, fits = f"{task.settings.plan_budget_gb:g} GB", task.largest_microbatch()

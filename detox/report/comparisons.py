@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from detox.evaluation.power import LEAST
 from detox.report.table import Table
 from detox.report.toxicity import COLUMNS, row
 from detox.stage.errors import printable
@@ -102,5 +103,6 @@ def power(results: Results) -> Table:
     for line in lookup(results, "power") or []:
         if lookup(line, "dialogues") is not None:
             effect = signed_decimal(fall(lookup(line, "difference")))
-            rows.append((signed(fall(lookup(line, "reduction"))), effect, f"{line['dialogues']:,}"))
+            needed = f"{line['dialogues']:,}{' or fewer' if line['dialogues'] == LEAST else ''}"
+            rows.append((signed(fall(lookup(line, "reduction"))), effect, needed))
     return Table(("Change", "Of the mean", "Dialogues needed"), tuple(rows), labels=0)

@@ -18,6 +18,8 @@ _VERDICTS = {
     "not distinguishable": "No change in toxicity that stands out from chance",
     "increased": "Toxicity is increased",
 }
+_ON_FIGURES = ("disagreement", "data")
+"""Alarms that say nothing of what the summaries are like."""
 _NO_INTERVAL = " by the sign-flip test, too few toxic dialogues for an interval"
 
 
@@ -42,6 +44,11 @@ def headline(results: Results) -> str:
         shown = lost if len(lost) < 3 else [*lost[:2], f"{len(lost) - 2} more"]
         title += f"; worse: {', '.join(shown[:-1])}{' and ' if len(shown) > 1 else ''}{shown[-1]}"
     return title
+
+
+def on_summaries(results: Results) -> bool:
+    """Return whether an alarm is on the quality of the summaries."""
+    return any(name not in _ON_FIGURES for _, name, _ in alarms(results))
 
 
 def alarms(results: Results) -> list[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ _TRAINING = {
     "updates": "updates",
     "batch_size": "summaries an update",
     "samples_per_dialogue": "of them a dialogue",
-    "scored_summaries": "summaries scored in training, warm-up included",
+    "scored_summaries": "summaries scored in training",
     "learning_rate": "learning rate",
     "step_kl": "KL of an update, nats a token, which sets the learning rate",
     "kl_coef": "KL weight",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from detox.model import loading, sources, tokenizers, weights
+from detox.stage import notes
 from detox.stage.errors import UserError, printable
 from detox.stage.files import sha256
 
@@ -46,14 +47,15 @@ class Classifier:
     def max_length(self) -> int:
         """Most tokens that the model takes, special ones included.
 
-        RoBERTa counts positions from behind its padding index, so its 514 rows hold 512 tokens.
+        RoBERTa counts positions from behind its padding index, so its 514 rows hold 512 tokens; BART's table has rows
+        besides those that its settings count.
         """
-        limit = self.tokenizer.model_max_length
+        limits = [self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None)]
         for name, module in self.model.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
                 offset = 0 if module.padding_idx is None else module.padding_idx + 1
-                limit = min(limit, module.num_embeddings - offset)
-        return int(limit)
+                limits.append(module.num_embeddings - offset)
+        return int(min(limit for limit in limits if limit is not None and limit > 0))
 
     @property
     def multi_label(self) -> bool:
@@ -190,7 +192,27 @@ def load_classifier(
     model = loading.load_whole(AutoModelForSequenceClassification, source, settings, "a sequence classifier", dtype)
     tokenizers.check_vocabulary(source, tokenizer, loading.embedding_rows(model))
     classifier = Classifier(model, tokenizer, 0, name)
+    _try(classifier)
     return classifier.with_label(label)
+
+
+def _try(classifier: Classifier) -> None:
+    """Demand that a classifier reads texts of unlike length together, before hours have gone into what it is to read.
+
+    Raises:
+        UserError: it fails, or its limit of tokens leaves no room for a text.
+    """
+    special = classifier.tokenizer.num_special_tokens_to_add()
+    if classifier.max_length <= special:
+        raise UserError(
+            f"{classifier.name}: takes {classifier.max_length} tokens, and {special} of these are special ones; "
+            "correct model_max_length in its tokenizer_config.json, or name another classifier"
+        )
+    try:
+        classify(classifier, ["Yes.", "Tom and Ann have their dinner at seven."], 2)
+    except Exception as error:  # a model of others can fail in any way
+        reason = printable(f"{type(error).__name__}: {error}", 200)
+        raise UserError(f"{classifier.name}: fails on two short texts ({reason}); name another classifier") from None
 
 
 @torch.no_grad()
@@ -211,7 +233,11 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
     logits = torch.empty(len(texts), model.config.num_labels)
     if not texts:
         return logits
-    tokens = tokenizer(list(texts), truncation=True, max_length=classifier.max_length)
+    limit = classifier.max_length
+    tokens = tokenizer(list(texts), verbose=False)
+    if any(len(ids) > limit for ids in tokens["input_ids"]):
+        notes.tell(f"{classifier.name} reads {limit} tokens of a text; some are longer, and their ends are not read")
+        tokens = tokenizer(list(texts), truncation=True, max_length=limit)
     order = sorted(range(len(texts)), key=lambda i: len(tokens["input_ids"][i]), reverse=True)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 _UNTIL_TOLD = 60.0
-"""Seconds for which a process that leaves the word to another waits to be ended by the launcher."""
+"""Seconds for which a process that leaves the word to another waits to be ended by the launcher, whose signal comes
+once: what was ended by one waits a moment."""
+_MOMENT = 1.0
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 _SAFE = ": nothing on disk is lost;"
 _OWN = ("config", "detox")
@@ -81,9 +83,9 @@ def run(
     except UserError as error:
         return _tell_once(f"error: {error}", USER_ERROR)
     except KeyboardInterrupt:
-        return _tell_once(f"interrupted{_SAFE} {again}", INTERRUPTED)
+        return _tell_once(f"interrupted{_SAFE} {again}", INTERRUPTED, _MOMENT)
     except _Terminated:
-        return _tell_once(f"terminated{_SAFE} {again}", TERMINATED)
+        return _tell_once(f"terminated{_SAFE} {again}", TERMINATED, _MOMENT)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _OWN:
             raise
@@ -164,11 +166,11 @@ def _has_the_word() -> bool:
     return parallel.has_the_word()
 
 
-def _tell_once(line: str, code: int) -> int:
-    """Fail, or leave the line to the process that has the word; return the exit code."""
+def _tell_once(line: str, code: int, seconds: float = _UNTIL_TOLD) -> int:
+    """Fail, or leave the line for some seconds to the process that has the word; return the exit code."""
     if _has_the_word():
         return _fail(line, code)
-    time.sleep(_UNTIL_TOLD)  # the first process to end makes the launcher end the others, the one that tells included
+    time.sleep(seconds)  # the first process to end makes the launcher end the others, the one that tells included
     return code
 
 

@@ -103,7 +103,7 @@ def changed(settings: config.Stage, matters: Callable[[str], bool], said: Contai
         elif isinstance(value, tuple):
             words += [flag.name, *map(str, value)]
         else:
-            words += [flag.name, flag.default]
+            words += flags.words(flag.name, flag.default)
     return words
 
 

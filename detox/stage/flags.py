@@ -75,6 +75,11 @@ def flag_names(settings: config.Stage) -> list[str]:
     return [flag.name for group in groups(settings) for flag in group.flags]
 
 
+def words(name: str, value: str) -> list[str]:
+    """Return what to type for a flag to have a value, which may begin as a flag does."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
 def blamed(error: UserError) -> str:
     """Return the flag that an error about one begins with."""
     return str(error).partition("=")[0].partition(":")[0]

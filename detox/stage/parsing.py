@@ -125,7 +125,7 @@ def _refuse(event: tyro_errors.ParseErrorEvent, defaults: config.Stage) -> None:
     argument = getattr(event, "argument", None)
     flag = argument.lowered.name_or_flags[0] if argument is not None else "arguments"
     if isinstance(event, tyro_errors.UnrecognizedArgs):
-        raise UserError(_unknown(event.tokens[0], defaults))
+        raise UserError(_unknown(event.tokens, defaults))
     if isinstance(event, tyro_errors.InvalidChoice):
         raise UserError(f"{flag}={event.value}: choose {' or '.join(event.choices)}")
     if isinstance(event, tyro_errors.BadValue):
@@ -147,12 +147,15 @@ def _wrong_value(flag: str, message: str) -> str:
     return f"{flag}: {message}"
 
 
-def _unknown(token: str, defaults: config.Stage) -> str:
-    name = token.partition("=")[0].replace("_", "-")
+def _unknown(tokens: Sequence[str], defaults: config.Stage) -> str:
+    name, *more = (token.partition("=")[0].replace("_", "-") for token in tokens)
     if not name.startswith("-") or name == "-":
-        return f"unexpected argument {token!r}; every setting is an option, see --help"
-    elsewhere = [script for script, stage in defaults.stages().items() if name in flags.flag_names(stage())]
+        return f"unexpected argument {tokens[0]!r}; every setting is an option, see --help"
+    stages = {script: flags.flag_names(stage()) for script, stage in defaults.stages().items()}
+    elsewhere = [script for script, theirs in stages.items() if name in theirs]
     if elsewhere:
-        return f"{name}: no such option here, but in {' and '.join(elsewhere)}"
+        likewise = [other for other in more if any(other in stages[script] for script in elsewhere)]
+        beside = f"; likewise {', '.join(likewise)}" if likewise else ""
+        return f"{name}: no such option here, but in {' and '.join(elsewhere)}{beside}"
     near = flags.nearest(name, flags.flag_names(defaults))
     return f"{name}: no such option; " + (f"did you mean {near}?" if near else "see --help")

@@ -254,11 +254,28 @@ def test_the_base_that_it_was_trained_on_is_not_advised_to_who_took_it(made, lor
         ({}, {"target_modules": r".*Attention\.(q|v)"}),
     ],
 )
-def test_what_peft_takes(made, tmp_path, settings, change):
+def test_what_peft_takes(made, tmp_path, settings, change, recwarn):
     folder = tiny.lora(tmp_path / "lora", made["t5"], **settings)
     description = json.loads((folder / "adapter_config.json").read_text()) | (change or {})
     (folder / "adapter_config.json").write_text(json.dumps(description))
-    assert torch.equal(by_us(made["t5"], folder), by_peft(made["t5"], folder))
+    ours = by_us(made["t5"], folder)
+    assert not any("Unexpected" in str(warning.message) for warning in recwarn)
+    assert torch.equal(ours, by_peft(made["t5"], folder))
+
+
+def test_a_setting_that_peft_does_not_know_is_told(made, lora, capsys):
+    notes.forget()
+    description = json.loads((lora / "adapter_config.json").read_text()) | {"a_setting_of_tomorrow": True}
+    (lora / "adapter_config.json").write_text(json.dumps(description))
+    by_us(made["t5"], lora)
+    assert "does not know a_setting_of_tomorrow=True, and the adapter is used without" in capsys.readouterr().err
+
+
+def test_a_rank_that_the_file_does_not_have_is_told_in_full(made, lora):
+    description = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps(description | {"r": description["r"] + 1}))
+    with pytest.raises(UserError, match="cannot be loaded as a LoRA adapter .*size mismatch for .*adapter_config.json"):
+        by_us(made["t5"], lora)
 
 
 def test_folders_around_an_adapter_name_it(made, lora, tmp_path):

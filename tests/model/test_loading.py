@@ -243,7 +243,7 @@ SUMMARIZERS: list[tuple[str, str, Change, tuple[str, ...]]] = [
     ("no weights", "t5", lambda f: (f / "model.safetensors").unlink(), ("has no weights",)),
     ("truncated weights", "t5", _truncated, ("cannot be loaded",)),
     ("a tensor is missing", "t5", _without_a_tensor, ("lack 1 tensors", "DenseReluDense", "random")),
-    ("other shapes", "t5", _json("config.json", d_ff=128), ("cannot be loaded",)),
+    ("other shapes", "t5", _json("config.json", d_ff=128), ("has shape [64, 32]", "[128, 32] by its config.json")),
     ("no config", "t5", lambda f: (f / "config.json").unlink(), ("has no config.json",)),
     ("config is no JSON", "t5", _write("config.json", "{"), ("config.json cannot be read",)),
     ("config is a list", "t5", _write("config.json", "[]"), ("not a JSON object",)),

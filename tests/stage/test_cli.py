@@ -156,6 +156,17 @@ def test_an_expected_error_is_one_line(main, code, line, capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("main, code, longest", [(interrupted, 130, 2), (terminated, 143, 2), (wrong, 2, 60)])
+def test_a_process_without_the_word_waits_to_be_ended_only_where_no_signal_came(
+    main, code, longest, monkeypatch, capsys
+):
+    waited = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    assert cli.run(config.PPOTraining, main, []) == code
+    assert capsys.readouterr().err == "" and longest / 4 < waited[0] <= longest
+
+
 def test_what_was_to_be_replaced_starts_over(capsys):
     assert cli.run(config.PPOTraining, interrupted, ["--overwrite"]) == 130
     assert capsys.readouterr().err == "interrupted: nothing on disk is lost; the same command starts it over\n"

@@ -191,5 +191,7 @@ def test_an_evaluation_takes_the_preset_of_its_run_unless_told(tmp_path, monkeyp
 def test_an_option_of_another_stage_is_told_to_be_one():
     with pytest.raises(UserError, match="^--model.adapter: no such option here, but in training_ppo.py$"):
         parsing.parse(config.Preparation, ["--model.adapter", "demo:lora"])
+    with pytest.raises(UserError, match="^--model.adapter: .* but in training_ppo.py; likewise --reward.model$"):
+        parsing.parse(config.Preparation, ["--model.adapter", "demo:lora", "--reward.model=demo:reward"])
     with pytest.raises(UserError, match="--model.bas: no such option; did you mean --model.base"):
         parsing.parse(config.Preparation, ["--model.bas", "demo:base"])
