@@ -77,7 +77,7 @@ def evaluate(
         known: the reference's part by key, as this process has read or made it.
         processes: share the work; the main one writes.
     """
-    from detox.evaluation import examples, reference, results, summaries
+    from detox.evaluation import examples, reference, results, scorers, summaries
     from detox.evaluation import task as evaluation_task
     from detox.evaluation.alarms import OTHER_DATA
     from detox.evaluation.checkpoints import check_unchanged
@@ -103,6 +103,7 @@ def evaluate(
             found = results.results([lines], settings) | provenance(settings, case, engine)
             if has_other_data(case):
                 found["alarms"].append(asdict(OTHER_DATA))
+            found["alarms"] += map(asdict, scorers.unread(task.classifiers.values(), lines))
             write(folder, found, lines)
     processes.on_main(lambda: take_place(settings, case))
 

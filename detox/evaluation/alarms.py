@@ -137,6 +137,8 @@ def _phrase(entry: Any, check: Check, level: Level) -> str:
     return f"{check.what} went from {entry['before']:{check.form}} to {entry['after']:{check.form}}"
 
 
+ON_MEASUREMENT = ("data", "unread")
+"""Alarms on what was measured and with what, whatever the figures are."""
 OTHER_DATA = Alarm(
     "data",
     "warning",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from detox.evaluation.alarms import OTHER_DATA
+from detox.evaluation.alarms import ON_MEASUREMENT
 from detox.evaluation.examples import Results
 from detox.stage.figures import interval, lookup
 
@@ -39,7 +39,7 @@ def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
         _point(name, found, "after", found["drift"]["kl_per_summary"])
         | {
             "verdict": found["verdict"],
-            "alarms": [a["name"] for a in found["alarms"] if a["level"] == "alarm" or a["name"] == OTHER_DATA.name],
+            "alarms": [a["name"] for a in found["alarms"] if a["level"] == "alarm" or a["name"] in ON_MEASUREMENT],
         }
         for name, found in named.items()
     ]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
-from detox.evaluation.examples import Record, Records
+from detox.evaluation.alarms import Alarm
+from detox.evaluation.examples import SIDES, Line, Record, Records, samples
 from detox.model import sources
 from detox.scoring import rouge, toxicity
-from detox.scoring.classifier import Classifier, identity, load_classifier
+from detox.scoring.classifier import Classifier, cut, identity, load_classifier
 from detox.scoring.reward import RewardModel
 from detox.stage import notes, paths
-from detox.stage.errors import UserError
+from detox.stage.errors import UserError, printable
 from detox.stage.parallel import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -100,6 +101,18 @@ def score(
     owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
     _mark([record for _, record in owned], scorers, processes)
     _overlap(owned, references, bert_score, processes)
+
+
+def unread(classifiers: Iterable[Classifier], lines: Sequence[Line]) -> list[Alarm]:
+    """Return a warning for each classifier that does not read all sampled summaries to their ends."""
+    texts = [record["summary"] for side in SIDES for row in samples(lines, side) for record in row]
+    found = []
+    for name, each in {each.name: each for each in classifiers}.items():
+        if number := cut(each, texts):
+            ends = f"the ends of {number:,} of {len(texts):,} summaries count for nothing"
+            sentence = f"{printable(name, 80)} reads {each.max_length} tokens of a text: {ends}."
+            found.append(Alarm("unread", "warning", sentence))
+    return found
 
 
 def _mark(records: Sequence[Record], scorers: Mapping[str, Scorer], processes: Processes) -> None:

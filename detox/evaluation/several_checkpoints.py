@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detox.evaluation import curve, examples, pooling, power, results
-from detox.evaluation.alarms import OTHER_DATA
+from detox.evaluation.alarms import ON_MEASUREMENT
 from detox.evaluation.checkpoints import Case, differ_by_seed
 from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError, printable
@@ -33,7 +33,7 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         pooled, lines = pooling.pool(found, [examples.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
-        pooled["alarms"] += [alarm for alarm in found[focus.name]["alarms"] if alarm["name"] == OTHER_DATA.name]
+        pooled["alarms"] += [alarm for alarm in found[focus.name]["alarms"] if alarm["name"] in ON_MEASUREMENT]
         return found[focus.name] | pooled | extra, lines
     if settings.select is not None:
         name = curve.select(found, settings.select)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from detox.evaluation.alarms import ON_MEASUREMENT
 from detox.report import quality
 from detox.stage.errors import printable
 from detox.stage.figures import count, lookup
@@ -18,8 +19,6 @@ _VERDICTS = {
     "not distinguishable": "No change in toxicity that stands out from chance",
     "increased": "Toxicity is increased",
 }
-_ON_FIGURES = ("disagreement", "data")
-"""Alarms that say nothing of what the summaries are like."""
 _NO_INTERVAL = " by the sign-flip test, too few toxic dialogues for an interval"
 
 
@@ -48,7 +47,7 @@ def headline(results: Results) -> str:
 
 def on_summaries(results: Results) -> bool:
     """Return whether an alarm is on the quality of the summaries."""
-    return any(name not in _ON_FIGURES for _, name, _ in alarms(results))
+    return any(name not in ("disagreement", *ON_MEASUREMENT) for _, name, _ in alarms(results))
 
 
 def alarms(results: Results) -> list[tuple[str, str, str]]:

@@ -248,6 +248,13 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
     return logits.clone()
 
 
+def cut(classifier: Classifier, texts: Sequence[str]) -> int:
+    """Return how many texts are longer than what a classifier reads of them."""
+    limit = classifier.max_length
+    long = [text for text in texts if len(text.encode()) + classifier.tokenizer.num_special_tokens_to_add() > limit]
+    return sum(len(ids) > limit for ids in classifier.tokenizer(long, verbose=False)["input_ids"]) if long else 0
+
+
 def probabilities(classifier: Classifier, texts: Sequence[str], batch_size: int) -> Tensor:
     """Return the probabilities of all labels, [B, labels] float32 on the CPU; arguments as in `classify`."""
     return log_probabilities(classifier, classify(classifier, texts, batch_size)).exp()

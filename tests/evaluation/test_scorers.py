@@ -11,9 +11,9 @@ import torch
 
 import config
 from detox.evaluation import scorers
-from detox.scoring.classifier import classify
+from detox.scoring.classifier import classify, load_classifier
 from detox.stage.errors import UserError
-from tests import threads
+from tests import threads, tiny
 from tests.evaluation.fabricated import (
     evaluate,
     fabricate,
@@ -32,6 +32,16 @@ def test_equal_texts_are_scored_once():
     assert asked == ["a b", "c"]
     assert [[r["toxicity"] for r in row] for row in groups[0]] == [[3, 3], [1, 3]]
     assert groups[0][0][0]["rouge1"] == 1 and groups[0][1][1]["rouge1"] == pytest.approx(2 / 3)
+
+
+def test_summaries_that_a_classifier_does_not_read_to_their_ends_are_a_warning(tmp_path):
+    short = load_classifier(str(tiny.classifier(tmp_path / "short", max_length=8)))
+    enough = load_classifier(str(tiny.classifier(tmp_path / "enough")))
+    long, brief = {"summary": "Tom and Ann have their dinner at seven."}, {"summary": "Yes."}
+    lines = [{"before": {"samples": [brief, long]}, "after": {"samples": [brief, brief]}}] * 3
+    (found,) = scorers.unread([short, enough, short.with_label("nothate")], lines)
+    assert (found.name, found.level) == ("unread", "warning")
+    assert found.sentence.endswith("short reads 8 tokens of a text: the ends of 3 of 12 summaries count for nothing.")
 
 
 def test_a_classifier_that_measures_and_rewards_reads_a_text_once(monkeypatch):
