@@ -7,6 +7,8 @@ child keeps none (filelock).
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def held(path: Path, wait: bool = False) -> Iterator[int | None]:
     """
     import filelock
 
+    _touch(path)
     descriptors: list[int] = []
     lock = filelock.FileLock(path, timeout=-1 if wait else 0, poll_interval=0.01, on_acquired=descriptors.append)
     try:
@@ -36,3 +39,15 @@ def held(path: Path, wait: bool = False) -> Iterator[int | None]:
         with contextlib.suppress(PermissionError):  # Windows, where filelock removes the file after its release
             path.unlink(missing_ok=True)  # while it is locked: nobody takes what is removed
         lock.release()
+
+
+def _touch(path: Path) -> None:
+    """Make the file, since filelock would try without end where none can be made, such as below /proc."""
+    for last in (False, True):  # a former holder may take the folder away, and another one bring it back
+        try:
+            return path.touch()
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            if last:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path.parent)) from None

@@ -88,3 +88,12 @@ def test_a_read_only_target_is_told(tmp_path, monkeypatch):
     ):
         with run_lock.hold(tmp_path / "run"):
             pytest.fail("locked")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a folder in which nobody can make a file")
+def test_a_place_where_no_file_can_be_made_is_told_instead_of_waited_for():
+    with pytest.raises(UserError, match="^/proc/self: Read-only file system; choose a folder that can be written$"):
+        with run_lock.hold(Path("/proc/self")):
+            pytest.fail("locked")
+    with pytest.raises(UserError, match="^/proc: Read-only file system"):
+        publish(Path("/proc/x"))
