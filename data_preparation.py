@@ -54,7 +54,7 @@ def main(settings: config.Preparation) -> None:
     if (few := counts.few(counted)) is not None:
         print(f"note: {few}")
     if source.cut:
-        print(f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by hash; rows keep their ids")
+        print(f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by a hash of each, is taken")
     print(f"wrote {run / 'prepared'}")
     print(next_step(settings))
 

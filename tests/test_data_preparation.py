@@ -65,7 +65,7 @@ def test_splits_without_a_file_are_said_to_be_shares_of_the_train_rows(base, pla
         (source / f"{split}.csv").unlink()
     assert prepare(base, "--data.dataset", str(source), "--data.test-fraction", "0.3") == 0
     said = capsys.readouterr().out
-    assert "note: no file for validation and test: a share of the train rows, by hash; rows keep their ids\n" in said
+    assert "note: no file for validation and test: a share of the train rows, by a hash of each, is taken\n" in said
 
 
 def test_the_demo_preset_prepares_its_corpus(base, place, monkeypatch, capsys):
