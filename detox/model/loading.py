@@ -39,8 +39,8 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
     if not downloads:
         huggingface_hub.utils.enable_progress_bars()
-    for reporter in ("transformers.modeling_utils", "transformers.distributed.tensor_parallel"):
-        logging.getLogger(reporter).setLevel(logging.ERROR)
+    for reporter in ("modeling_utils", "distributed.tensor_parallel", "models.led.modeling_led"):  # (LED: it pads)
+        logging.getLogger(f"transformers.{reporter}").setLevel(logging.ERROR)
 
 
 def load_summarizer(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
