@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.checkpoints import find
-    from detox.evaluation.folders import data_as_trained, has_other_data, is_finished, locked
+    from detox.evaluation.folders import check_prepared, data_as_trained, has_other_data, is_finished, locked
     from detox.report import ask, export
     from detox.stage import notes, parallel
 
@@ -38,6 +38,7 @@ def main(settings: config.EvaluationStage) -> None:
     cases = processes.on_main(lambda: find(settings, config.PPOTraining))
     processes.on_main(lambda: export.check(settings, cases[0]))
     for case in cases:
+        processes.on_main(lambda case=case: check_prepared(settings, case))
         if has_other_data(case):
             otherwise = f"if that was not meant, {data_as_trained(settings, case)}"
             notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on; {otherwise}")
@@ -80,7 +81,7 @@ def evaluate(
     from detox.evaluation import examples, reference, results, scorers, summaries
     from detox.evaluation import task as evaluation_task
     from detox.evaluation.alarms import OTHER_DATA
-    from detox.evaluation.checkpoints import check_unchanged
+    from detox.evaluation.checkpoints import check_unchanged, unchanged
     from detox.evaluation.folders import has_other_data, inputs, place, publish, take_place
     from detox.evaluation.provenance import provenance
 
@@ -89,7 +90,8 @@ def evaluate(
     with processes.within(lambda: publish(settings, place(settings, case), inputs(case), str(task.device))) as folder:
         k = settings.evaluation.samples
         draws = {"samples": summaries.Draw(stop=k), "greedy": summaries.Draw(greedy=True)}
-        engine = evaluation_task.load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
+        with unchanged(case):
+            engine = evaluation_task.load_engine(settings, case, str(case.checkpoint / "adapter"), task.device)
         after = task.summarize(engine, draws, case.name)
         del engine
         engine = evaluation_task.load_engine(settings, case, case.training.model.adapter, task.device)

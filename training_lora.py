@@ -72,6 +72,9 @@ def main(settings: config.LoraTraining) -> None:
             validation_loss_before=before,
             validation_loss=after,
         )
+    if after > before:
+        rate = settings.lora.learning_rate
+        print(f"warning: the validation loss rose; lower --lora.learning-rate={rate}", file=sys.stderr)
     print(f"wrote {run / 'lora'}")
     print(f"next: {next_step(settings)}")
 

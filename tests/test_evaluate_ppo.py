@@ -438,7 +438,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_not_evaluated(place, capsys, mon
 
     monkeypatch.setattr(summaries, "summarize", meanwhile)
     assert run("--checkpoint", "step-0001", "step-0002") == 2
-    assert "ppo/step-0002 was replaced or removed meanwhile; evaluate again" in capsys.readouterr().err
+    assert "ppo/step-0002 was replaced or removed meanwhile; start again" in capsys.readouterr().err
     assert [path.name for path in (place / "r0/evaluation").glob("step-*")] == ["step-0001"]
 
 

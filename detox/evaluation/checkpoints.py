@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
         suffix = "" if settings.split == "test" else f"-{settings.split}"
         data, made = manifest["inputs"].get("prepared", {}), content(manifest)
         cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data, made))
-    if len({case.target for case in cases}) < len(cases):
+    if len({os.path.realpath(case.target) for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
         raise UserError("--checkpoint: these start from different models; evaluate them one at a time")
@@ -164,7 +165,18 @@ def check_unchanged(case: Case) -> None:
         UserError: it is not.
     """
     if content_of(case.checkpoint) != case.content:
-        raise UserError(f"{case.checkpoint} was replaced or removed meanwhile; evaluate again what there is now")
+        raise UserError(f"{case.checkpoint} was replaced or removed meanwhile; start again with what there is now")
+
+
+@contextlib.contextmanager
+def unchanged(case: Case) -> Iterator[None]:
+    """Read from a checkpoint in this block. Where that fails since it is gone, say so; errors as `check_unchanged`."""
+    try:
+        yield
+    except (OSError, UserError):
+        check_unchanged(case)
+        raise
+    check_unchanged(case)
 
 
 def check_start(case: Case) -> None:
@@ -213,5 +225,5 @@ def differ_by_seed(cases: list[Case]) -> bool:
         )
         for case in cases
     }
-    seeds, runs = {case.training.seed for case in cases}, {case.run for case in cases}
+    seeds, runs = {case.training.seed for case in cases}, {os.path.realpath(case.run) for case in cases}
     return len(same) == 1 and len(seeds) == len(runs) == len(cases) > 1

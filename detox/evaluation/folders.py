@@ -36,8 +36,8 @@ def locked(cases: list[Case]) -> Iterator[None]:
     """Keep other processes from writing to the same evaluations; training may go on. A stage begins with it."""
     _own_files.cache_clear()
     with contextlib.ExitStack() as stack:
-        for folder in sorted({case.target.parent for case in cases}):
-            stack.enter_context(run_lock.hold(folder))
+        for folder in sorted({os.path.realpath(case.target.parent) for case in cases}):
+            stack.enter_context(run_lock.hold(Path(folder)))
         yield
 
 
@@ -161,6 +161,17 @@ def has_other_data(case: Case) -> bool:
     """Return whether the run's data are others than the checkpoint was trained on."""
     recorded, there = case.data.get("content_sha256"), content_of(case.run / "prepared")
     return None not in (recorded, there) and recorded != there
+
+
+def check_prepared(settings: config.EvaluationStage, case: Case) -> None:
+    """Demand that the run has prepared data.
+
+    Raises:
+        UserError: it has not; says how they are made as they were.
+    """
+    folder = case.run / "prepared"
+    if case.data and not folder.exists():
+        raise UserError(f"{folder}: no such folder; {data_as_trained(settings, case)}")
 
 
 def data_as_trained(settings: config.EvaluationStage, case: Case) -> str:

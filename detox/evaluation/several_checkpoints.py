@@ -33,7 +33,8 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         pooled, lines = pooling.pool(found, [examples.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
-        pooled["alarms"] += [alarm for alarm in found[focus.name]["alarms"] if alarm["name"] in ON_MEASUREMENT]
+        of_all = [alarm for each in found.values() for alarm in each["alarms"] if alarm["name"] in ON_MEASUREMENT]
+        pooled["alarms"] += {alarm["sentence"]: alarm for alarm in of_all}.values()
         return found[focus.name] | pooled | extra, lines
     if settings.select is not None:
         name = curve.select(found, settings.select)

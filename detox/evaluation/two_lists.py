@@ -42,12 +42,25 @@ def compare_summaries(
         `verdict`, `verdict_sentence`; with `targets` also `rougeL`: `before`, `after`, `change` and its `ci95`.
 
     Raises:
-        ValueError: the lists do not pair, or are empty.
+        ValueError: the lists do not pair, are empty, or hold no texts; or a number is out of its range.
         UserError: the classifier gives no probabilities.
     """
     classifier.check_probabilities()
-    if isinstance(before, str) or isinstance(after, str):
-        raise ValueError("a text alone: give a list, with a summary, or a list of samples, for each dialogue")
+    if resamples < 1 or batch_size < 1 or not 0 < threshold < 1:
+        raise ValueError(
+            f"resamples={resamples}, batch_size={batch_size}, threshold={threshold}: must be 1 or more; 1 or more; "
+            "between 0 and 1"
+        )
+    for side in (before, after):
+        given = (
+            []
+            if not _is_list(side)
+            else [
+                text for row in side for text in ([row] if isinstance(row, str) else row if _is_list(row) else [None])
+            ]
+        )
+        if not _is_list(side) or not all(isinstance(text, str) for text in given):
+            raise ValueError("give a list, with a summary, or a list of samples, for each dialogue, in their order")
     rows = [[[row] if isinstance(row, str) else list(row) for row in side] for side in (before, after)]
     shape = _shape(rows)
     texts = list(dict.fromkeys(text for side in rows for row in side for text in row))
@@ -63,6 +76,11 @@ def compare_summaries(
         ]
         result["rougeL"] = results.entry("rougeL", *overlaps)
     return result
+
+
+def _is_list(value: object) -> bool:
+    """Return whether these are several, in an order."""
+    return isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
 
 
 def _shape(sides: Sequence[Sequence[Sequence[str]]]) -> tuple[int, int]:

@@ -22,6 +22,9 @@ class Sampling:
             distribution at uniforms[b, t], whatever else is in the batch; None is greedy.
         temperature, top_k, top_p: change the distribution; the defaults leave it whole.
         banned: sequences of ids that are never completed.
+
+    Raises:
+        ValueError: a number out of its range.
     """
 
     uniforms: Tensor | None = None
@@ -29,6 +32,13 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     banned: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (0 < self.temperature < float("inf") and self.top_k >= 0 and 0 < self.top_p <= 1):
+            raise ValueError(
+                f"temperature={self.temperature}, top_k={self.top_k}, top_p={self.top_p}: must be above 0; 0 (all) or "
+                "more; above 0 and at most 1"
+            )
 
     @property
     def is_plain(self) -> bool:

@@ -39,7 +39,7 @@ from trl import AutoModelForSeq2SeqLMWithValueHead, PPOConfig, PPOTrainer
 from detox.model import devices
 from detox.model.sampling import Sampling, uniforms
 from detox.ppo import value_learning
-from detox.ppo.checks import check_ratio, check_reference
+from detox.ppo.checks import MOST_OFF, check_ratio, check_reference
 from detox.ppo.experience import Experience, make_experience
 from detox.ppo.metrics import update_metrics
 from detox.ppo.ppo_config import Seq2SeqPPOConfig, make_optimizer
@@ -88,6 +88,9 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         config = Seq2SeqPPOConfig.of(config)
         if not getattr(model, "is_encoder_decoder", False) or not hasattr(model, "v_head"):
             raise ValueError("model must be an AutoModelForSeq2SeqLMWithValueHead; TRL's own PPOTrainer takes others")
+        head = model.pretrained_model.get_output_embeddings()
+        if head is not None and head.weight.dtype not in MOST_OFF:
+            raise ValueError(f"weights in {head.weight.dtype}: load the model in float32 or bfloat16")
         if ref_model is not None and not isinstance(ref_model, AutoModelForSeq2SeqLMWithValueHead):
             raise ValueError(
                 f"ref_model is a {type(ref_model).__name__}: give an AutoModelForSeq2SeqLMWithValueHead, or None for "
@@ -231,13 +234,15 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | None = None,
+        min_length: int = -1,
         pad_token_id: int | None = None,
         eos_token_id: int | None = None,
     ) -> Any:
         """Generate as TRL's `generate` does: responses begin with the decoder start token.
 
         `batch_size` bounds how many prompts run at once and changes nothing else; `return_prompt` means nothing for
-        an encoder-decoder; `pad_token_id` and `eos_token_id` are taken from the model, and accepted for TRL's sake.
+        an encoder-decoder; `pad_token_id` and `eos_token_id` are taken from the model, and accepted for TRL's sake; so
+        is a `min_length` that asks for nothing. Nothing else of transformers' `generate` is known.
 
         Args:
             query_tensor: [length] of ids, or a list of them.
@@ -247,10 +252,17 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         Returns:
             A tensor [1, length] for one prompt, a list of tensors [length] for a list; with `generate_ref_response`
             that of the policy and that of the reference.
+
+        Raises:
+            ValueError: a prompt is empty or no [length] of ids, or a number is out of its range.
         """
         one = isinstance(query_tensor, Tensor)
         queries = [query_tensor] if isinstance(query_tensor, Tensor) else query_tensor
         count = length_sampler() if length_sampler is not None else max_new_tokens
+        if count < 1 or min_length > 0:
+            raise ValueError(f"max_new_tokens={count}, min_length={min_length}: must be 1 or more; 0 or less")
+        if any(query.dim() != 1 or not len(query) for query in queries):
+            raise ValueError("a prompt is a tensor [length] of ids, at least one of them; several are a list")
         seed = int(torch.randint(2**31, ())) if seed is None else seed
         outputs = []
         for engine, off in [(self.engine, False)] + [self.reference] * generate_ref_response:
@@ -286,12 +298,15 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
             TRL's statistics under TRL's keys, and those of `update`.
 
         Raises:
-            ValueError: a count that differs from the batch size, or a response without the decoder start token.
+            ValueError: a count that differs from the batch size, a response without the decoder start token, or a
+                score that is no number alone.
         """
         if response_masks is not None:
             raise ValueError("response_masks: every token of a response counts here; leave it None")
         self._step_safety_checker(self.config.batch_size, queries, responses, scores)
         for i, response in enumerate(responses):
+            if scores[i].numel() != 1:
+                raise ValueError(f"scores[{i}] must be one number")
             if len(response) < 2 or int(response[0]) != self.engine.start_id:
                 raise ValueError(f"responses[{i}] must be the decoder start token and at least one token")
         bare = [response[1:].to(self.engine.device) for response in responses]

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from detox.data.fingerprint import tokenizer_fingerprint
 from detox.data.prepared import load_prepared
-from detox.evaluation.checkpoints import Case, check_start
+from detox.evaluation.checkpoints import Case, check_start, unchanged
 from detox.evaluation.folders import has_other_data
 from detox.evaluation.scorers import Scorer, load_scorers
 from detox.evaluation.task import load_engine
@@ -58,7 +58,8 @@ def ask(settings: config.EvaluationStage, case: Case) -> None:
         prompt = lookup(manifest.glance(prepared), "config", "data", "prompt")
         notes.tell(f"--ask takes the prompt of {prepared}: {prompt!r}")
     query = None if typed else to_query(settings.ask, _read(settings.ask), prepared, tokenizer, reader)
-    models = _load(settings, case, tokenizer, device)
+    with unchanged(case):
+        models = _load(settings, case, tokenizer, device)
     if query is not None:
         return print(models.answer(query))
     for content in _type():

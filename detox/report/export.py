@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox.evaluation.checkpoints import Case
+from detox.evaluation.checkpoints import Case, check_unchanged, unchanged
 from detox.evaluation.examples import Results
 from detox.evaluation.folders import data_as_trained, has_other_data
 from detox.model import loading, policy
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 STAGE = "export"
 _STAGES = ("data_preparation", "training_lora", "training_ppo", "evaluate_ppo", STAGE)
+_PLACES = ("prepared", "lora", "ppo", "evaluation")
+"""Where the stages write in a run."""
+_LONGEST_NAME = 200
+"""Bytes; what is written first has a longer one."""
 
 
 def check(settings: config.EvaluationStage, case: Case) -> None:
@@ -59,6 +63,7 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
     if settings.export is None and settings.push_to_hub is None:
         return
     loading.quiet()
+    check_unchanged(case)
     with contextlib.ExitStack() as stack:
         if settings.export is not None:
             folder = Path(settings.export)
@@ -66,11 +71,13 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
             with artifacts.publish(
                 folder, stage=STAGE, settings=settings, overwrite=settings.overwrite, inputs=inputs
             ) as draft:
-                write(draft.path, settings, case, found)
+                with unchanged(case):
+                    write(draft.path, settings, case, found)
             print(f"exported: {folder}")
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            write(folder, settings, case, found)
+            with unchanged(case):
+                write(folder, settings, case, found)
         if settings.push_to_hub is not None:
             print(f"pushed: {hub_push.push(folder, settings.push_to_hub)}")
 
@@ -89,17 +96,33 @@ def write(folder: Path, settings: config.EvaluationStage, case: Case, found: Res
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    for above in Path(os.path.realpath(folder)).parents:
+    place = Path(os.path.realpath(folder))
+    for above in place.parents:
         if _stage(above) in _STAGES:
             raise UserError(
                 f"--export={folder}: lies inside {paths.shown(above)}, which is whole as it is; choose a folder outside"
             )
-    if not os.path.lexists(folder):
-        return
-    if _stage(folder) != STAGE:
+    if os.path.lexists(folder) and _stage(folder) != STAGE:
         raise UserError(f"--export={folder}: exists and is no earlier export, so it stays; choose another folder")
+    for above in (place, *place.parents):
+        if above.name in _PLACES and any(_is_made(above.with_name(name)) for name in _PLACES):
+            raise UserError(
+                f"--export={folder}: {paths.shown(above)} is where a stage of the run writes; choose a folder outside"
+            )
+    if not os.path.lexists(folder):
+        there = next(above for above in place.parents if os.path.lexists(above))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"--export={folder}: {paths.shown(there)} is no folder that can be written; choose another")
+        if len(os.fsencode(place.name)) > _LONGEST_NAME:
+            raise UserError(f"--export={folder}: a name of more than {_LONGEST_NAME} bytes; choose a shorter one")
+        return
     if not overwrite:
         raise UserError(f"--export={folder}: exists; pass --overwrite to replace it, or choose another folder")
+
+
+def _is_made(folder: Path) -> bool:
+    """Return whether a stage of a run has made this folder, or something in it."""
+    return _stage(folder) in _STAGES[:-1] or any(_stage(inside) in _STAGES[:-1] for inside in folder.glob("*/"))
 
 
 def _stage(folder: Path) -> object:

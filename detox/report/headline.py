@@ -31,7 +31,8 @@ def headline(results: Results) -> str:
     if lookup(results, "checkpoints"):
         names = [lookup(one, "name") for one in results["checkpoints"]]
         named = str(lookup(results, "selected") or lookup(results, "checkpoint") or "the last one")
-        short = named.rpartition("/")[2]
+        full, short = f"{lookup(results, 'run')}/{named}", named.rpartition("/")[2]
+        named = full if full in names else named
         named, several = printable(short if short in names else named, 60), len(names) - names.count("reference")
         title = f"{count(several, 'checkpoint')} side by side; {named}: {title[0].lower()}{title[1:]}"
     levels = [lookup(alarm, "level") for alarm in lookup(results, "alarms") or []]

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.stage import commands, drafts, files, folders, main_memory, manifest, paths, storage, versions
-from detox.stage.errors import UserError
+from detox.stage.errors import UserError, printable
+from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
     import config
@@ -66,7 +67,7 @@ def publish(
     target, started = Path(os.path.realpath(target)), time.monotonic()
     with storage.told(target), folders.made(target.parent):
         folders.recover(target)
-        _refuse_existing(target, overwrite)
+        _refuse_existing(target, stage, overwrite)
         drafts.sweep(target)
         sources = {name: _source(target, folder) for name, folder in (inputs or {}).items()}
         path = drafts.temporary(target)
@@ -125,7 +126,7 @@ def read_manifest(
                 raise  # else a new artefact took its place between two looks
 
 
-def _refuse_existing(target: Path, overwrite: bool) -> None:
+def _refuse_existing(target: Path, stage: str, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not overwrite:
@@ -133,6 +134,12 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
     if not (target / MANIFEST).is_file():
         raise UserError(
             f"{paths.shown(target)} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run"
+        )
+    written = lookup(manifest.glance(target), "stage")
+    if written not in (None, stage):
+        raise UserError(
+            f"{paths.shown(target)} was written by {printable(repr(written), 60)}, so it is not replaced; move it "
+            "away, or choose another --run"
         )
 
 

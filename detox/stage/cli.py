@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from detox.stage import environment, flags, lack_of_memory, notes, storage
 from detox.stage.errors import UserError, printable
@@ -39,6 +39,10 @@ _ENVIRONMENT = (
 
 class _Terminated(BaseException):
     """SIGTERM arrived."""
+
+
+_late: list[int] = []
+"""SIGTERM where it arrived after a failure and before that was told."""
 
 
 def run(
@@ -65,6 +69,8 @@ def run(
     environment.take_out_what_is_no_number()
     notes.forget()
     words = list(sys.argv[1:] if argv is None else argv)
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    _late.clear()
     again = "type the same command again"
     try:
         from detox.stage import parsing
@@ -98,25 +104,34 @@ def run(
             raise
         return _fail(f"error: {told}", USER_ERROR)
     finally:
+        _on_sigterm(before)
         _drop_unwritable()
 
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as SIGINT does, so that half-written artefacts are removed."""
+    """Let SIGTERM unwind the stack as SIGINT does, so that half-written artefacts are removed.
+
+    It is only noted once something has failed: a launcher ends all processes when one fails, the one that tells too.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
+    def note(number: int, frame: FrameType | None) -> None:
+        _late.append(number)
+
+    _on_sigterm(handle)
     try:
-        before = signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not in the main thread
         yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException:
+        _on_sigterm(note)
+        raise
+
+
+def _on_sigterm(handler: Any) -> None:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, handler)
 
 
 class _Fork(threading.local):
@@ -170,7 +185,10 @@ def _tell_once(line: str, code: int, seconds: float = _UNTIL_TOLD) -> int:
     """Fail, or leave the line for some seconds to the process that has the word; return the exit code."""
     if _has_the_word():
         return _fail(line, code)
-    time.sleep(seconds)  # the first process to end makes the launcher end the others, the one that tells included
+    _on_sigterm(signal.SIG_DFL)
+    time.sleep(
+        _MOMENT if _late else seconds
+    )  # the first process to end makes the launcher end the others, the one that tells included
     return code
 
 

@@ -240,7 +240,8 @@ def missing(stage: str, settings: config.Stage | None, folder: Path) -> str:
     others = [] if settings is None else _other_runs(settings, folder)
     hint = f"did you forget {preset}? there is {folder.parent.with_name(preset.split()[1])}; or " if preset else ""
     if others:
-        runs = f"{'runs' if len(others) > 1 else 'run'} {', '.join(others)}"
+        more = f" and {len(others) - _MOST_RUNS} more" if len(others) > _MOST_RUNS else ""
+        runs = f"{'runs' if len(others) > 1 else 'run'} {', '.join(others[:_MOST_RUNS])}{more}"
         hint = f"{folder.parent.parent} has the {runs}: name one with --run, or "
     return f"{hint}run {before(stage, settings, folder)} first"
 
@@ -251,7 +252,7 @@ def _other_runs(settings: config.Stage, folder: Path) -> list[str]:
     if settings.run is None or folder.parent != run or _has_files(run):
         return []
     names = [there.parent.name for there in run.parent.glob(f"*/{folder.name}") if there.is_dir()]
-    return difflib.get_close_matches(run.name, sorted(names), _MOST_RUNS, 0.0)
+    return difflib.get_close_matches(run.name, sorted(names), max(len(names), 1), 0.0)
 
 
 def _value(settings: config.Stage | type[config.Stage], flag: str) -> Any:

@@ -98,10 +98,13 @@ def aside(folder: Path, own: Callable[[str], bool], is_whole: Callable[[Path], o
         own: says of a name in the folder that it is this program's; what else lies there is handed on.
         is_whole: says of the successor that it can take the old one's place.
     """
-    kept = drafts.temporary(Path(os.path.realpath(folder)), "before")
+    place = Path(os.path.realpath(folder))
+    kept = drafts.temporary(place, "before")
     with drafts.held(kept, wait=True):
-        if folder.exists():
-            os.rename(folder, kept)
+        if place.exists():
+            os.rename(place, kept)
+            if folder.is_symlink():
+                place.mkdir()  # the link stays, and leads to the successor
         try:
             yield
         finally:

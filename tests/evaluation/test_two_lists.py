@@ -58,3 +58,15 @@ def test_a_regression_is_refused(tmp_path):
     classifier.model.config.problem_type = "regression"
     with pytest.raises(UserError, match="is a regression"):
         compare_summaries(["a"], ["b"], classifier)
+
+
+@pytest.mark.parametrize("side", [{"a", "b"}, {"a": 1, "b": 2}, ["a", None], [["a"], [1]], iter(["a", "b"]), "ab"])
+def test_what_has_no_order_or_holds_no_texts_is_refused(classifier, side):
+    with pytest.raises(ValueError, match="give a list, with a summary, or a list of samples"):
+        compare_summaries(side, ["a", "b"], classifier)
+
+
+@pytest.mark.parametrize("wrong", [{"resamples": 0}, {"batch_size": 0}, {"threshold": 2}, {"threshold": float("nan")}])
+def test_numbers_out_of_their_range_are_refused(classifier, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        compare_summaries(["a"], ["b"], classifier, **wrong)

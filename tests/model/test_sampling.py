@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -69,3 +70,11 @@ def test_random_numbers_depend_on_seed_stream_and_key_alone():
     assert float(together.min()) >= 0 and float(together.max()) < 1
     for other in (uniforms(2, 0, [9], 50), uniforms(1, 1, [9], 50), uniforms(1, 0, [8], 50)):
         assert not torch.equal(other[0], together[1])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}]
+)
+def test_what_leaves_no_distribution_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)

@@ -108,6 +108,22 @@ def run(*more: str) -> int:
     return stage(config.EvaluationStage, evaluate_ppo.main, "--run", "r", *MODELS, *SIZES, *more)
 
 
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("checkpoints/r/ppo/step-0000", "checkpoints/r/ppo is where a stage of the run writes"),
+        ("checkpoints/r/lora", "checkpoints/r/lora is where a stage of the run writes"),
+        ("checkpoints/r/evaluation/step-0009", "checkpoints/r/evaluation is where a stage of the run writes"),
+        ("file/x", "file is no folder that can be written"),
+        ("x" * 230, "a name of more than 200 bytes"),
+    ],
+)
+def test_a_place_that_cannot_take_it_is_refused_before_anything_is_done(place, capsys, folder, says):
+    Path("file").touch()
+    assert run("--export", folder) == 2
+    refused(capsys, f"--export={folder}", says)
+
+
 def find() -> checkpoints.Case:
     return checkpoints.find(config.EvaluationStage(run="r"), config.PPOTraining)[0]
 

@@ -264,3 +264,12 @@ def test_a_disk_that_takes_no_more(artefact, way):
     done = run_python(LIMITED, artefact.parent, way)
     assert done.stdout == f"{artefact}: File too large; raise the limit on file sizes (ulimit -f)\n", done.stderr
     assert tree(artefact.parent) == before
+
+
+def test_what_another_stage_wrote_is_not_replaced(tmp_path):
+    folder = publish(tmp_path / "prepared")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="was written by 'data_preparation', so it is not replaced; move it away"):
+        with artifacts.publish(folder, stage="export", settings=SETTINGS, overwrite=True):
+            pytest.fail("begun")
+    assert tree(tmp_path) == before

@@ -167,6 +167,18 @@ def test_a_process_without_the_word_waits_to_be_ended_only_where_no_signal_came(
     assert capsys.readouterr().err == "" and longest / 4 < waited[0] <= longest
 
 
+def test_a_failure_is_told_though_a_launcher_ends_the_process_for_it(monkeypatch, capsys):
+    def failed(settings):
+        raise UserError("it is wrong")
+
+    about = cli.printable
+    monkeypatch.setattr(cli, "printable", lambda line: (os.kill(os.getpid(), signal.SIGTERM), about(line))[1])
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.run(config.PPOTraining, failed, []) == 2
+    assert capsys.readouterr().err == "error: it is wrong\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_what_was_to_be_replaced_starts_over(capsys):
     assert cli.run(config.PPOTraining, interrupted, ["--overwrite"]) == 130
     assert capsys.readouterr().err == "interrupted: nothing on disk is lost; the same command starts it over\n"

@@ -39,6 +39,18 @@ def test_the_old_goes_when_its_successor_is_whole_but_not_what_the_user_put_ther
     assert tree(tmp_path) == {"ppo": None, "ppo/done": b"new", "ppo/notes": b"mine"}
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_a_link_leads_to_the_old_or_to_its_successor(tmp_path, is_whole):
+    make(tmp_path / "disk", done="old")
+    (tmp_path / "ppo").symlink_to(tmp_path / "disk")
+    with begin_anew(tmp_path / "ppo"):
+        assert os.listdir(tmp_path / "ppo") == []
+        (tmp_path / "ppo" / ("done" if is_whole else "log")).write_text("new")
+    assert (tmp_path / "ppo").is_symlink()
+    assert os.listdir(tmp_path) in (["ppo", "disk"], ["disk", "ppo"])
+    assert tree(tmp_path / "disk") == {"done": b"new" if is_whole else b"old"}
+
+
 @pytest.mark.parametrize(("made", "left"), [({"log": "new"}, b"old"), ({"log": "new", "done": "new"}, b"new")])
 def test_a_kill_between_old_and_new_is_settled_by_the_next_process(tmp_path, made, left):
     make(tmp_path / "ppo", done="old")
