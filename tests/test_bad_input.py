@@ -476,7 +476,7 @@ CASES = {
     "prepared data are gone since training": Case(
         EVAL,
         "",
-        (f"{RUN}/prepared: no such folder", "run python data_preparation.py --run r --model.base t5 first"),
+        (f"{RUN}/prepared: no such folder; make it as it was (", "--run r --overwrite --model.base t5 --data.dataset"),
         remove(f"{RUN}/prepared"),
     ),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
