@@ -51,17 +51,7 @@ def compare_summaries(
             f"resamples={resamples}, batch_size={batch_size}, threshold={threshold}: must be 1 or more; 1 or more; "
             "between 0 and 1"
         )
-    for side in (before, after):
-        given = (
-            []
-            if not _is_list(side)
-            else [
-                text for row in side for text in ([row] if isinstance(row, str) else row if _is_list(row) else [None])
-            ]
-        )
-        if not _is_list(side) or not all(isinstance(text, str) for text in given):
-            raise ValueError("give a list, with a summary, or a list of samples, for each dialogue, in their order")
-    rows = [[[row] if isinstance(row, str) else list(row) for row in side] for side in (before, after)]
+    rows = [_rows(side) for side in (before, after)]
     shape = _shape(rows)
     texts = list(dict.fromkeys(text for side in rows for row in side for text in row))
     found = probabilities(classifier, texts, batch_size)[:, classifier.label_id].tolist()
@@ -76,6 +66,15 @@ def compare_summaries(
         ]
         result["rougeL"] = results.entry("rougeL", *overlaps)
     return result
+
+
+def _rows(side: Summaries) -> list[list[str]]:
+    """Return the samples of each dialogue, one or more."""
+    if _is_list(side):
+        rows = [[row] if isinstance(row, str) else row for row in side]
+        if all(_is_list(row) and all(isinstance(text, str) for text in row) for row in rows):
+            return [list(row) for row in rows]
+    raise ValueError("give a list, with a summary, or a list of samples, for each dialogue, in their order")
 
 
 def _is_list(value: object) -> bool:

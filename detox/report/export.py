@@ -71,13 +71,11 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
             with artifacts.publish(
                 folder, stage=STAGE, settings=settings, overwrite=settings.overwrite, inputs=inputs
             ) as draft:
-                with unchanged(case):
-                    write(draft.path, settings, case, found)
+                write(draft.path, settings, case, found)
             print(f"exported: {folder}")
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            with unchanged(case):
-                write(folder, settings, case, found)
+            write(folder, settings, case, found)
         if settings.push_to_hub is not None:
             print(f"pushed: {hub_push.push(folder, settings.push_to_hub)}")
 
@@ -88,7 +86,8 @@ def write(folder: Path, settings: config.EvaluationStage, case: Case, found: Res
     prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False, reader=training)
     base = case.training.model
     adapter = dataclasses.replace(base, adapter=str(case.checkpoint / "adapter"), adapter_revision=None)
-    merged, _ = policy.load_start(adapter)
+    with unchanged(case):
+        merged, _ = policy.load_start(adapter)
     plain_model.save(merged, folder, base, prepared["config"]["data"]["prompt"], settings.evaluation.max_new_tokens)
     plain_model.check(merged, folder)
     card = model_card.text(settings, case, found, prepared)

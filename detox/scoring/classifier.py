@@ -251,7 +251,8 @@ def classify(classifier: Classifier, texts: Sequence[str], batch_size: int) -> T
 def cut(classifier: Classifier, texts: Sequence[str]) -> int:
     """Return how many texts are longer than what a classifier reads of them."""
     limit = classifier.max_length
-    long = [text for text in texts if len(text.encode()) + classifier.tokenizer.num_special_tokens_to_add() > limit]
+    most_bytes = limit - classifier.tokenizer.num_special_tokens_to_add()  # a token is a byte or more
+    long = [text for text in texts if len(text.encode()) > most_bytes]
     return sum(len(ids) > limit for ids in classifier.tokenizer(long, verbose=False)["input_ids"]) if long else 0
 
 

@@ -186,9 +186,8 @@ def _tell_once(line: str, code: int, seconds: float = _UNTIL_TOLD) -> int:
     if _has_the_word():
         return _fail(line, code)
     _on_sigterm(signal.SIG_DFL)
-    time.sleep(
-        _MOMENT if _late else seconds
-    )  # the first process to end makes the launcher end the others, the one that tells included
+    # The first process to end makes the launcher end the others, the one that tells included.
+    time.sleep(_MOMENT if _late else seconds)
     return code
 
 
