@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.checkpoints import find
-    from detox.evaluation.folders import check_prepared, data_as_trained, has_other_data, is_finished, locked
+    from detox.evaluation.folders import data_as_trained, has_other_data, is_finished, locked
+    from detox.ppo.checkpoint_record import check_prepared
     from detox.report import ask, export
     from detox.stage import notes, parallel
 
@@ -38,7 +39,7 @@ def main(settings: config.EvaluationStage) -> None:
     cases = processes.on_main(lambda: find(settings, config.PPOTraining))
     processes.on_main(lambda: export.check(settings, cases[0]))
     for case in cases:
-        processes.on_main(lambda case=case: check_prepared(settings, case))
+        processes.on_main(lambda case=case: check_prepared(case.data, settings.stages(), case.run))
         if has_other_data(case):
             otherwise = f"if that was not meant, {data_as_trained(settings, case)}"
             notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on; {otherwise}")

@@ -69,9 +69,14 @@ def main(settings: config.PPOTraining) -> int:
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
-    from detox.stage import artifacts, notes, paths
+    from detox.ppo import checkpoint_folders, checkpoint_record
+    from detox.stage import artifacts, manifest, notes, paths
+    from detox.stage.figures import lookup
 
     inputs = {"prepared": run / "prepared"}
+    last = checkpoint_folders.last(run / "ppo")
+    recorded = lookup(manifest.glance(last), "inputs", "prepared") if last else None
+    checkpoint_record.check_prepared(recorded or {}, settings.stages(), run)
     artifacts.read_manifest(inputs["prepared"], "data_preparation", reader=settings)
     adapter, own = settings.model.adapter, run / "lora"
     base, usual = settings.model.base, settings.of_preset(settings.preset).model
@@ -161,6 +166,7 @@ def train(
     if resumed is not None:
         progress = checkpoint.restore(resumed, trainer)
         parts.prompts.position = progress["position"]
+        cli.safe = saved(settings, trainer.updates_done)
         print(f"goes on    from {resumed}")
     log = MetricsLog(folder / "metrics.jsonl" if processes.is_main else None, progress["metrics"])
     tracking = trackers.tracker(settings, folder, trainer.updates_done) if processes.is_main else nullcontext()
@@ -235,6 +241,15 @@ def save(
         weights=weights,
     )
     checkpoint_folders.prune(folder, settings.save.keep, progress["best"])
+    cli.safe = saved(settings, parts.trainer.updates_done)
+
+
+def saved(settings: config.PPOTraining, updates: int) -> str:
+    """Say how many updates the last checkpoint has, and how the run goes on from there."""
+    anew = ["--overwrite"] if settings.overwrite and not updates else []
+    again = commands.go_on("training_ppo.py", settings, *anew)
+    count = "1 update is" if updates == 1 else f"{updates} updates are"
+    return f"{f'{count} saved; go on' if updates else 'nothing is saved yet; start again'} with: {again}"
 
 
 def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by: int | None) -> int:
@@ -252,11 +267,7 @@ def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by:
         print(f"wrote {folder}: {checkpoint_folders.name(updates)}, metrics.jsonl, training.png")
         print(following)
         return 0
-    anew = ["--overwrite"] if settings.overwrite and not updates else []
-    again = commands.go_on("training_ppo.py", settings, *anew)
-    count = "1 update is" if updates == 1 else f"{updates} updates are"
-    saved = f"{count} saved; go on" if updates else "nothing is saved yet; start again"
-    print(f"interrupted: {saved} with: {again}", file=sys.stderr)
+    print(f"interrupted: {saved(settings, updates)}", file=sys.stderr)
     return 128 + (stopped_by or 0)
 
 

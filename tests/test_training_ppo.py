@@ -253,6 +253,26 @@ def test_sigkill_and_sigterm(place, whole):
     assert_same(folder, whole)
 
 
+@pytest.mark.parametrize("stop, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_second_signal_tells_what_is_saved(place, monkeypatch, capsys, stop, word):
+    """Of a run that replaces another one, the command that goes on is not the one that was typed."""
+    roll_out, calls = batches.roll_out, []
+
+    def stopped(*arguments):
+        calls.append(1)
+        if len(calls) == 4:  # the first is of the warm-up
+            os.kill(os.getpid(), stop)
+            os.kill(os.getpid(), stop)
+        return roll_out(*arguments)
+
+    monkeypatch.setattr(batches, "roll_out", stopped)
+    assert train("--overwrite") == 128 + stop
+    assert checkpoint_folders.numbers(place / "checkpoints/r/ppo") == [2]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"{word}: 2 updates are saved; go on with: python training_ppo.py --run r ")
+    assert "--overwrite" not in line
+
+
 def test_an_interruption_tells_the_whole_command(capsys):
     settings = parsing.parse(config.PPOTraining, "--preset demo --run r --ppo.kl-coef 1 --overwrite".split())
     for updates, more in ((0, " --overwrite"), (2, "")):

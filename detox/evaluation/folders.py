@@ -163,17 +163,6 @@ def has_other_data(case: Case) -> bool:
     return None not in (recorded, there) and recorded != there
 
 
-def check_prepared(settings: config.EvaluationStage, case: Case) -> None:
-    """Demand that the run has prepared data.
-
-    Raises:
-        UserError: it has not; says how they are made as they were.
-    """
-    folder = case.run / "prepared"
-    if case.data and not folder.exists():
-        raise UserError(f"{folder}: no such folder; {data_as_trained(settings, case)}")
-
-
 def data_as_trained(settings: config.EvaluationStage, case: Case) -> str:
     """Say what to do for the run's data to be again those that the checkpoint was trained on."""
     return checkpoint_record.as_prepared(case.data, settings.stages(), case.run)

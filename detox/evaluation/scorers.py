@@ -15,7 +15,7 @@ from detox.evaluation.alarms import Alarm
 from detox.evaluation.examples import SIDES, Line, Record, Records, samples
 from detox.model import sources
 from detox.scoring import rouge, toxicity
-from detox.scoring.classifier import Classifier, cut, identity, load_classifier
+from detox.scoring.classifier import Classifier, cut, identity, is_ill, load_classifier
 from detox.scoring.reward import RewardModel
 from detox.stage import notes, paths
 from detox.stage.errors import UserError, printable
@@ -56,6 +56,9 @@ def load_scorers(
         if source not in loaded:
             loaded[source] = load_classifier(*source, wanted.label)
         classifiers[role] = loaded[source].with_label(wanted.label)
+    raised, label = classifiers["reward"], classifiers["toxicity"].label
+    if _same(measured, reward) and raised.label == label and not is_ill(label):
+        notes.tell(f"--toxicity.label={label} is what training raised: the report takes less of it for less toxicity")
     for role in ("toxicity", "judge"):
         classifiers[role].check_probabilities()
 
@@ -71,7 +74,7 @@ def load_scorers(
     }
 
 
-def _same(one: config.Judge, other: config.Toxicity | config.Reward) -> bool:
+def _same(one: config.Judge | config.Toxicity, other: config.Toxicity | config.Reward) -> bool:
     """Return whether two classifiers are one, whatever they are asked for; copies on this disk are."""
     if one.revision == other.revision and (one.model == other.model or paths.same(one.model, other.model)):
         return True

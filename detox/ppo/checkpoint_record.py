@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from detox.ppo.checkpoint_folders import remedy
-from detox.stage import artifacts, commands
+from detox.stage import artifacts, commands, folders
 from detox.stage.errors import UserError
 from detox.stage.figures import lookup
 from detox.stage.manifest import glance
@@ -100,6 +100,18 @@ def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Pat
         return f"{anew} ({command})"
     except (KeyError, TypeError, AttributeError, ValueError, UserError):
         return anew
+
+
+def check_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Path) -> None:
+    """Demand that a run has prepared data; arguments as in `as_prepared`.
+
+    Raises:
+        UserError: it has none any more; says how they are made as they were.
+    """
+    folder = run / "prepared"
+    folders.recover(folder)
+    if recorded and not folder.exists():
+        raise UserError(f"{folder}: no such folder; {as_prepared(recorded, stages, run)}")
 
 
 def _decides_data(recorded: Any) -> dict[str, Any]:

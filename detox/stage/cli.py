@@ -30,11 +30,14 @@ _UNTIL_TOLD = 60.0
 once: what was ended by one waits a moment."""
 _MOMENT = 1.0
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
-_SAFE = ": nothing on disk is lost;"
 _OWN = ("config", "detox")
 _ENVIRONMENT = (
     "take the Python that has it (source .venv/bin/activate), or run: python -m pip install -r requirements.txt"
 )
+
+
+safe: str | None = None
+"""What a stage has saved so far, and how to go on from there; told where it is stopped."""
 
 
 class _Terminated(BaseException):
@@ -68,16 +71,18 @@ def run(
     _speak_utf8()
     environment.take_out_what_is_no_number()
     notes.forget()
+    global safe
+    safe = None
     words = list(sys.argv[1:] if argv is None else argv)
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     _late.clear()
-    again = "type the same command again"
+    again = "nothing on disk is lost; type the same command again"
     try:
         from detox.stage import parsing
 
         with _sigterm_raises():
             settings = parsing.parse(stage, words, description, of_run)
-            again = "the same command starts it over" if settings.overwrite else again
+            again = "nothing on disk is lost; the same command starts it over" if settings.overwrite else again
             try:
                 code = main(settings) or 0
             except UserError as error:
@@ -89,9 +94,9 @@ def run(
     except UserError as error:
         return _tell_once(f"error: {error}", USER_ERROR)
     except KeyboardInterrupt:
-        return _tell_once(f"interrupted{_SAFE} {again}", INTERRUPTED, _MOMENT)
+        return _tell_once(f"interrupted: {safe or again}", INTERRUPTED, _MOMENT)
     except _Terminated:
-        return _tell_once(f"terminated{_SAFE} {again}", TERMINATED, _MOMENT)
+        return _tell_once(f"terminated: {safe or again}", TERMINATED, _MOMENT)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _OWN:
             raise

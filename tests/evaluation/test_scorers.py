@@ -12,6 +12,7 @@ import torch
 import config
 from detox.evaluation import scorers
 from detox.scoring.classifier import classify, load_classifier
+from detox.stage import notes
 from detox.stage.errors import UserError
 from tests import threads, tiny
 from tests.evaluation.fabricated import (
@@ -65,6 +66,15 @@ def test_a_classifier_that_measures_and_rewards_reads_a_text_once(monkeypatch):
     assert [row[0]["reward"] for row in records[0]] == pytest.approx(logits[:, classifiers["reward"].label_id].tolist())
     hate = logits.softmax(-1)[:, classifiers["toxicity"].label_id].tolist()
     assert [row[0]["toxicity"] for row in records[0]] == pytest.approx(hate)
+
+
+def test_the_label_that_training_raised_is_no_toxicity_without_a_word(capsys):
+    judge = config.Judge(model="demo:judge", label=config.EvaluationStage(preset="demo").judge.label)
+    reward = config.Reward(model="demo:reward")
+    for label, told in (("hate", False), ("nothate", True)):
+        notes.forget()
+        scorers.load_scorers(config.Toxicity(model="demo:reward", label=label), judge, reward, torch.device("cpu"))
+        assert ("--toxicity.label=nothate is what training raised" in capsys.readouterr().err) is told
 
 
 @pytest.mark.parametrize("count", [2, 3])
