@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 BASE = ("--model.base", "--model.revision")
 MACHINE = ("--device", "--threads", "--engine", "--dtype")
 """Flags that stages share, and that should be the same in all of a run."""
-_SCRIPTS = ("data_preparation.py", "training_lora.py", "training_ppo.py", "evaluate_ppo.py")
 _RUN = ("--preset", "--run", "--checkpoints")
 _PASSING = (*_RUN, "--overwrite", "--checkpoint")
 """Flags that are named otherwise, or that belong to one call alone."""
@@ -41,11 +40,11 @@ kept: Set[str] = frozenset()
 
 
 def program(script: str) -> str:
-    """Return what runs a script here: that of the folder in which the one lies that runs, as it was typed."""
+    """Return what runs a script here: the one beside that which runs, as it was typed."""
     if script in installed:
         return installed[script]
-    started = Path(sys.argv[0])
-    return shlex.join(["python", str(started.with_name(script) if started.name in _SCRIPTS else script)])
+    beside = Path(sys.argv[0]).parent / script
+    return shlex.join(["python", str(beside if beside.is_file() else script)])
 
 
 def command(script: str, settings: config.Stage, *words: str, said: Container[str] = ()) -> str:

@@ -68,12 +68,16 @@ def test_what_makes_an_artefact_is_typed_for_the_run_that_it_is_of():
         ("data_preparation.py", "training_ppo.py"),
         ("./training_ppo.py", "training_ppo.py"),
         ("../detox/training_lora.py", "../detox/training_ppo.py"),
-        ("/my own/evaluate_ppo.py", "'/my own/training_ppo.py'"),
+        ("../my own/evaluate_ppo.py", "'../my own/training_ppo.py'"),
         ("/usr/bin/pytest", "training_ppo.py"),
         ("", "training_ppo.py"),
     ],
 )
-def test_a_command_names_the_script_beside_the_one_that_runs(monkeypatch, started, told):
+def test_a_command_names_the_script_beside_the_one_that_runs(tmp_path, monkeypatch, started, told):
+    for name in ("here", "detox", "my own"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "training_ppo.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "argv", [started, "--run", "r"])
     assert commands.program("training_ppo.py") == f"python {told}"
     assert commands.command("training_ppo.py", DEMO) == f"python {told} --preset demo"
