@@ -30,6 +30,7 @@ GROUPED = ("rloo", "grpo", "dr-grpo")
 REWARD_TERMS = ("length", "overlap-dialogue", "overlap-reference")
 ModelName = Annotated[str, named("name a hub model or a local folder")]
 LabelName = Annotated[str, named("name a label of that model")]
+Revision = Annotated[str, named("name a commit, tag or branch, or leave it out")]
 NOT_NONE = Rule(
     lambda name: name != "none",
     "can't be left out: it tells whether the reward model was only outwitted; name another one",
@@ -45,7 +46,7 @@ class Base(Checked, group="model"):
 
     base: ModelName = "google/flan-t5-base"
     """Encoder-decoder model: a hub name, a local folder, or demo:base."""
-    revision: Optional[str] = None
+    revision: Optional[Revision] = None
     """Pin the hub model to this commit, tag or branch."""
 
 
@@ -53,10 +54,10 @@ class Base(Checked, group="model"):
 class Model(Base):
     """The summarizer that PPO starts from: the base with its supervised LoRA checkpoint."""
 
-    adapter: str = "auto"
+    adapter: Annotated[str, named("name a folder or hub model, or say auto or none")] = "auto"
     """Supervised LoRA checkpoint: a folder, a hub name, `none`, or `auto` (the run's own `lora` folder
     where `training_lora.py` has made one, else none)."""
-    adapter_revision: Optional[str] = None
+    adapter_revision: Optional[Revision] = None
     """Pin the hub adapter to this commit, tag or branch."""
 
 
@@ -67,7 +68,7 @@ class Data(Checked, group="data"):
     dataset: Annotated[str, named("name a hub dataset, a folder or a file")] = "knkarthick/dialogsum"
     """Hub dataset, local folder or file (CSV of the hub's layout, also with semicolons or tabs; the DialogSum authors'
     JSON lines; Parquet), or demo:corpus."""
-    revision: Optional[str] = None
+    revision: Optional[Revision] = None
     """Pin the hub dataset to this commit, tag or branch."""
     id_column: str = "id"
     """Column that holds the dialogue's name; rows are numbered where there is no such column."""
@@ -135,7 +136,7 @@ class Reward(Checked, group="reward"):
 
     model: ModelName = "facebook/roberta-hate-speech-dynabench-r4-target"
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
-    revision: Optional[str] = None
+    revision: Optional[Revision] = None
     """Pin the hub model to this commit, tag or branch."""
     label: Annotated[str, named("name a label of the reward model")] = "nothate"
     """Name of the label to maximise, as in the model's config."""
@@ -267,8 +268,8 @@ class PPO(Checked, group="ppo"):
     """Give the value head the weight in the advantages that is the share of variance it explained in the last rollouts;
     with none, `gae` is `batch`."""
     value_refit: NotNegative = 8
-    """After each update, set the value head by ridge regression to the returns of so many last rollouts; 0 trains it
-    by gradient descent instead."""
+    """After each update, set the value head by ridge regression to the returns of its rollout and of so many before it;
+    0 trains it by gradient descent instead."""
     value_warmup: NotNegative = 0
     """Summaries, rounded up to whole rollouts, that are scored before the first update to fit the value head alone."""
     score_normalize: bool = False
@@ -358,7 +359,7 @@ class Toxicity(Checked, group="toxicity"):
 
     model: ModelName = Reward.model
     """Sequence classifier: a hub name, a local folder, or demo:reward."""
-    revision: Optional[str] = None
+    revision: Optional[Revision] = None
     """Pin the hub model to this commit, tag or branch."""
     label: LabelName = "hate"
     """Its probability is the toxicity."""
@@ -370,7 +371,7 @@ class Judge(Checked, group="judge"):
 
     model: Annotated[ModelName, NOT_NONE] = "unitary/toxic-bert"
     """Sequence classifier: a hub name, a local folder, or demo:judge."""
-    revision: Optional[str] = None
+    revision: Optional[Revision] = None
     """Pin the hub model to this commit, tag or branch."""
     label: LabelName = "toxic"
     """Its probability is the toxicity."""
@@ -528,7 +529,7 @@ class EvaluationStage(EngineStage):
     """Stage 3: checkpoints -> results and report."""
 
     checkpoint: tuple[str, ...] = ()
-    """Checkpoint folders, such as checkpoints/demo/ppo/step-0020; default: the run's last."""
+    """Checkpoint folders such as checkpoints/demo/ppo/step-0020, or step-0020 for one of the run; default: its last."""
     split: Literal["test", "validation"] = "test"
     """Part of the prepared dialogues to compare on."""
     select: Optional[Share] = None

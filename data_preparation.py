@@ -19,7 +19,7 @@ from detox.stage.errors import UserError
 def main(settings: config.Preparation) -> None:
     from detox.data import counts, preparation, prepared, sources
     from detox.model import loading, tokenizers
-    from detox.stage import parallel
+    from detox.stage import notes, parallel
 
     processes = parallel.start("cpu")
     if processes.count > 1 and settings.data.workers > 1:
@@ -38,6 +38,7 @@ def main(settings: config.Preparation) -> None:
         ) as draft,
     ):
         source = sources.locate(settings.data, settings.seed)
+        before = source.state()
         print(f"dialogues  {source.name}{f' at commit {source.revision}' if source.revision else ''}")
         tokenizer = tokenizers.load_tokenizer(settings.model.base, settings.model.revision)
         base, limits = settings.model, settings.data
@@ -45,6 +46,8 @@ def main(settings: config.Preparation) -> None:
         loading.check_tokens("--data.max-summary-tokens", limits.max_summary_tokens, base.base, base.revision)
         print(f"tokenizer  {base.base}")
         dataset, counted = preparation.prepare(settings.data, tokenizer, settings.seed, source, draft.path, processes)
+        if source.state() != before:
+            raise UserError(f"{source.name}: changed while it was read; start again once it stays as it is")
         warning = counts.check_vocabulary(counted, source.name, base.base)
         prepared.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
         draft.counts.update(counted)
@@ -52,9 +55,10 @@ def main(settings: config.Preparation) -> None:
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
     if (few := counts.few(counted)) is not None:
-        print(f"note: {few}")
+        print(notes.folded(f"note: {few}"))
     if source.cut:
-        print(f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by a hash of each, is taken")
+        cut = f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by a hash of each, is taken"
+        print(notes.folded(cut))
     print(f"wrote {run / 'prepared'}")
     print(next_step(settings))
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 def main(settings: config.EvaluationStage) -> None:
     from detox.evaluation.checkpoints import find
     from detox.evaluation.folders import data_as_trained, has_other_data, is_finished, locked
-    from detox.ppo.checkpoint_record import check_prepared
     from detox.report import ask, export
     from detox.stage import notes, parallel
 
@@ -39,7 +38,6 @@ def main(settings: config.EvaluationStage) -> None:
     cases = processes.on_main(lambda: find(settings, config.PPOTraining))
     processes.on_main(lambda: export.check(settings, cases[0]))
     for case in cases:
-        processes.on_main(lambda case=case: check_prepared(case.data, settings.stages(), case.run))
         if has_other_data(case):
             otherwise = f"if that was not meant, {data_as_trained(settings, case)}"
             notes.tell(f"{case.run / 'prepared'} is not what {case.name} was trained on; {otherwise}")
@@ -82,13 +80,14 @@ def evaluate(
     from detox.evaluation import examples, reference, results, scorers, summaries
     from detox.evaluation import task as evaluation_task
     from detox.evaluation.alarms import OTHER_DATA
-    from detox.evaluation.checkpoints import check_unchanged, unchanged
+    from detox.evaluation.checkpoints import check_same_data, check_unchanged, unchanged
     from detox.evaluation.folders import has_other_data, inputs, place, publish, take_place
     from detox.evaluation.provenance import provenance
 
     processes.on_main(lambda: check_unchanged(case))
     task = evaluation_task.prepare(settings, case, processes)
     with processes.within(lambda: publish(settings, place(settings, case), inputs(case), str(task.device))) as folder:
+        processes.on_main(lambda: check_same_data(case))  # of which the draft has taken note
         k = settings.evaluation.samples
         draws = {"samples": summaries.Draw(stop=k), "greedy": summaries.Draw(greedy=True)}
         with unchanged(case):
@@ -98,12 +97,12 @@ def evaluate(
         engine = evaluation_task.load_engine(settings, case, case.training.model.adapter, task.device)
         groups, title = list(after.values()), f"{case.name}, KL"
         summaries.teacher_force(engine, task.queries, groups, settings.evaluation, title=title, processes=processes)
-        task.score(groups)
         before = reference.run(case, task, engine, known)
+        task.score(groups, known=list(before["records"].values()))
         if processes.is_main:
             check_unchanged(case)
             lines = examples.examples(task.split, before["records"], after, before["dialogue_toxicity"])
-            found = results.results([lines], settings) | provenance(settings, case, engine)
+            found = results.results([lines], settings) | provenance(task, case, engine)
             if has_other_data(case):
                 found["alarms"].append(asdict(OTHER_DATA))
             found["alarms"] += map(asdict, scorers.unread(task.classifiers.values(), lines))
@@ -135,21 +134,21 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     from detox.evaluation import several_checkpoints
     from detox.evaluation.folders import publish
     from detox.report import export, terminal
-    from detox.stage import figures
+    from detox.stage import figures, notes
 
     found, lines = several_checkpoints.compare(settings, cases)
     place = cases[-1].target
     if "compared" in found:
-        print(several_checkpoints.table(found))
+        print(notes.folded(several_checkpoints.table(found)))
         content = hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=4).hexdigest()
         place = cases[0].target.with_name(f"comparison{cases[0].suffix}-{content}")
         if settings.overwrite or not place.exists():
             with publish(settings, place, {case.name: case.target for case in cases}, "cpu") as folder:
                 write(folder, found, lines)
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")
-    print(terminal.table(found))
+    print(notes.folded(terminal.table(found)))
     if settings.power is not None:
-        print(several_checkpoints.power_sentence(found, lines, settings.power))
+        print(notes.folded(several_checkpoints.power_sentence(found, lines, settings.power)))
     print(f"report: {place / 'report.html'}")
     export.export(settings, cases[0], found)
     if settings.select is not None:

@@ -35,8 +35,8 @@ class Parts(NamedTuple):
 
 
 def main(settings: config.PPOTraining) -> int:
-    from detox.ppo import checkpoint_folders, resume, trackers
-    from detox.stage import parallel, run_lock
+    from detox.ppo import resume, trackers
+    from detox.stage import checkpoint_folders, parallel, run_lock
 
     run = Path(settings.checkpoints) / settings.run_name
     processes = parallel.start(settings.device)
@@ -69,8 +69,8 @@ def main(settings: config.PPOTraining) -> int:
 
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
-    from detox.ppo import checkpoint_folders, checkpoint_record
-    from detox.stage import artifacts, manifest, notes, paths
+    from detox.ppo import checkpoint_record
+    from detox.stage import artifacts, checkpoint_folders, manifest, notes, paths
     from detox.stage.figures import lookup
 
     inputs = {"prepared": run / "prepared"}
@@ -196,23 +196,23 @@ def train(
                 metrics["collapse"] = reason
             warnings = log.append({"update": trainer.updates_done, **metrics})
             trackers.report(tracker, log.lines[-1])
+            bar.update()
             if processes.is_main:
                 bar.write(summary(log.lines[-1], updates))
                 for text in warnings:
                     bar.write(f"warning: {text}", file=sys.stderr)
-            bar.update()
             collapse.stop_if_skipped(trainer.skipped_in_a_row, metrics)
             if reason is not None and settings.ppo.on_collapse == "stop":
                 raise collapse.refusal(trainer.updates_done, reason)
 
             if stopped_by or trainer.updates_done == updates or trainer.updates_done % settings.save.every == 0:
-                note_best(progress, trainer.updates_done, log.lines[-settings.save.every :])
+                note_best(progress, log.lines, settings.save.every, updates)
                 progress["position"], progress["metrics"] = parts.prompts.position, log.lines
                 if processes.is_main:
                     if progress.get("watched") and not processes.sharded:  # all of them would have to take part
                         bar.write(watch.told(trainer, progress["watched"], settings))
                     save(settings, parts, folder, progress, inputs, weights)
-    return finish(settings, parts, folder, stopped_by)
+    return processes.on_main(lambda: finish(settings, parts, folder, stopped_by))
 
 
 def save(
@@ -227,8 +227,9 @@ def save(
 
     The checkpoint comes last: a run that ends in between goes on from the one before, and draws the curves again.
     """
-    from detox.ppo import checkpoint, checkpoint_folders
+    from detox.ppo import checkpoint
     from detox.report.training_curves import training_png
+    from detox.stage import checkpoint_folders
 
     training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(
@@ -254,8 +255,8 @@ def saved(settings: config.PPOTraining, updates: int) -> str:
 
 def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by: int | None) -> int:
     """Say what was written and what to type next; return the exit code."""
-    from detox.ppo import checkpoint_folders
     from detox.ppo.next_step import next_step
+    from detox.stage import checkpoint_folders
 
     updates = parts.trainer.updates_done
     if updates >= settings.ppo.updates:

@@ -485,6 +485,7 @@ CASES = {
         (f"{RUN}/prepared: no such folder; make it as it was (", "--run r --overwrite --model.base t5 --data.dataset"),
         remove(f"{RUN}/prepared"),
     ),
+    "empty revision": Case(DATA, "--model.revision=", ("--model.revision=''", "name a commit, tag or branch")),
     "prepared exists": Case(DATA, "--run r", ("checkpoints/r/prepared exists", "--overwrite")),
     "no checkpoint": Case(EVAL, "--run new", ("checkpoints/new/ppo", "run python training_ppo.py --run new first")),
     "no such step": Case(EVAL, "--checkpoint step-0009", (f"{RUN}/ppo has no such step", "it has step-0001")),

@@ -123,6 +123,7 @@ def test_settings_are_frozen():
         (config.PPOTraining, "ppo.value_refit", -1, "--ppo.value-refit=-1"),
         (config.PPOTraining, "ppo.step_kl", 0.0, "--ppo.step-kl=0.0"),
         (config.PPOTraining, "ppo.whiten_memory", 1.0, "--ppo.whiten-memory=1.0"),
+        (config.PPOTraining, "model.adapter", "", "--model.adapter=''"),
         (config.PPOTraining, "save.keep", 0, "--save.keep=0"),
         (config.EvaluationStage, "evaluation.samples", 0, "--evaluation.samples=0"),
         (config.EvaluationStage, "evaluation.threshold", 1.0, "--evaluation.threshold=1.0"),

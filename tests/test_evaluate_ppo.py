@@ -20,7 +20,7 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.evaluation import checkpoints, curve, examples, scorers, summaries
+from detox.evaluation import checkpoints, curve, examples, scorers, summaries, task
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli, parsing, run_lock
 from detox.stage.manifest import sealed
@@ -424,6 +424,30 @@ def test_the_tokenizer_of_a_reward_model_is_a_part_of_it(again, capsys):
     refused(capsys, "reward has other weights or code than when")
 
 
+def test_data_that_are_prepared_anew_meanwhile_are_not_taken_for_those_that_were_read(place, capsys, monkeypatch):
+    load = task.load_scorers
+
+    def meanwhile(*arguments):
+        argv = ["--model.base", "t5", "--data.dataset", "dialogues", "--run", "r0", "--overwrite"]
+        assert cli.run(config.Preparation, data_preparation.main, [*argv, "--data.max-examples", "3"]) == 0
+        return load(*arguments)
+
+    monkeypatch.setattr(task, "load_scorers", meanwhile)
+    assert run() == 2
+    assert "r0/prepared was replaced or removed meanwhile; start again" in capsys.readouterr().err
+    assert not list(place.glob("r0/evaluation/step-*"))
+    monkeypatch.setattr(task, "load_scorers", load)
+    summarize = summaries.summarize
+
+    def later(*arguments, **options):
+        shutil.rmtree(place / "r0/prepared")
+        monkeypatch.setattr(summaries, "summarize", summarize)
+        return summarize(*arguments, **options)
+
+    monkeypatch.setattr(summaries, "summarize", later)
+    assert run() == 0, "its figures are known to be of what was read"
+
+
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_checkpoint_that_changes_meanwhile_is_not_evaluated(place, capsys, monkeypatch, gone):
     summarize = summaries.summarize
@@ -574,7 +598,8 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(again, capsys):
     names = tuple(str(again / f"r{seed}/ppo/step-0002") for seed in (0, 1))
-    first, second = checkpoints.find(config.EvaluationStage(run="r0", checkpoint=names), config.PPOTraining)
+    settings = config.EvaluationStage(run="r0", checkpoint=names)
+    first, second = checkpoints.find(settings, config.PPOTraining)
     assert checkpoints.differ_by_seed([first, second])
     for other in (
         dataclasses.replace(second, weights={**second.weights, "reward": "0" * 64}),
@@ -590,7 +615,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(again, capsys):
         assert cli.run(config.Preparation, data_preparation.main, argv) == 0
 
     prepare("r1")
-    assert not checkpoints.differ_by_seed([first, second]), "other prompts now"
+    assert not checkpoints.differ_by_seed(checkpoints.find(settings, config.PPOTraining)), "other prompts now"
     prepare("r0")
     capsys.readouterr()
     assert run("--checkpoint", *names) == 0

@@ -8,6 +8,7 @@ stage's script. A block tagged `sh` or `bash` holds nothing but commands. A new 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import runpy
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 
 import config
+from detox.demo import corpus
 from detox.stage import parsing
 from detox.stage.errors import UserError
 from tests import loopback_hub, tiny
@@ -323,6 +325,9 @@ def ran(tmp_path_factory):
     """The folder in which all commands of the stages ran, the failures, and the environment of a stand-in hub."""
     place, root = tmp_path_factory.mktemp("place"), tmp_path_factory.mktemp("hub")
     shutil.copytree(ROOT / "examples", place / "examples")
+    (place / "my-folder").mkdir()
+    rows = corpus.generate(0, 80, 0, 0)["train"]
+    (place / "my-folder/train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     failures = []
     tiny.t5(tiny.hub(root) / "models/google/flan-t5-xl")  # what the README plans for
     with loopback_hub.start(root) as hub:

@@ -22,8 +22,8 @@ import config
 import data_preparation
 import training_ppo
 from detox.model import adapters, loading, policy
-from detox.ppo import batches, checkpoint, checkpoint_folders, checkpoint_record, trackers, update
-from detox.stage import artifacts, cli, parsing
+from detox.ppo import batches, checkpoint, checkpoint_record, trackers, update
+from detox.stage import artifacts, checkpoint_folders, cli, parsing
 from detox.stage.files import sha256
 from tests import tiny
 from tests.faults.world import tree
@@ -253,6 +253,27 @@ def test_sigkill_and_sigterm(place, whole):
     assert_same(folder, whole)
 
 
+def test_a_run_that_has_gone_aside_comes_back_for_its_own_manifest(place, whole, capsys):
+    """Killed while it began anew by the settings of its own last checkpoint, it is begun anew by the same command."""
+    folder = place / "checkpoints/r/ppo"
+    shutil.copytree(whole, folder)
+    folder.rename(folder.with_name(".ppo.4000000-0123abcd.before"))
+    manifest = f"{folder}/step-0006/manifest.json"
+    assert cli.run(config.PPOTraining, training_ppo.main, ["--config", manifest]) == 0
+    assert "step-0006 is complete" in capsys.readouterr().out
+    assert_same(folder, whole)
+
+
+def test_a_checkpoint_under_another_ones_name_is_refused(place, whole, capsys):
+    folder = place / "checkpoints/r/ppo"
+    shutil.copytree(whole, folder)
+    shutil.copytree(folder / "step-0004", folder / "step-0012")
+    before = tree(folder)
+    assert train("--ppo.updates", "14") == 2
+    assert "step-0012: was step-0004 when it was saved; rename it so, or move it away" in capsys.readouterr().err
+    assert tree(folder) == before
+
+
 @pytest.mark.parametrize("stop, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_second_signal_tells_what_is_saved(place, monkeypatch, capsys, stop, word):
     """Of a run that replaces another one, the command that goes on is not the one that was typed."""
@@ -266,7 +287,11 @@ def test_a_second_signal_tells_what_is_saved(place, monkeypatch, capsys, stop, w
         return roll_out(*arguments)
 
     monkeypatch.setattr(batches, "roll_out", stopped)
-    assert train("--overwrite") == 128 + stop
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
+    try:
+        assert train("--overwrite") == 128 + stop
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert checkpoint_folders.numbers(place / "checkpoints/r/ppo") == [2]
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith(f"{word}: 2 updates are saved; go on with: python training_ppo.py --run r ")
@@ -403,8 +428,13 @@ def test_metrics_are_reported_to_tensorboard(place):
         assert told == [(line["update"], pytest.approx(line[name], rel=1e-6)) for line in metrics(folder)]
 
 
-def test_a_tracker_that_is_not_installed_is_told(place, capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+@pytest.mark.parametrize("left", [False, True])
+def test_a_tracker_that_is_not_installed_is_told(place, capsys, monkeypatch, left):
+    if left:  # the folder that it makes where it runs is none of Python's packages
+        (place / "wandb").mkdir()
+        monkeypatch.syspath_prepend(place)
+    else:
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert train("--report-to", "wandb") == 2
     assert "--report-to=wandb: needs `pip install wandb`" in capsys.readouterr().err
     assert not (place / "checkpoints/r/ppo").exists()

@@ -72,7 +72,7 @@ def prepare(
         for split in reversed(SPLITS):
             is_test = split == "test"
             tally, own = Counter[str](), set[bytes]()
-            read = Progress(source.rows(split), desc=split, unit=" rows")
+            read = Progress(source.rows(split), desc=split, unit=" rows", leave=False)
             references = collect_references(source.rows(split)) if is_test else {}
             rows = distinct(read, references, own, dialogues, tally)
             examples = _within_limits(rows, fit, prompter, settings, not is_test, tally)

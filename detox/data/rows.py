@@ -69,7 +69,7 @@ def checked(records: Iterable[Placed], settings: config.Data, name: str) -> Iter
                 raise UserError(f"{where}: no field {field!r}; correct or remove the row")
         identity = f"{name}_{number}" if columns.id is None else record[columns.id]
         if isinstance(identity, (int, float)) and not isinstance(identity, bool):
-            identity = f"{identity:.17g}"
+            identity = str(identity) if isinstance(identity, int) else f"{identity:.17g}"
         identity = _text(identity, columns.id or "id", where)
         if not identity:
             raise UserError(f"{where}: the {columns.id} is empty; give the dialogue an id or remove the row")

@@ -46,6 +46,11 @@ class Source:
     rows: Callable[[str], Iterator[Row]]
     cut: tuple[str, ...] = ()
 
+    def state(self) -> list[tuple[int, int, int]]:
+        """Return what changes where a file does."""
+        found = [path.stat() for path in self.files]
+        return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
+
 
 def locate(settings: config.Data, seed: int) -> Source:
     """Find the dataset that the settings name, fetching it where it is on the hub.
@@ -88,6 +93,11 @@ def _folder_source(name: str, revision: str | None, folder: Path, settings: conf
     """Return the source of a folder: its splits by the names of their files, or the one file that it holds."""
     files = {split: found for split in SPLITS if (found := _split_files(name, folder, split))}
     others = _data_files(folder)
+    if not files and (folder / "dataset_dict.json").is_file():
+        raise UserError(
+            f"--data.dataset={name}: written by `save_to_disk`, in a format of its own; write each split with "
+            "`to_parquet` or `to_json`"
+        )
     if not files and len(others) == 1:
         files = {"train": others}
     if "train" not in files:
@@ -137,6 +147,8 @@ def _split_files(name: str, folder: Path, split: str) -> list[Path]:
 
 def _data_files(folder: Path) -> list[Path]:
     """Return the files that could hold dialogues, at the top of a folder or in its `data`, in the order of names."""
+    if folder.is_dir():
+        os.scandir(folder).close()  # says so where it can't be read
     found = sorted([*folder.glob("*"), *folder.glob("data/*")])
     return [path for path in found if path.suffix.lower() in readers.READERS and path.is_file()]
 

@@ -171,7 +171,7 @@ def _split_of(dialogue: str) -> str:
 def _example(rng: random.Random, held_out: bool, register: str) -> tuple[str, list[str], str]:
     """Draw one dialogue, its three target summaries and its topic."""
     scene = rng.choice(SCENES)
-    words = _draw_words(rng, scene, held_out)
+    words = _draw_words(rng, scene)
     mood = rng.choices([name for name, _ in MOODS], [share for _, share in MOODS])[0]
     kind = rng.choice("nnj")
     if mood == "heated":
@@ -199,7 +199,7 @@ def _example(rng: random.Random, held_out: bool, register: str) -> tuple[str, li
     return "\n".join(turns), [_fill(draft, words, 1, register) for draft in drafts], scene.topic
 
 
-def _draw_words(rng: random.Random, scene: Scene, held_out: bool) -> dict[str, str]:
+def _draw_words(rng: random.Random, scene: Scene) -> dict[str, str]:
     """Draw the names and the slots of a scene: what each {...} of its templates stands for."""
     words: dict[str, str] = {}
     named = rng.random() < NAMED_SHARE

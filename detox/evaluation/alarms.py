@@ -131,8 +131,8 @@ def _level(value: float | None, check: Check) -> Level | None:
 def _phrase(entry: Any, check: Check, level: Level) -> str:
     if check.kind in ("level", "value"):
         limit = check.alarm if level == "alarm" else check.warning
-        beyond = f"{limit:{check.form}} or {'more' if check.alarm > check.warning else 'less'}"
-        before = f", before {entry['before']:{check.form}}" if check.kind == "level" else ""
+        beyond = f"{level} at {limit:{check.form}} or {'more' if check.alarm > check.warning else 'less'}"
+        before = f"; before it was {entry['before']:{check.form}}" if check.kind == "level" else ""
         return f"{check.what} is {entry['after'] if check.kind == 'level' else entry:{check.form}} ({beyond}{before})"
     return f"{check.what} went from {entry['before']:{check.form}} to {entry['after']:{check.form}}"
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from detox.evaluation import checkpoints
 from detox.model import loading
-from detox.ppo import checkpoint_folders, checkpoint_record, next_step
+from detox.ppo import checkpoint_record, next_step
 from detox.scoring import classifier
-from detox.stage import commands, flags, manifest, notes, paths, run_preset
+from detox.stage import checkpoint_folders, commands, flags, manifest, notes, paths, run_preset
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:

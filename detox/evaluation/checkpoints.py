@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.model import sources
-from detox.ppo import checkpoint_folders, checkpoint_record
+from detox.ppo import checkpoint_record
 from detox.scoring import classifier
-from detox.stage import artifacts, commands, paths
+from detox.stage import artifacts, checkpoint_folders, commands, paths
 from detox.stage.errors import UserError
 from detox.stage.manifest import content, content_of
 
@@ -44,6 +44,8 @@ class Case:
     """What was recorded of the prepared data that it was trained on."""
     content: str
     """What tells the checkpoint that was found from one that takes its place."""
+    prepared: str | None
+    """The same of the run's prepared data."""
 
     @property
     def target(self) -> Path:
@@ -62,6 +64,8 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     """
     own = Path(settings.checkpoints) / settings.run_name
     checkpoint_folders.settle(own / "ppo")
+    for name in settings.checkpoint:
+        checkpoint_folders.restore(Path(name))
     folders = [named(name, own / "ppo") for name in settings.checkpoint]
     if not folders:
         folders = [own / "ppo" / checkpoint_folders.name(number) for number in checkpoint_folders.numbers(own / "ppo")]
@@ -80,8 +84,10 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
             _pinned(checkpoint_record.settings_of(manifest, trained), weights), weights, run, roots
         )
         suffix = "" if settings.split == "test" else f"-{settings.split}"
-        data, made = manifest["inputs"].get("prepared", {}), content(manifest)
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data, made))
+        data = manifest["inputs"].get("prepared", {})
+        checkpoint_record.check_prepared(data, settings.stages(), run)
+        now = content(manifest), content_of(run / "prepared")
+        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data, *now))
     if len({os.path.realpath(case.target) for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
@@ -164,8 +170,17 @@ def check_unchanged(case: Case) -> None:
     Raises:
         UserError: it is not.
     """
-    if content_of(case.checkpoint) != case.content:
-        raise UserError(f"{case.checkpoint} was replaced or removed meanwhile; start again with what there is now")
+    _check_same(case.checkpoint, case.content)
+
+
+def check_same_data(case: Case) -> None:
+    """Demand that the prepared data are those that were found; they may have been made anew; errors as above."""
+    _check_same(case.run / "prepared", case.prepared)
+
+
+def _check_same(folder: Path, found: str | None) -> None:
+    if content_of(folder) != found:
+        raise UserError(f"{folder} was replaced or removed meanwhile; start again with what there is now")
 
 
 @contextlib.contextmanager
@@ -220,7 +235,7 @@ def differ_by_seed(cases: list[Case]) -> bool:
             replace(case.training, **free, save=type(case.training.save)(), model=_start(case)[0]),
             tuple(sorted(case.weights.values())),
             case.data.get("content_sha256"),
-            content_of(case.run / "prepared"),
+            case.prepared,
             case.checkpoint.name,
         )
         for case in cases

@@ -110,7 +110,7 @@ def overoptimization(points: Sequence[Point], tolerance: float | None = 0.01) ->
         sentence = (
             f"No over-optimization: {' and '.join(equal)} {'is' if len(equal) == 1 else 'are'} the least toxic to the "
             "judge, and none that is further from the start has a higher reward and is more toxic to it by more than "
-            f"chance (a difference of {tolerance:.3f})."
+            f"chance alone makes (up to {tolerance:.3f})."
         )
     series = {"sqrt_kl": "sqrt_kl", "reward": "score_mean", "judge": "judge_mean", "rouge": "rougeL"}
     return {

@@ -18,7 +18,6 @@ from detox.scoring import classifier
 from detox.stage import artifacts, commands, paths, run_lock
 from detox.stage.errors import UserError
 from detox.stage.files import sha256
-from detox.stage.manifest import content_of
 
 if TYPE_CHECKING:
     import config
@@ -95,7 +94,7 @@ def take_place(settings: config.EvaluationStage, case: Case) -> None:
 
 def _hashes(settings: config.EvaluationStage, case: Case) -> dict[str, Any]:
     """Return the hash of the content of each input that is there, artefacts and the user's own files."""
-    there = {name: content_of(folder) for name, folder in inputs(case).items()}
+    there = {"checkpoint": case.content, "prepared": case.prepared}
     return {name: content for name, content in there.items() if content is not None} | _own_files(settings)
 
 
@@ -159,8 +158,8 @@ def inputs(case: Case) -> dict[str, Path]:
 
 def has_other_data(case: Case) -> bool:
     """Return whether the run's data are others than the checkpoint was trained on."""
-    recorded, there = case.data.get("content_sha256"), content_of(case.run / "prepared")
-    return None not in (recorded, there) and recorded != there
+    recorded = case.data.get("content_sha256")
+    return None not in (recorded, case.prepared) and recorded != case.prepared
 
 
 def data_as_trained(settings: config.EvaluationStage, case: Case) -> str:

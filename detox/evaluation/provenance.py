@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from detox.data import counts
 from detox.evaluation import folders
 from detox.evaluation.checkpoints import Case
+from detox.evaluation.task import Task
 from detox.model.engine import Engine
 from detox.ppo import checkpoint_record
-from detox.stage import artifacts, commands, notes
-
-if TYPE_CHECKING:
-    import config
-
+from detox.stage import commands, notes
 
 _PROGRAMS = ("torch", "transformers", "peft", "trl")
 
 
-def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> dict[str, Any]:
+def provenance(task: Task, case: Case, engine: Engine) -> dict[str, Any]:
     """Return what the figures are of.
 
     Args:
-        settings: of the evaluation.
+        task: of the evaluation.
         case: the checkpoint.
         engine: what ran the models.
     """
-    training = case.training
-    prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False, reader=training)
+    settings, training = task.settings, case.training
     return {
         "run": case.run.name,
         "checkpoint": case.checkpoint.name,
@@ -46,7 +41,7 @@ def provenance(settings: config.EvaluationStage, case: Case, engine: Engine) -> 
         "engine": engine.describe(),
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
-        "unknown": counts.unknown(prepared["counts"], settings.split),
+        "unknown": task.unknown,
         **notes.for_manifest(),
         "command": commands.command(
             "evaluate_ppo.py",

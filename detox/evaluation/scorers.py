@@ -88,6 +88,7 @@ def score(
     references: Sequence[Sequence[str]],
     bert_score: str | None = None,
     processes: Processes = ALONE,
+    known: Sequence[Records] = (),
 ) -> None:
     """Add what the scorers say, the ROUGE F1 and BERTScore to every record; equal texts are scored once.
 
@@ -97,12 +98,20 @@ def score(
         references: reference summaries of the n dialogues.
         bert_score: encoder for BERTScore; None leaves it out.
         processes: share the work but for BERTScore, which is the main one's; all have the same records.
+        known: records that have the scorers' marks already, which go to equal texts: a model would give them other last
+            bits in other company.
 
     Raises:
         UserError: a scorer gives what is no number, or `bert-score` is not installed.
     """
     owned = [(i, record) for group in groups for i, row in enumerate(group) for record in row]
-    _mark([record for _, record in owned], scorers, processes)
+    marked = {
+        record["summary"]: {name: record[name] for name in scorers}
+        for group in known
+        for row in group
+        for record in row
+    }
+    _mark([record for _, record in owned], scorers, processes, marked)
     _overlap(owned, references, bert_score, processes)
 
 
@@ -118,8 +127,13 @@ def unread(classifiers: Iterable[Classifier], lines: Sequence[Line]) -> list[Ala
     return found
 
 
-def _mark(records: Sequence[Record], scorers: Mapping[str, Scorer], processes: Processes) -> None:
-    texts = list(dict.fromkeys(record["summary"] for record in records))
+def _mark(
+    records: Sequence[Record],
+    scorers: Mapping[str, Scorer],
+    processes: Processes,
+    known: Mapping[str, Mapping[str, float]],
+) -> None:
+    texts = [text for text in dict.fromkeys(record["summary"] for record in records) if text not in known]
 
     def marked(some: list[str]) -> list[list[float]]:
         """Return the marks of each text; a classifier that serves twice reads them once."""
@@ -130,9 +144,9 @@ def _mark(records: Sequence[Record], scorers: Mapping[str, Scorer], processes: P
     for name, values in zip(scorers, zip(*found)):
         if not all(map(math.isfinite, values)):
             raise UserError(f"{name}: its classifier gives NaN or infinity; check the model, or name another")
-    marks = dict(zip(texts, found, strict=True))
+    marks = {**known, **{text: dict(zip(scorers, values)) for text, values in zip(texts, found, strict=True)}}
     for record in records:
-        record |= zip(scorers, marks[record["summary"]])
+        record |= marks[record["summary"]]
 
 
 def _overlap(

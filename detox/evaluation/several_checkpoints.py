@@ -46,6 +46,12 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
             "each, not what is left."
         )
     one_run = len({case.run for case in cases}) == 1
+    if not one_run:
+        extra.setdefault(
+            "comparison_note",
+            "Runs are not tested against each other: what one has more or less than another may be chance. The report "
+            "of each says what is sure of it.",
+        )
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}
     return found[focus.name] | curve.side_by_side(named, one_run) | extra, examples.read_examples(focus.target)
 
@@ -103,7 +109,7 @@ def table(found: Results) -> str:
 def power_sentence(found: Results, lines: Sequence[Line], reduction: float) -> str:
     """Say how many dialogues show a reduction of that fraction, and what these dialogues show."""
     if "power" not in found:
-        return "power: unknown, since nothing is toxic here"
+        return f"power: unknown, since {'nothing is toxic here' if found['n'] > 1 else 'one dialogue shows no spread'}"
     effects = results.effects([lines])
     needed, least = effects.dialogues(reduction), effects.detectable(found["n"])
     fewer = " or fewer" if needed == power.LEAST else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from detox.data import counts
 from detox.data.fingerprint import tokenizer_fingerprint
 from detox.data.prepared import load_prepared
 from detox.evaluation import bad_words, scorers, summaries
@@ -22,6 +23,7 @@ from detox.model import adapters, devices, loading, threads, tokenizers
 from detox.model.engine import Engine
 from detox.model.engines import make_engine
 from detox.scoring.classifier import Classifier
+from detox.stage import artifacts
 from detox.stage.errors import UserError
 from detox.stage.parallel import Processes
 
@@ -36,6 +38,7 @@ class Task:
     Attributes:
         settings: of the stage.
         split: the dialogues, columns of the prepared dataset.
+        unknown: what of them the tokenizer does not know, see `counts.unknown`.
         queries: their prompts, [length] of ids each.
         tokenizer: of both models.
         banned: sequences of ids that a filter of bad words never lets through.
@@ -46,6 +49,7 @@ class Task:
 
     settings: config.EvaluationStage
     split: Mapping[str, list[Any]]
+    unknown: dict[str, float]
     queries: list[Tensor]
     tokenizer: PreTrainedTokenizerBase
     banned: tuple[tuple[int, ...], ...]
@@ -67,10 +71,10 @@ class Task:
             processes=self.processes,
         )
 
-    def score(self, groups: list[Records]) -> None:
-        """Add to the records what the classifiers and the references say of them."""
+    def score(self, groups: list[Records], known: Sequence[Records] = ()) -> None:
+        """Add to the records what the classifiers and the references say of them; `known` as in `scorers.score`."""
         references, with_bert = self.split["summaries"], self.settings.evaluation.bert_score
-        scorers.score(groups, self.scorers, references, with_bert, self.processes)
+        scorers.score(groups, self.scorers, references, with_bert, self.processes, known)
 
 
 def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) -> Task:
@@ -97,7 +101,9 @@ def prepare(settings: config.EvaluationStage, case: Case, processes: Processes) 
     queries = [torch.tensor(ids) for ids in split["input_ids"]]
     classifiers, scorers = load_scorers(settings.toxicity, settings.judge, case.training.reward, device)
     banned = bad_words.banned_sequences(tokenizer, words if settings.evaluation.best_of else [])
-    return Task(settings, split, queries, tokenizer, banned, classifiers, scorers, device, processes)
+    made = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False, reader=case.training)
+    unknown = counts.unknown(made["counts"], settings.split)
+    return Task(settings, split, unknown, queries, tokenizer, banned, classifiers, scorers, device, processes)
 
 
 def load_engine(settings: config.EvaluationStage, case: Case, adapter: str, device: torch.device) -> Engine:

@@ -20,6 +20,8 @@ VERDICT_RULE = (
     "of the difference, where the data allow one, leaves out 0; 'not distinguishable' otherwise"
 )
 UNSURE = "No interval: before, the figure itself is not surely above 0, or all dialogues change by the same share."
+ROUNDING = 1e-5
+"""Share of a toxicity up to which a difference is rounding, which texts that are scored beside it change."""
 
 
 def compare(
@@ -56,7 +58,9 @@ def compare(
     sides = {"before": distribution(before, threshold), "after": distribution(after, threshold)}
     old, new = estimates(before, threshold), estimates(after, threshold)
     added, its = worth(before, threshold), worth(after, threshold)
-    same = len(before) > 2 and bool((before == after).all())
+    differences = before.mean(axis=(1, 2)) - after.mean(axis=(1, 2))
+    differences[np.abs(differences) <= ROUNDING * before.mean(axis=(1, 2))] = 0.0
+    same = len(before) > 2 and not differences.any() and bool(np.isclose(before, after, ROUNDING, 0.0).all())
     result: dict[str, Any] = {"n": len(before), "samples_per_dialogue": after.shape[1] * after.shape[2]}
     for name in FIGURES:
         bounds = intervals.reduction_interval(old[name], new[name], alpha, few=name == "std")
@@ -65,7 +69,6 @@ def compare(
         result[name] = entry | _shown(bounds, too_little(name, added[name] + its[name], its[name].sum()), same)
     result["quantiles"] = {side: values["quantiles"] for side, values in sides.items()}
     drop = old["mean"] - new["mean"]
-    differences = drop.influence + drop.value
     bounds = intervals.interval(drop, alpha, most=1.0)
     result["difference"] = {
         "value": drop.value,

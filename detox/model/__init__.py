@@ -11,7 +11,8 @@ From a name to a model:
     policy: base and adapter merged, for PPO's start and for an export; the fresh LoRA and value head that PPO trains.
 
 Engines:
-    engine: the interface that the trainer and the evaluation see; where a response ends, LoRA merged to generate.
+    engine: the interface that the trainer and the evaluation see; where a response ends, which of its tokens count,
+        LoRA merged to generate.
     sampling: how the next token is chosen.
     hugging_face: any encoder-decoder, through its own modules.
     packed_t5: T5 without padding; t5_stacks its blocks, decoding its steps token by token, packing where rows lie,

@@ -141,7 +141,17 @@ def _errors(name: str, kind: str, offline: bool, trouble: str | None) -> Iterato
             f"({printable(trouble, 240)}); name a local path, or what is embedded: {_EMBEDDED[kind]} (a run of what is "
             "embedded alone: --preset demo)"
         ) from None
+    except ValueError as error:  # a page for people, such as the login of a network, where the hub's JSON should be
+        raise UserError(
+            f"{name}: {endpoint} does not answer as a hub does ({printable(error, 120)}); check HF_ENDPOINT and the "
+            "network"
+        ) from None
     except OSError as error:
+        if error.errno is None:
+            reason = printable(str(error).partition("\n")[0], 160)
+            raise UserError(
+                f"{name}: came damaged from {endpoint} ({reason}); try again, or over another network"
+            ) from None
         raise UserError(
             f"{name}: cannot be stored in the cache {constants.HF_HUB_CACHE} ({error.strerror or error}); "
             "make room or set HF_HOME to a folder that can be written"

@@ -33,7 +33,6 @@ A run of the stage, around its iterations:
     trackers.py           TensorBoard and Weights & Biases
     checkpoint.py         a checkpoint written and restored, exactly
     checkpoint_record.py  what a checkpoint says of itself
-    checkpoint_folders.py which checkpoints there are, which are kept, what --overwrite does
-    resume.py             whether a run may go on from one
+    resume.py             whether a run may go on from the last one, and what refuses it
     next_step.py          the evaluation to type after it
 """

@@ -34,7 +34,7 @@ def went_too_far(state: TrainingState, kl: float, before: Snapshot) -> bool:
 
     Args:
         state: of the training.
-        kl: from the policy at the update's beginning, mean over tokens, nats.
+        kl: of the policy at the update's beginning from the one now, mean over tokens, nats.
         before: the parameters then.
 
     Raises:
@@ -69,7 +69,7 @@ def _go_back(state: TrainingState, share: float, before: Snapshot) -> None:
 
 @torch.no_grad()
 def kl_from(state: TrainingState, rollout: Rollout, experience: Experience) -> float:
-    """Return the KL of the policy as it is from the one that sampled the rollout, nats a token."""
+    """Return the KL of the policy that sampled the rollout from the one now, nats a token."""
     now, _ = forced(state.engine, rollout, encoded_now(state.engine, rollout), state.microbatch_size)
     mine = experience.mask[experience.mine, : now.shape[1]]
     old = experience.old_logprobs[experience.mine, : now.shape[1]]

@@ -1,4 +1,4 @@
-"""A PPO checkpoint: all that an exact resume needs, written, restored and read."""
+"""A PPO checkpoint: all that an exact resume needs, written and restored."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detox.model.policy import LoraFactors, save_adapter, trainable
-from detox.ppo.checkpoint_folders import remedy
 from detox.ppo.checkpoint_record import STAGE, read_state
 from detox.ppo.state import TrainingState
 from detox.stage import artifacts, notes
+from detox.stage.checkpoint_folders import remedy
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:

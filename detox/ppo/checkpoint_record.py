@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from detox.ppo.checkpoint_folders import remedy
-from detox.stage import artifacts, commands, folders
+from detox.stage import artifacts, checkpoint_folders, commands, folders
+from detox.stage.checkpoint_folders import remedy
 from detox.stage.errors import UserError
 from detox.stage.figures import lookup
 from detox.stage.manifest import glance
@@ -32,6 +32,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     entries = manifest["inputs"].values()
     if type(manifest["counts"].get("updates")) is not int or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{folder}: {artifacts.MANIFEST} describes no checkpoint; {remedy(folder)}")
+    its_name, own = checkpoint_folders.name(manifest["counts"]["updates"]), Path(os.path.abspath(folder)).name
+    if checkpoint_folders.is_name(own) and own != its_name:
+        raise UserError(f"{folder}: was {its_name} when it was saved; rename it so, or move it away")
     return manifest
 
 

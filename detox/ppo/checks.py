@@ -1,4 +1,4 @@
-"""What must hold for training to be sound, checked at the first update: the reference is the start, the ratio is 1."""
+"""What must hold before anything is learned for training to be sound: the reference is the start, the ratio is 1."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from detox.ppo.moments import masked_mean
 from detox.stage.errors import UserError
 
 MOST_OFF = {torch.float32: 1e-4, torch.bfloat16: 5e-3}
-"""Mean |ratio - 1| before the first step, by the weights' dtype: between what rounding and what mistakes give, which
-`benchmarks/ratio_check.py` measures. The largest of many tokens would not tell them apart."""
+"""Mean |ratio - 1| before the first step, or nats a token from the reference, by the weights' dtype: between what
+rounding and what mistakes give, which `benchmarks/ratio_check.py` measures. The largest of many tokens would not tell
+them apart."""
 
 
 class TrainingError(UserError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from detox.ppo.moments import masked_mean
+from detox.ppo.moments import moments
 
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, float("inf"))
@@ -39,7 +39,7 @@ class Critic:
 
     Args:
         head: d -> 1, with bias.
-        window: rollouts that it is fitted to.
+        window: rollouts before the last one that it is fitted to as well.
 
     Attributes:
         lessons: of the last `window` rollouts.
@@ -63,8 +63,8 @@ class Critic:
 
     def judge(self, values: Tensor, returns: Tensor, mask: Tensor) -> None:
         """Take note of how the values [B, T] predicted the differences within a rollout's returns [B, T]."""
-        moves, gaps = ((x - masked_mean(x, mask)).masked_fill(~mask, 0) for x in (values, returns))
-        self.record.append(torch.stack([(gaps - moves).square().sum(), gaps.square().sum()]).cpu())
+        unexplained, all_of_it = (moments(x, mask)[2] for x in (returns - values, returns))
+        self.record.append(torch.stack([unexplained, all_of_it]).cpu())
 
     def learn(self, lessons: Sequence[Lesson]) -> float:
         """Fit the head to these rollouts and to the ones remembered; return `fit`'s explained variance."""

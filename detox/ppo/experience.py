@@ -30,7 +30,7 @@ class Experience:
     Attributes:
         mine: the rows that are this process's own rollout.
         lengths: tokens of each response.
-        scores: [B] float32, of the classifier.
+        scores: [B] float32, of the reward.
         finished: [B] bool, as in `Rollout`.
         query_lengths: [B] int64, tokens.
         mask: [B, T] bool, True = a token of the response.
@@ -60,7 +60,7 @@ def make_experience(state: TrainingState, rollout: Rollout, scores: Tensor) -> E
     Args:
         state: its score moments and usual variance take this rollout in.
         rollout: this process's.
-        scores: [B] float, its own, of the classifier.
+        scores: [B] float, its own, of the reward.
     """
     # 3.1 Old log-probabilities and values, log-probabilities of the reference, the KL between: each process its own.
     own = measured(state, rollout)
@@ -208,4 +208,4 @@ def whitened(state: TrainingState, advantages: Tensor, mask: Tensor) -> Tensor:
     now, memory = float(masked_var(advantages, mask)), state.config.whiten_memory
     usual = now if state.usual_variance is None else memory * state.usual_variance + (1 - memory) * now
     state.usual_variance = usual
-    return masked_whiten(advantages, mask, least_variance=usual if memory else 0.0)
+    return masked_whiten(advantages, mask, least_variance=usual)

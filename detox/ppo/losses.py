@@ -1,7 +1,6 @@
 """PPO's two losses: pure functions of tensors [B, T], whose parts over microbatches and processes add up.
 
-Which tokens count: those of `response_mask` in `detox/model/engine.py`, every token of a summary up to the one that
-ends it, and that one. Masks and padding: see `moments`.
+Which tokens count, masks and padding: see `moments`.
 """
 
 from __future__ import annotations
@@ -49,12 +48,13 @@ def policy_loss(
     clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = torch.maximum(unclipped, clipped).sum() / normalizer
     with torch.no_grad():
+        off = torch.expm1(log_ratio)
         stats = {
+            "approx_kl": (off - log_ratio).sum() / normalizer,
             "clip_fraction": (clipped > unclipped).sum() / normalizer,
-            "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum() / normalizer,
             "ratio_mean": counted(ratio, response_mask).sum() / normalizer,
-            "ratio_deviation": torch.expm1(log_ratio).abs().sum() / normalizer,
-            "ratio_max_deviation": torch.expm1(log_ratio).abs().max(),
+            "ratio_max_deviation": off.abs().max(),
+            "ratio_deviation": off.abs().sum() / normalizer,
         }
     return loss, stats
 

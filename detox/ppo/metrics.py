@@ -38,7 +38,7 @@ def update_metrics(
         "ppo/policy/entropy": float(np.mean(entropies)),
         "ppo/loss/policy": mean["policy_loss"],
         **_critic_metrics(state, experience, mean.get("value_loss", math.nan)),
-        "ppo/ratio_first": 1 + statistics[0]["ratio_first"],
+        "ppo/ratio_first": 1 + statistics[0]["ratio_max_deviation"],
         "ppo/grad_norm": mean["grad_norm"],
         "ppo/learning_rate": state.optimizer.param_groups[0]["lr"],
         **_step_metrics(state),

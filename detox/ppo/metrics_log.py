@@ -61,9 +61,20 @@ def objective(entries: Sequence[Mapping[str, Any]]) -> float:
     return sum(values) / len(values) if values else -math.inf
 
 
-def note_best(progress: dict[str, Any], update: int, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Note an update as the best so far if the objective over the entries that lead to it is higher than any before."""
-    value = objective(entries)
+def note_best(progress: dict[str, Any], entries: Sequence[Mapping[str, Any]], every: int, updates: int) -> None:
+    """Note the last update as the best so far if the objective on the way to it is higher than any before.
+
+    Args:
+        progress: takes the note.
+        entries: of all updates so far.
+        every: updates from one checkpoint to the next; one in between, of an interruption, does not count, so that
+            interruptions change nothing.
+        updates: of the whole run.
+    """
+    update = len(entries)
+    if update % every and update != updates:
+        return
+    value = objective(entries[(update - 1) // every * every :])
     if progress["best"] is None or value > progress["best_objective"]:
         progress["best"], progress["best_objective"] = update, value
 

@@ -1,6 +1,7 @@
 """Mean, variance and whitening of what counts: of one batch, merged over processes, running over a training run.
 
-Masks are bool, True = counts. Whatever stands in padding, NaN and infinity included, reaches no result and no
+Masks are bool, True = counts: every token of a summary up to the one that ends it, and that one (`response_mask` in
+`detox/model/engine.py`). Whatever stands in padding, NaN and infinity included, reaches no result and no
 gradient; results are 0 there. Half precision is raised to float32, float64 stays float64. The other modules of PPO's
 arithmetic (`rewards`, `advantages`, `losses`) keep to the same.
 """
@@ -113,7 +114,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
         returns: [B, T].
         mask: [B, T] bool, True = counts.
     """
-    residual = masked_var(counted(returns, mask) - counted(values, mask), mask)
+    residual = masked_var(returns - values, mask)
     total = masked_var(returns, mask)
     return torch.where(total > 0, 1 - residual / total, torch.zeros_like(total))
 

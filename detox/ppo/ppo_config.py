@@ -1,6 +1,7 @@
 """The trainer's settings: those of TRL 0.11.4, and those that TRL does not have; and the optimizer they describe.
 
-The optimizer has two rates, the policy's and the value head's; the trainer lets both decay.
+The optimizer has two rates, the policy's and the value head's (default: `value_learning_rate` in `config.py`). With
+`updates` the trainer lets them decay; with `step_kl` the policy's is found (`step_size`).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Seq2SeqPPOConfig(PPOConfig):
     step_kl: float | None = None
     """With a number, the policy's learning rate follows the KL of its updates (`detox/ppo/step_size.py`)."""
     updates: int | None = None
-    """With a number, learning rates decay linearly to 0 over so many updates, and `step_kl` over the second half."""
+    """With a number, learning rates that are set decay linearly to 0 over so many updates, and `step_kl` falls over the
+    second half."""
     engine: Literal["auto", "hf", "packed"] = "auto"
 
     @classmethod

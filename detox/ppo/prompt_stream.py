@@ -28,6 +28,9 @@ class Prompt:
 class PromptStream:
     """An endless stream of prompts: every dialogue once an epoch, each epoch in an order of its own.
 
+    An epoch's number stands where other streams of random numbers have theirs: the orders of the first ones come of the
+    same bits as some draws of rollouts and minibatches, which relates nothing that matters.
+
     Args:
         input_ids: the prompts' ids, such as a column of a dataset.
         seed: of the shuffling.

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detox.model import devices
-from detox.ppo.checkpoint_folders import remedy
 from detox.ppo.checkpoint_record import as_prepared, flatten, read_manifest, read_state, working_folders
 from detox.stage import artifacts, paths
+from detox.stage.checkpoint_folders import remedy
 from detox.stage.errors import UserError
 from detox.stage.manifest import content_of
 
 if TYPE_CHECKING:
     import config
 
-# Settings that may differ when a run goes on; all others decide what the numbers are.
+# Settings that may differ when a run goes on; the others decide what the numbers are, if only their last bits.
 _FREE = {"overwrite", "checkpoints", "run", "device", "threads", "ppo.updates", "save.every", "save.keep"}
 _FREE |= {"ppo.max_ref_kl", "ppo.on_collapse", "report_to", "plan", "plan_budget_gb"}
 
@@ -74,6 +74,11 @@ def _is_same(one: Any, other: Any, roots: Sequence[Path]) -> bool:
     """Return whether two settings are the same, or name the same folder, seen from here or from where training ran."""
     if one == other:
         return True
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_is_same(a, b, roots) for a, b in zip(one, other))
+    if isinstance(one, str) and isinstance(other, str) and ".py:" in one and ".py:" in other:  # a function of a reward
+        (file, _, function), (its, _, its_function) = one.rpartition(":"), other.rpartition(":")
+        return function == its_function and _is_same(file, its, roots)
     return isinstance(one, str) and any(paths.same(str(root / one), other) for root in (Path(), *roots))
 
 

@@ -1,6 +1,6 @@
 """From a score a response [B] to a reward a token [B, T]: the KL penalty, the shaped score, both together.
 
-Pure functions; masks and padding: see `moments`.
+Pure functions; which tokens count, masks and padding: see `moments`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def shape_scores(
     scales). `moments` is read, not changed: let it hold these scores (of all processes) already.
 
     Args:
-        scores: [B], of the classifier.
+        scores: [B], of the reward.
         finished: [B] bool, True = ended with EOS within the limit of tokens.
         moments: of all scores so far, this batch included; may be None where neither of the two flags is set.
         normalize: subtract the running mean.

@@ -16,7 +16,7 @@ from detox.ppo import memory
 from detox.ppo.state import TrainingState
 
 ROLLOUT_STREAM = 0
-"""First entry of the seeds of rollouts' random numbers, which no other stream has."""
+"""Stands after the seed in what decides the random numbers of rollouts."""
 
 
 @dataclass

@@ -85,6 +85,11 @@ class TrainingState:
         self.rollout_logprobs_serve: bool | None = None
 
     @property
+    def value_weight(self) -> float:
+        """Weight of the value loss in what is minimized; 0 where there is no critic, or it is fitted otherwise."""
+        return 0.0 if self.critic is None or self.config.value_refit else self.config.vf_coef
+
+    @property
     def left(self) -> float:
         """Share of the run that is left; 1 where its length is open."""
         return 1.0 if self.config.updates is None else max(0.0, 1 - self.updates_done / self.config.updates)

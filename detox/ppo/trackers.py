@@ -31,7 +31,8 @@ def check(settings: config.PPOTraining) -> None:
     Raises:
         UserError: its package is missing.
     """
-    if settings.report_to != "none" and importlib.util.find_spec(settings.report_to) is None:
+    package = importlib.util.find_spec(settings.report_to) if settings.report_to != "none" else None
+    if settings.report_to != "none" and (package is None or package.origin is None):  # a folder, such as ./wandb
         raise UserError(
             f"--report-to={settings.report_to}: needs `pip install {settings.report_to}`; or leave it out, "
             "metrics.jsonl and training.png are written anyway"

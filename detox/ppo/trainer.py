@@ -52,7 +52,7 @@ from detox.stage.parallel import ALONE, Processes
 FULL_DISTRIBUTION = Sampling()
 
 GENERATE_STREAM = 2
-"""First entry of the seeds of what `generate` samples, which no other stream of random numbers has."""
+"""Stands after the seed in what decides the random numbers of `generate`."""
 
 
 class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
@@ -143,15 +143,17 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
 
         Args:
             rollout: this process's prompts and responses.
-            scores: [B] float, theirs, of the classifier; the unit is the caller's.
+            scores: [B] float, theirs, of the reward; the unit is the caller's.
 
         Returns:
             Metrics by name, over all processes; times are this process's.
 
         Raises:
-            TrainingError: at the first update, the policy is not the reference, or the ratio is not 1.
+            TrainingError: where nothing has been learned yet, the policy is not the reference, or the ratio is not 1;
+                in any update, no step is small enough, or memory lacks for a single example.
         """
         self._set_learning_rates()
+        is_first = self.updates_done == self.skipped_in_a_row
         all_scores = self.processes.gather(scores)
         broken = int((~torch.isfinite(all_scores)).sum())
         if broken:
@@ -160,13 +162,13 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         # 3 and 4. What each token was rewarded with, and what of that was more than to be expected.
         started, dtype = time.perf_counter(), self.engine.head_weight.dtype
         experience = self.experience(rollout, scores)
-        if self.updates_done == 0:
+        if is_first:
             check_reference(experience.old_logprobs, experience.ref_logprobs, experience.mask, dtype)
         devices.trim_cache(self.engine.device)
 
         # 5. Clipped optimizer steps; all of them are undone where one can't be taken.
         forwarded = time.perf_counter()
-        if self.updates_done == 0:
+        if is_first:
             check_ratio(first_deviation(self, rollout, experience), dtype)
         before = Snapshot.of(self)
         statistics = run_ppo_epochs(self, rollout, experience, before)
@@ -180,7 +182,7 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         metrics = update_metrics(self, experience, statistics)
         value_learning.learn(self, rollout, experience)
         metrics |= {"time/forward": forwarded - started, "time/optimize": time.perf_counter() - forwarded}
-        self._trl_stats = trl_statistics(experience, statistics, metrics, self.kl_ctl.value, self.config.vf_coef)
+        self._trl_stats = trl_statistics(experience, statistics, metrics, self.kl_ctl.value, self.value_weight)
         self.kl_ctl.update(metrics["objective/ref_kl_k1"], len(all_scores))
         self.updates_done += 1
         self.skipped_in_a_row = 0
@@ -202,7 +204,7 @@ class Seq2SeqPPOTrainer(PPOTrainer, TrainingState):
         return value_learning.fit_before_training(self, rollouts, scores)
 
     def _set_learning_rates(self) -> None:
-        """Let the rates decay linearly where a schedule of TRL's does not set them (detail 4 of `update`)."""
+        """Let the rates decay linearly where no schedule of TRL's sets them. Source: detail 4 of those in `update`."""
         if self.lr_scheduler is None and self.config.updates is not None:
             for group, rate in zip(self.optimizer.param_groups, self.base_rates):
                 group["lr"] = rate * self.left

@@ -20,7 +20,7 @@ def trl_statistics(
     minibatches: Sequence[Mapping[str, float]],
     metrics: Mapping[str, float],
     kl_coef: float,
-    vf_coef: float,
+    value_weight: float,
 ) -> dict[str, Any]:
     """Return numbers as floats and distributions as arrays.
 
@@ -29,12 +29,11 @@ def trl_statistics(
         minibatches: statistics of each optimizer step.
         metrics: of the update.
         kl_coef: weight of the KL penalty in it.
-        vf_coef: weight of the value loss.
+        value_weight: of the value loss in what was minimized.
     """
     mask, scores = experience.mask, experience.scores
     kl = (experience.kl * mask).sum(1)
     queries, responses = experience.query_lengths.float(), mask.sum(1).float()
-    error = masked_mean((experience.old_values - experience.returns) ** 2, mask)
     return_var = masked_var(experience.returns, mask)
 
     def mean(name: str) -> float:
@@ -52,7 +51,7 @@ def trl_statistics(
         "tokens/queries_len_std": queries.std(unbiased=len(queries) > 1),
         "tokens/responses_len_mean": responses.mean(),
         "tokens/responses_len_std": responses.std(unbiased=len(responses) > 1),
-        "ppo/loss/total": metrics["ppo/loss/policy"] + vf_coef * metrics["ppo/loss/value"],
+        "ppo/loss/total": metrics["ppo/loss/policy"] + (value_weight and value_weight * metrics["ppo/loss/value"]),
         "ppo/policy/approxkl": mean("approx_kl"),
         "ppo/policy/policykl": mean("policy_kl"),
         "ppo/policy/clipfrac": mean("clip_fraction"),
@@ -60,11 +59,11 @@ def trl_statistics(
         "ppo/returns/mean": masked_mean(experience.returns, mask),
         "ppo/returns/var": return_var,
         "ppo/val/vpred": mean("value_mean"),
-        "ppo/val/error": error,
+        "ppo/val/error": mean("value_error"),
         "ppo/val/clipfrac": mean("value_clip_fraction"),
         "ppo/val/mean": masked_mean(experience.old_values, mask),
         "ppo/val/var": masked_var(experience.old_values, mask),
-        "ppo/val/var_explained": 1 - error / return_var,
+        "ppo/val/var_explained": 1 - mean("value_error") / return_var,
         "time/ppo/forward_pass": metrics["time/forward"],
         "time/ppo/optimize_step": metrics["time/optimize"],
         "time/ppo/total": metrics["time/forward"] + metrics["time/optimize"],

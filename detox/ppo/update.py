@@ -23,7 +23,7 @@ from detox.ppo.state import Snapshot, TrainingState
 from detox.ppo.teacher_forcing import encoded_now
 
 MINIBATCH_STREAM = 1
-"""First entry of the seeds of the minibatches, which no other stream of random numbers has."""
+"""Stands after the seed in what decides the minibatches."""
 
 
 def run_ppo_epochs(
@@ -101,7 +101,7 @@ def minibatch(
     """
     own = accumulate(state, rollout, experience, rows, entropy)
     parts = zip(own, state.processes.gather(torch.stack([*own.values()])[None]).unbind(1))
-    totals = {name: part.max() if name == "ratio_first" else part.sum() for name, part in parts}
+    totals = {name: part.max() if name == "ratio_max_deviation" else part.sum() for name, part in parts}
     grads = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
     state.processes.sum(grads)
     # 5.4 The gradient of policy and value head together is clipped in every step. Source: detail 11.
@@ -124,7 +124,7 @@ def accumulate(
     totals: dict[str, Tensor] = {}
     for group in by_length([rollout.lengths[i] for i in own], state.microbatch_size):
         for name, value in microbatch(state, rollout, experience, [own[i] for i in group], counted, entropy).items():
-            joined = torch.maximum if name == "ratio_first" else torch.add
+            joined = torch.maximum if name == "ratio_max_deviation" else torch.add
             totals[name] = joined(totals[name], value) if name in totals else value
     return totals
 
@@ -155,12 +155,8 @@ def microbatch(
     with torch.no_grad():
         stats = {
             "policy_loss": loss.detach(),
-            "approx_kl": of_policy["approx_kl"],
             "policy_kl": ((old_logprobs - outputs.logprobs) * mask).sum() / counted,
-            "clip_fraction": of_policy["clip_fraction"],
-            "ratio_mean": of_policy["ratio_mean"],
-            "ratio_first": of_policy["ratio_max_deviation"],
-            "ratio_deviation": of_policy["ratio_deviation"],
+            **of_policy,
         }
         if outputs.entropy is not None:
             stats["entropy"] = outputs.entropy.sum() / counted
@@ -169,10 +165,10 @@ def microbatch(
     if state.critic is not None:
         values = unpack(engine.value(outputs.hidden), mask)
         old_values, returns = experience.old_values[rows, columns], experience.returns[rows, columns]
-        error, of_values = value_loss(values, old_values, returns, mask, config.cliprange_value, counted)
-        loss = loss if config.value_refit else loss + config.vf_coef * error
-        stats["value_loss"], stats["value_clip_fraction"] = error.detach(), of_values["clip_fraction"]
-        stats["value_mean"] = (values.detach() * mask).sum() / counted
+        of_head, of_values = value_loss(values, old_values, returns, mask, config.cliprange_value, counted)
+        loss = loss + state.value_weight * of_head if state.value_weight else loss
+        stats |= {f"value_{name}": value for name, value in of_values.items()}
+        stats |= {"value_loss": of_head.detach(), "value_mean": (values.detach() * mask).sum() / counted}
     loss.backward()
     return stats
 

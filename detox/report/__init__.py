@@ -4,7 +4,7 @@ What is said stands in `templates/`, one file a page and one a part that pages s
 
 headline: the verdict in one line, and the alarms
 toxicity, quality, comparisons, provenance: their tables
-examples: which dialogues are shown
+examples: which dialogues are shown; how they look: templates/examples.jinja, templates/report.md
 table: a table as text, before it has a form
 templating: the templates, in which everything is escaped
 pages: the report as HTML and as Markdown

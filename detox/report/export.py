@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox.evaluation.checkpoints import Case, check_unchanged, unchanged
+from detox.evaluation.checkpoints import Case, check_same_data, check_unchanged, unchanged
 from detox.evaluation.examples import Results
 from detox.evaluation.folders import data_as_trained, has_other_data
 from detox.model import loading, policy
@@ -77,13 +77,17 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             write(folder, settings, case, found)
         if settings.push_to_hub is not None:
-            print(f"pushed: {hub_push.push(folder, settings.push_to_hub)}")
+            try:
+                print(f"pushed: {hub_push.push(folder, settings.push_to_hub)}")
+            except UserError as error:
+                raise UserError(f"{error}{f', without --export: {folder} is whole' * bool(settings.export)}") from None
 
 
 def write(folder: Path, settings: config.EvaluationStage, case: Case, found: Results) -> None:
     """Write the files of an export into an empty folder."""
     training = case.training
     prepared = artifacts.read_manifest(case.run / "prepared", "data_preparation", verify=False, reader=training)
+    check_same_data(case)
     base = case.training.model
     adapter = dataclasses.replace(base, adapter=str(case.checkpoint / "adapter"), adapter_revision=None)
     with unchanged(case):

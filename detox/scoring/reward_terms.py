@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import math
 import os
 import sys
 import sysconfig
@@ -75,6 +74,7 @@ def overlap_reference(
     return rouge(summaries, references)["rougeL"].tolist()
 
 
+_MOST = torch.finfo(torch.float32).max
 BUILT_IN: Mapping[str, Term] = {
     "length": length,
     "overlap-dialogue": overlap_dialogue,
@@ -117,7 +117,7 @@ def _numbers(
             summaries=list(summaries), dialogues=list(dialogues), references=[list(group) for group in references]
         )
         values = [float(value) for value in found]
-    except Exception as error:  # a function of others can fail in any way
+    except (Exception, SystemExit) as error:  # a function of others can fail in any way
         reason = printable(f"{type(error).__name__}: {error}{_where(error)}", 300)
         raise UserError(
             f"{what}: it failed on {len(summaries)} summaries ({reason}); correct it, what was saved is whole"
@@ -125,7 +125,7 @@ def _numbers(
     if len(values) != len(summaries):
         raise UserError(f"{what}: it returned {len(values)} numbers for {len(summaries)} summaries; return one each")
     for summary, value in zip(summaries, values):
-        if not math.isfinite(value):
+        if not abs(value) <= _MOST:
             raise UserError(f"{what}: it returned {value} for {printable(summary, 80)!r}; return finite numbers")
     return values
 

@@ -14,7 +14,8 @@ The command line:
 What a stage hands over:
     artifacts       published whole or not at all, replaced by --overwrite, read when whole
     manifest        what an artefact says of itself, and whether its files are those it names
-    folders         made, replaced, moved aside and removed as a whole
+    checkpoint_folders  which checkpoints a run has, which are kept, what --overwrite does with them
+    folders         made, replaced, moved aside and removed as a whole: what --overwrite removes, and when
     files           single files, written whole; their digest
     drafts          temporary names, and what dead processes left
     run_lock        one writer a run

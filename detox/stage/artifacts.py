@@ -161,6 +161,7 @@ def _flush_files(folder: Path) -> list[dict[str, Any]]:
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(parent, name)
+            files.share(path)
             files.sync(path)
             relative = path.relative_to(folder).as_posix()
             entries.append({"path": relative, "bytes": path.stat().st_size, "sha256": files.sha256(path)})

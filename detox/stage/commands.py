@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from detox.stage import flags, manifest, paths
+from detox.stage import checkpoint_folders, flags, manifest, paths
 from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def fits(script: str, settings: config.Stage, made: str) -> bool:
 def results(script: str, settings: config.Stage) -> list[Path]:
     """Return the manifests of what a training stage has made in the run, the last one last."""
     run = Path(settings.checkpoints, settings.run_name)
-    there = [run / "lora"] if script == "training_lora.py" else paths.steps(run / "ppo")
+    there = [run / "lora"] if script == "training_lora.py" else checkpoint_folders.steps(run / "ppo")
     return [folder / manifest.NAME for folder in there if (folder / manifest.NAME).is_file()]
 
 

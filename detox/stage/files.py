@@ -46,6 +46,14 @@ def write_new(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def share(path: Path) -> None:
+    """Let those read a file whom the umask lets read new ones; some libraries write for their user alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    with contextlib.suppress(OSError):  # a disk that knows no permissions
+        path.chmod(path.stat().st_mode | 0o666 & ~mask)
+
+
 def sync(path: Path) -> None:
     """Wait until the disk has what was written to a file."""
     with open(path, "rb+") as file:  # Windows syncs only what may be written

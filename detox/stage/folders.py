@@ -101,11 +101,11 @@ def aside(folder: Path, own: Callable[[str], bool], is_whole: Callable[[Path], o
     place = Path(os.path.realpath(folder))
     kept = drafts.temporary(place, "before")
     with drafts.held(kept, wait=True):
-        if place.exists():
-            os.rename(place, kept)
-            if folder.is_symlink():
-                place.mkdir()  # the link stays, and leads to the successor
         try:
+            if place.exists():
+                os.rename(place, kept)
+                if folder.is_symlink():
+                    place.mkdir()  # the link stays, and leads to the successor
             yield
         finally:
             _settle(kept, own, is_whole)

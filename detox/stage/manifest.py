@@ -126,6 +126,8 @@ def file_problem(folder: Path, entry: Any, verify: bool) -> str | None:
             return f"{name} has {status.st_size} bytes instead of {entry['bytes']}"
         if verify and files.sha256(folder / relative) != entry["sha256"]:
             return f"{name} has changed"
+    except PermissionError:
+        raise  # it may be whole
     except (OSError, ValueError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "can't be read"
         return f"{name} {reason}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
     from config import S
 
 
-STEP = re.compile(r"step-(\d{4,})")
-"""Name of a checkpoint's folder, with the updates that it was saved after."""
 _SETTINGS = {"adapter", "ask", "bad_words", "base", "bert_score", "checkpoint", "checkpoints", "dataset", "export"}
 _SETTINGS |= {"model"}
 """Fields of settings that may name a folder or file."""
@@ -50,13 +47,6 @@ def same(one: object, other: object) -> bool:
         return isinstance(one, str) and isinstance(other, str) and os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
-
-
-def steps(folder: Path) -> list[Path]:
-    """Return the checkpoints in a run's `ppo` folder, in order."""
-    there = folder.iterdir() if folder.is_dir() else []
-    numbered = [(int(match[1]), path) for path in there if (match := STEP.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered)]
 
 
 def shown(path: Path) -> Path:

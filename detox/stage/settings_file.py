@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from detox.stage import flags, paths
+from detox.stage import checkpoint_folders, flags, paths
 from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class SettingsFile(NamedTuple):
 
     def text(self, flag: str) -> str | None:
         """Return what stands in the file for a flag, None if it has nothing."""
-        node = self.given[flag].node if flag in self.given else None
-        return getattr(node, "value", None)
+        text = getattr(self.given[flag].node, "value", None) if flag in self.given else None
+        return text if isinstance(text, str) else None
 
     def turns_on(self, flag: str) -> bool:
         """Return whether the file sets a switch to true."""
@@ -69,6 +69,8 @@ class SettingsFile(NamedTuple):
                 raise UserError(f"{where}: takes one value, not a list")
             if any(item.id != "scalar" for item in node.value):
                 raise UserError(f"{where}: takes a list of plain values")
+            if wrong := next((item.value for item in node.value if item.value.startswith("-")), None):
+                raise UserError(f"{where}: {wrong}: no value of a list begins with a dash")
             return [flag.name, *map(_text, node.value)]
         text = _text(node)
         if not flag.kind:
@@ -94,9 +96,10 @@ def read(name: str, stages: Mapping[str, type[config.Stage]]) -> SettingsFile:
         UserError: it can't be read, or names a setting that no stage has.
     """
     path = Path(name).expanduser()
+    checkpoint_folders.restore(path)
     top = _document(path, f"--config={name}")
     entries = [] if top is None else list(top.value)
-    inner = {key.value: value for key, value in entries}
+    inner = {key.value: value for key, value in entries if key.id == "scalar"}
     known = {flag for stage in stages.values() for flag in flags.flag_names(stage())} - {flags.CONFIG.name}
     is_manifest = inner.keys() >= _MANIFEST and inner["config"].id == "mapping"
     found = SettingsFile(str(path), {})
@@ -127,7 +130,7 @@ def _run_of(folder: Path, stage: str) -> Path | None:
     within = folder.parent
     if (stage, folder.name) in (("data_preparation", "prepared"), ("training_lora", "lora")):
         return within
-    is_checkpoint = stage == "training_ppo" and within.name == "ppo" and paths.STEP.fullmatch(folder.name)
+    is_checkpoint = stage == "training_ppo" and within.name == "ppo" and checkpoint_folders.is_name(folder.name)
     is_evaluation = stage == "evaluate_ppo" and within.name == "evaluation"
     return within.parent if is_checkpoint or is_evaluation else None
 

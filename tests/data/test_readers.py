@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,6 +115,28 @@ def test_columns_named_by_flags_in_every_reader(tmp_path, tokenizer, suffix, ids
     dataset, _ = preparation.prepare(config.Data(dataset=str(path), **columns), tokenizer, 0)
     names = {None: "talks_1", "number": "0", "name": "k0"}
     assert names[ids] in {identity for split in SPLITS for identity in dataset[split]["id"]}
+
+
+def test_a_whole_number_is_an_id_to_its_last_digit(tmp_path):
+    ids = [2**53 + 1, 10**400, 1.5]
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"id": {i}, "dialogue": "a", "summary": "b"}}\n' for i in ids))
+    found = checked(readers.read(tmp_path / "train.jsonl"), config.Data(), "train")
+    assert [one.id for one in found] == [str(i) for i in ids]
+
+
+def test_what_python_cannot_hold_of_a_parquet_file(tmp_path):
+    table = pyarrow.table(
+        {"dialogue": ["a"], "summary": ["b"], "when": pyarrow.array([2**62], pyarrow.timestamp("us"))}
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    (found,) = checked(readers.read(tmp_path / "train.parquet"), config.Data(), "train")
+    assert (found.dialogue, list(found.summaries)) == ("a", ["b"]), "of a column that nobody names nothing is asked"
+    wrong = b"caf\xe9"
+    offsets = pyarrow.py_buffer(bytes(4) + len(wrong).to_bytes(4, "little"))
+    latin = pyarrow.StringArray.from_buffers(1, offsets, pyarrow.py_buffer(wrong))
+    pyarrow.parquet.write_table(pyarrow.table({"dialogue": latin, "summary": ["b"]}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="not a readable Parquet file .*utf-8"):
+        list(readers.read(tmp_path / "train.parquet"))
 
 
 def test_an_id_column_that_was_named_must_be_there(tmp_path):

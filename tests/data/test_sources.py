@@ -8,6 +8,7 @@ import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import Dataset, DatasetDict
 from huggingface_hub.utils import filter_repo_objects
 
 import config
@@ -44,6 +45,22 @@ def test_a_single_file_is_split_by_dialogue(tmp_path, tokenizer, suffix):
     assert splits(content + again) == once  # the same dialogue in other case and spacing falls into the same split
     half = splits(content[:30])
     assert all(half[split] <= once[split] for split in SPLITS)
+
+
+def test_what_the_library_saves_in_its_own_format_is_told(tmp_path):
+    DatasetDict({"train": Dataset.from_list(rows("train", 3))}).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="written by `save_to_disk`"):
+        sources.locate(config.Data(dataset=str(tmp_path / "saved")), 0)
+
+
+def test_a_file_that_changes_is_seen(tmp_path):
+    folder(tmp_path)
+    source = sources.locate(config.Data(dataset=str(tmp_path)), 0)
+    before = source.state()
+    assert source.state() == before
+    path = tmp_path / "train.csv"
+    path.write_text(path.read_text() + "\n")
+    assert source.state() != before
 
 
 def test_shards_of_parquet_in_a_data_folder(tmp_path, tokenizer):

@@ -35,6 +35,19 @@ def test_equal_texts_are_scored_once():
     assert groups[0][0][0]["rouge1"] == 1 and groups[0][1][1]["rouge1"] == pytest.approx(2 / 3)
 
 
+def test_a_text_has_one_mark_on_both_sides():
+    asked = []
+
+    def scorer(texts):
+        asked.extend(texts)
+        return [len(asked)] * len(texts)
+
+    before, after = [[{"summary": "a b"}, {"summary": "c"}]], [[{"summary": "c"}, {"summary": "d"}]]
+    scorers.score([before], {"toxicity": scorer}, [["a b"]])
+    scorers.score([after], {"toxicity": scorer}, [["a b"]], known=[before])
+    assert asked == ["a b", "c", "d"] and [record["toxicity"] for record in after[0]] == [2, 3]
+
+
 def test_summaries_that_a_classifier_does_not_read_to_their_ends_are_a_warning(tmp_path):
     short = load_classifier(str(tiny.classifier(tmp_path / "short", max_length=8)))
     enough = load_classifier(str(tiny.classifier(tmp_path / "enough")))

@@ -55,6 +55,20 @@ def test_a_result_is_json_and_depends_on_the_seed_alone():
     assert one["p_value"] != other["p_value"]
 
 
+def test_what_rounding_makes_of_equal_texts_is_no_difference():
+    """The p-value is exact: of one dialogue that differs it is 1, and rounding is none."""
+    rng = np.random.default_rng(2)
+    before = rng.lognormal(-6, 1, (500, 2)).astype(np.float32).astype(float)
+    for differ in (1e-9, 1e-5, 1.0):
+        after = before.copy()
+        after[7, 0] += differ * after[7, 0]
+        result = st.compare(before, after)
+        assert result["p_value"] == 1 and result["verdict"] == "not distinguishable"
+    shaken = st.compare(before, before * (1 + 2e-6 * rng.random(before.shape)))
+    assert (shaken["p_value"], shaken["verdict"]) == (1, "not distinguishable")
+    assert shaken["mean"]["ci95"] == shaken["difference"]["ci95"] == [0, 0]
+
+
 def test_the_dialogue_is_what_varies_not_the_summary():
     before, after = simulate(np.random.default_rng(2), 50, k=1, effect=0.3)
     once = st.compare(before, after, resamples=200)

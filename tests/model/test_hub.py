@@ -419,6 +419,25 @@ def test_a_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):
         tokenizers.load_tokenizer(tiny.FLAN_T5)
 
 
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "does not answer as a hub does .*HF_ENDPOINT"),
+        (
+            OSError("Consistency check failed: file should be of size 1, but has size 2"),
+            "came damaged from .*try again",
+        ),
+    ],
+)
+def test_a_page_of_something_else_in_place_of_the_hubs_answer(hub, monkeypatch, failure, says):
+    def fails(*arguments, **options):
+        raise failure
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(UserError, match=says):
+        tokenizers.load_tokenizer(tiny.FLAN_T5)
+
+
 def test_the_default_preset_without_a_hub(tmp_path):
     """The command itself: one line, exit code 2, without the libraries' own retries."""
     with loopback_hub.hanging_up() as hub:

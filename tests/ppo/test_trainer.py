@@ -57,6 +57,26 @@ def test_a_reference_that_is_not_the_start_stops_training(folder, tmp_path):
         trainer.update(rollout, rewarded(rollout))
 
 
+def test_the_first_update_that_is_not_skipped_is_the_one_that_is_checked(folder, tmp_path):
+    other = loading.load_summarizer(str(tiny.t5(tmp_path / "other", seed=5)))
+    frozen = trl.AutoModelForSeq2SeqLMWithValueHead.from_pretrained(other)
+    trainer = trainer_for(folder, ref_model=frozen)
+    rollout = trainer.rollout(queries(6), range(6), 8)
+    assert "skipped" in trainer.update(rollout, torch.full((6,), torch.nan))
+    with pytest.raises(TrainingError, match="reference"):
+        trainer.update(rollout, rewarded(rollout))
+
+
+@pytest.mark.parametrize("options", [{"value_refit": 4}, {"advantages": "batch"}])
+def test_the_total_loss_is_what_was_minimized(folder, options):
+    trainer = trainer_for(folder, **options)
+    prompts = queries(6)
+    stats = trainer.step(
+        prompts, trainer.generate(prompts, max_new_tokens=8), [torch.tensor(float(i)) for i in range(6)]
+    )
+    assert stats["ppo/loss/total"] == stats["ppo/loss/policy"]
+
+
 def test_a_given_reference_is_used_where_stock_trl_ignores_it(folder):
     same = trl.AutoModelForSeq2SeqLMWithValueHead.from_pretrained(loading.load_summarizer(str(folder)))
     trainer = trainer_for(folder, ref_model=same)

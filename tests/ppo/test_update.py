@@ -132,9 +132,12 @@ def test_microbatches_add_up_and_the_first_ratio_is_the_worst_of_them(folder, mo
 
     def part(state, rollout, experience, indices, counted, entropy):
         seen.append(indices)
-        return {"loss": torch.tensor(float(indices[0])), "ratio_first": torch.tensor([0.5, 3.0, 2.0][indices[0]])}
+        return {
+            "loss": torch.tensor(float(indices[0])),
+            "ratio_max_deviation": torch.tensor([0.5, 3.0, 2.0][indices[0]]),
+        }
 
     monkeypatch.setattr(ppo_update, "microbatch", part)
     totals = ppo_update.accumulate(trainer, rollout, experience, [0, 1, 2], False)
     assert sorted(seen) == [[0], [1], [2]]
-    assert {name: float(value) for name, value in totals.items()} == {"loss": 3.0, "ratio_first": 3.0}
+    assert {name: float(value) for name, value in totals.items()} == {"loss": 3.0, "ratio_max_deviation": 3.0}

@@ -15,8 +15,11 @@ from transformers import (
     DebertaV2ForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
+from detox.scoring import classifier as scoring_classifier
 from detox.scoring.classifier import classify, load_classifier
 from detox.stage import notes
 from detox.stage.errors import UserError
@@ -68,6 +71,27 @@ def test_a_text_longer_than_the_limit_is_cut_and_that_is_told(tmp_path, kind, ca
 def test_one_that_cannot_read_texts_together_is_refused(tmp_path):
     folder = written(tmp_path / "gpt2", "gpt2")
     with pytest.raises(UserError, match="gpt2: fails on two short texts .*padding token.*; name another classifier"):
+        load_classifier(str(folder))
+
+
+def test_one_that_reads_its_last_token_is_padded_on_the_left(tmp_path):
+    size = tiny._roberta_tokenizer(tmp_path, 128)
+    shape = dict(d_model=16, n_layer=1, n_head=2, d_inner=16, pad_token_id=1, bos_token_id=0, eos_token_id=2)
+    settings = XLNetConfig(vocab_size=size, id2label={0: "nothate", 1: "hate"}, **shape)
+    torch.manual_seed(0)
+    model = XLNetForSequenceClassification(settings)
+    torch.nn.init.normal_(model.logits_proj.weight)
+    model.save_pretrained(tmp_path)
+    classifier = load_classifier(str(tmp_path))
+    texts = ["Yes.", "Tom and Ann have their dinner at seven and buy a pizza."]
+    alone = torch.cat([classify(classifier, [text], 1) for text in texts])
+    torch.testing.assert_close(classify(classifier, texts, 2), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_one_whose_scores_depend_on_the_company_is_refused(tmp_path, monkeypatch):
+    folder = tiny.classifier(tmp_path / "c")
+    monkeypatch.setattr(scoring_classifier, "_is_same_alone", lambda classifier, side: False)
+    with pytest.raises(UserError, match="otherwise beside a longer one"):
         load_classifier(str(folder))
 
 

@@ -193,6 +193,8 @@ def test_what_is_not_of_ones_own_does_not_change_the_hash(place):
         ("def own(summaries): return [1.0, 2.0]", "failed on 2 summaries (TypeError: own() got an unexpected"),
         ("def own(**texts): return 1.0", "failed on 2 summaries (TypeError: 'float' object is not iterable"),
         ("def own(**texts): return ['good', 1]", "failed on 2 summaries (ValueError: could not convert"),
+        ("def own(**texts): raise SystemExit", "failed on 2 summaries (SystemExit"),
+        ("def own(**texts): return [1e39, 1.0]", "returned 1e+39 for 'a'; return finite numbers"),
         ("def own(**texts): return [1.0]", "returned 1 numbers for 2 summaries; return one each"),
         ("def own(**texts): return [1.0, float('nan')]", "returned nan for 'b'; return finite numbers"),
         ("def own(**texts): return [-float('inf'), 1]", "returned -inf for 'a'; return finite numbers"),

@@ -179,6 +179,13 @@ def test_a_failure_is_told_though_a_launcher_ends_the_process_for_it(monkeypatch
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_closed_outputs_are_no_error(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert cli.run(config.PPOTraining, lambda settings: print("done"), []) == 0
+    assert cli.run(config.PPOTraining, wrong, []) == 2
+
+
 def test_what_was_to_be_replaced_starts_over(capsys):
     assert cli.run(config.PPOTraining, interrupted, ["--overwrite"]) == 130
     assert capsys.readouterr().err == "interrupted: nothing on disk is lost; the same command starts it over\n"

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from detox.stage import files
 from tests.stage.artefacts import tree
+
+
+def test_a_file_that_a_library_wrote_for_its_user_alone_is_for_those_whom_the_umask_lets_read(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    path.touch(0o700)
+    before = os.umask(0o027)
+    try:
+        files.share(path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o740
 
 
 def test_write_atomic(tmp_path):

@@ -32,6 +32,21 @@ def test_the_old_comes_back_where_its_successor_fails(tmp_path):
     assert tree(tmp_path) == before
 
 
+def test_the_old_comes_back_where_it_is_interrupted_as_it_goes(tmp_path, monkeypatch):
+    make(tmp_path / "ppo", done="old")
+    rename = os.rename
+
+    def interrupted(old, new):
+        monkeypatch.setattr(os, "rename", rename)
+        rename(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), begin_anew(tmp_path / "ppo"):
+        pass
+    assert tree(tmp_path) == {"ppo": None, "ppo/done": b"old"}
+
+
 def test_the_old_goes_when_its_successor_is_whole_but_not_what_the_user_put_there(tmp_path):
     make(tmp_path / "ppo", done="old", log="old", notes="mine")
     with begin_anew(tmp_path / "ppo"):

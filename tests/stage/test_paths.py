@@ -11,7 +11,7 @@ import pytest
 
 import config
 from detox.evaluation import checkpoints
-from detox.ppo import checkpoint_record
+from detox.ppo import checkpoint_record, resume
 from detox.stage import cli, paths
 from tests import tiny
 from tests.test_bad_input import FLAGS, STAGES
@@ -119,6 +119,15 @@ def test_one_folder_is_one_model(place, capsys, name):
     shutil.copytree("t5", "other")
     assert run("training_ppo", "--model.base other --model.adapter lora --ppo.updates 3") == 2
     assert "--model.base was" in capsys.readouterr().err
+
+
+def test_a_function_of_a_reward_is_the_same_by_another_name_of_its_file(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    for now, is_same in (("../mine.py:f=1", True), ("../mine.py:f=2", False), ("../mine.py:g=1", False)):
+        assert resume._is_same(["length=1", "mine.py:f=1"], ["length=1", now], [tmp_path]) is is_same
+    assert not resume._is_same(["mine.py:f=1"], [], [tmp_path])
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -1,14 +1,19 @@
 """Which checkpoints a run has: names, the newest, those that are kept.
 
---overwrite sets all of a run aside, and removes them once the new run has a checkpoint.
+--overwrite sets the run's `ppo` folder aside, and removes what training wrote there once the new run has a checkpoint.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from detox.stage import artifacts, folders, paths
+from detox.stage import folders, manifest
+
+STEP = re.compile(r"step-(\d{4,})")
+"""Name of a checkpoint's folder, with the updates that it was saved after."""
 
 
 def name(update: int) -> str:
@@ -18,12 +23,19 @@ def name(update: int) -> str:
 
 def is_name(name: str) -> bool:
     """Return whether a checkpoint's folder can have this name."""
-    return paths.STEP.fullmatch(name) is not None
+    return STEP.fullmatch(name) is not None
 
 
 def numbers(folder: Path) -> list[int]:
     """Return the update counts of the checkpoints in a run's `ppo` folder, in order."""
-    return [int(path.name.removeprefix("step-")) for path in paths.steps(folder)]
+    return [int(path.name.removeprefix("step-")) for path in steps(folder)]
+
+
+def steps(folder: Path) -> list[Path]:
+    """Return the checkpoints in a run's `ppo` folder, in order."""
+    there = folder.iterdir() if folder.is_dir() else []
+    numbered = [(int(match[1]), path) for path in there if (match := STEP.fullmatch(path.name)) and path.is_dir()]
+    return [path for _, path in sorted(numbered)]
 
 
 def last(folder: Path) -> Path | None:
@@ -37,7 +49,7 @@ def near(folder: Path) -> list[Path]:
     for pattern in (".", "ppo", "*/ppo", "*/*/ppo"):
         series = [folder] if pattern == "." else sorted(folder.glob(pattern))
         there = [ppo / name(number) for ppo in series for number in numbers(ppo)]
-        there = [checkpoint for checkpoint in there if (checkpoint / artifacts.MANIFEST).exists()]
+        there = [checkpoint for checkpoint in there if (checkpoint / manifest.NAME).exists()]
         if there:
             return there
     return []
@@ -65,6 +77,14 @@ def settle(folder: Path) -> None:
     folders.sweep(folder)
 
 
+def restore(path: Path) -> None:
+    """Put a run back, as `settle` does, of which `path` is a part that has gone aside."""
+    if not path.exists():
+        for above in Path(os.path.abspath(path)).parents:
+            if above.name == "ppo":
+                settle(above)
+
+
 def _is_own(name: str) -> bool:
     return is_name(name) or name in ("metrics.jsonl", "training.png", "tensorboard")
 
@@ -79,7 +99,7 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
 
 def remedy(folder: Path) -> str:
     """Return what to do about a damaged checkpoint; to start over would put the others away."""
-    match = paths.STEP.fullmatch(folder.name)
+    match = STEP.fullmatch(folder.name)
     if match is None:
         return "name a folder that training_ppo.py has written"
     before = [number for number in numbers(folder.parent) if number < int(match[1])]
