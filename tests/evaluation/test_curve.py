@@ -159,7 +159,7 @@ def test_the_sentence_says_what_was_looked_at():
     told = curve.overoptimization([*points, point("c", 3, 1.8, 0.175)])["sentence"]
     assert told.endswith(
         "b is the least toxic to the judge, and none that is further from the start has a higher reward and is more "
-        "toxic to it by more than chance (a difference of 0.010)."
+        "toxic to it by more than chance alone makes (up to 0.010)."
     )
     unknown = curve.overoptimization([*points, point("c", 3, 1.8, 0.9)], tolerance=None)
     assert not unknown["turned_over"] and unknown["sentence"].startswith("Too little toxicity to tell")
