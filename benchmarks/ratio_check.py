@@ -69,7 +69,7 @@ def deviations(trainer: Any, rollout: Any, experience: Any) -> list[float]:
     found = []
     for rows in (together, *others):
         stats = accumulate(trainer, rollout, experience, rows, entropy=False)
-        found.append([float(stats["ratio_deviation"]), float(stats["ratio_first"])])
+        found.append([float(stats["ratio_deviation"]), float(stats["ratio_max_deviation"])])
     return [*found[0], *map(max, zip(*found[1:]))]
 
 
