@@ -183,10 +183,8 @@ def _read_parquet(path: Path) -> Iterator[Placed]:
     """Read a Parquet file; its rows, counted from 1, stand for lines."""
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            kinds = {field.name: field.type for field in file.schema_arrow}
-            columns = [
-                name for name, kind in kinds.items() if not pyarrow.types.is_temporal(kind)
-            ]  # Python has not all
+            # Times that Python can't hold are no texts.
+            columns = [field.name for field in file.schema_arrow if not pyarrow.types.is_temporal(field.type)]
             batches = file.iter_batches(batch_size=_BATCH, columns=columns)
             yield from numbered(str(path), (record for batch in batches for record in batch.to_pylist()))
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # such as text that is not UTF-8

@@ -57,7 +57,7 @@ def load_scorers(
             loaded[source] = load_classifier(*source, wanted.label)
         classifiers[role] = loaded[source].with_label(wanted.label)
     raised, label = classifiers["reward"], classifiers["toxicity"].label
-    if _same(measured, reward) and raised.label == label and not is_ill(label):
+    if raised.label == label and not is_ill(label) and _same(measured, reward):
         notes.tell(f"--toxicity.label={label} is what training raised: the report takes less of it for less toxicity")
     for role in ("toxicity", "judge"):
         classifiers[role].check_probabilities()

@@ -40,17 +40,16 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         name = curve.select(found, settings.select)
         extra |= {"selected": name, "selection_floor": settings.select}
         focus = next((case for case in cases if case.name == name), focus)
+    one_run = len({case.run for case in cases}) == 1
     if not curve.same_dialogues(found.values()):
         extra["comparison_note"] = (
             "These checkpoints were evaluated on different dialogues or with different prompts: compare the change of "
             "each, not what is left."
         )
-    one_run = len({case.run for case in cases}) == 1
-    if not one_run:
-        extra.setdefault(
-            "comparison_note",
+    elif not one_run:
+        extra["comparison_note"] = (
             "Runs are not tested against each other: what one has more or less than another may be chance. The report "
-            "of each says what is sure of it.",
+            "of each says what is sure of it."
         )
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}
     return found[focus.name] | curve.side_by_side(named, one_run) | extra, examples.read_examples(focus.target)

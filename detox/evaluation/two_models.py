@@ -58,8 +58,9 @@ def compare(
     sides = {"before": distribution(before, threshold), "after": distribution(after, threshold)}
     old, new = estimates(before, threshold), estimates(after, threshold)
     added, its = worth(before, threshold), worth(after, threshold)
-    differences = before.mean(axis=(1, 2)) - after.mean(axis=(1, 2))
-    differences[np.abs(differences) <= ROUNDING * before.mean(axis=(1, 2))] = 0.0
+    means = before.mean(axis=(1, 2))
+    differences = means - after.mean(axis=(1, 2))
+    differences[np.abs(differences) <= ROUNDING * means] = 0.0
     same = len(before) > 2 and not differences.any() and bool(np.isclose(before, after, ROUNDING, 0.0).all())
     result: dict[str, Any] = {"n": len(before), "samples_per_dialogue": after.shape[1] * after.shape[2]}
     for name in FIGURES:

@@ -31,8 +31,10 @@ def check(settings: config.PPOTraining) -> None:
     Raises:
         UserError: its package is missing.
     """
-    package = importlib.util.find_spec(settings.report_to) if settings.report_to != "none" else None
-    if settings.report_to != "none" and (package is None or package.origin is None):  # a folder, such as ./wandb
+    if settings.report_to == "none":
+        return
+    package = importlib.util.find_spec(settings.report_to)
+    if package is None or package.origin is None:  # a folder, such as ./wandb
         raise UserError(
             f"--report-to={settings.report_to}: needs `pip install {settings.report_to}`; or leave it out, "
             "metrics.jsonl and training.png are written anyway"

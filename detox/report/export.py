@@ -80,7 +80,8 @@ def export(settings: config.EvaluationStage, case: Case, found: Results) -> None
             try:
                 print(f"pushed: {hub_push.push(folder, settings.push_to_hub)}")
             except UserError as error:
-                raise UserError(f"{error}{f', without --export: {folder} is whole' * bool(settings.export)}") from None
+                otherwise = "" if settings.export is None else f", without --export: {folder} is whole"
+                raise UserError(f"{error}{otherwise}") from None
 
 
 def write(folder: Path, settings: config.EvaluationStage, case: Case, found: Results) -> None:

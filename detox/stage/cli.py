@@ -36,8 +36,8 @@ _ENVIRONMENT = (
 )
 
 
-safe: str | None = None
-"""What a stage has saved so far, and how to go on from there; told where it is stopped."""
+safe = ""
+"""What is saved so far, and how to go on from there; told where the stage is stopped."""
 
 
 class _Terminated(BaseException):
@@ -72,17 +72,17 @@ def run(
     environment.take_out_what_is_no_number()
     notes.forget()
     global safe
-    safe = None
+    safe = "nothing on disk is lost; type the same command again"
     words = list(sys.argv[1:] if argv is None else argv)
     before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     _late.clear()
-    again = "nothing on disk is lost; type the same command again"
     try:
         from detox.stage import parsing
 
         with _sigterm_raises():
             settings = parsing.parse(stage, words, description, of_run)
-            again = "nothing on disk is lost; the same command starts it over" if settings.overwrite else again
+            if settings.overwrite:
+                safe = "nothing on disk is lost; the same command starts it over"
             try:
                 code = main(settings) or 0
             except UserError as error:
@@ -94,9 +94,9 @@ def run(
     except UserError as error:
         return _tell_once(f"error: {error}", USER_ERROR)
     except KeyboardInterrupt:
-        return _tell_once(f"interrupted: {safe or again}", INTERRUPTED, _MOMENT)
+        return _tell_once(f"interrupted: {safe}", INTERRUPTED, _MOMENT)
     except _Terminated:
-        return _tell_once(f"terminated: {safe or again}", TERMINATED, _MOMENT)
+        return _tell_once(f"terminated: {safe}", TERMINATED, _MOMENT)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _OWN:
             raise
