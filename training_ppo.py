@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import config
-from detox.stage import cli, commands, lack_of_memory, run_preset
+from detox.stage import checkpoint_folders, cli, commands, lack_of_memory, manifest, notes, run_preset
+from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from detox.model.policy import LoraFactors
     from detox.ppo.prompt_stream import PromptStream
     from detox.ppo.trainer import Seq2SeqPPOTrainer
@@ -34,9 +37,31 @@ class Parts(NamedTuple):
     prompts: PromptStream
 
 
+def of_run(settings: config.PPOTraining, named: Set[str]) -> list[str]:
+    """Return what to type for the preset to be the run's, and the adapter its own where the preset's is embedded.
+
+    A run that has begun otherwise goes on as it began.
+
+    Args:
+        settings: with what is usual where nothing else is said.
+        named: flags that the user has set.
+    """
+    words = run_preset.words(settings, named)
+    run = Path(settings.checkpoints) / settings.run_name
+    usual = settings.of_preset(words[-1] if words else settings.preset).model.adapter
+    last, own = checkpoint_folders.last(run / "ppo"), run / "lora"
+    begun_so = last is None or lookup(manifest.glance(last), "inputs", "lora") is not None
+    if "--model.adapter" in named or not usual.startswith("demo:") or not begun_so:
+        return words
+    if not (own / manifest.NAME).is_file():
+        return words
+    notes.tell(f"--model.adapter auto, as {own} is there")
+    return [*words, "--model.adapter", "auto"]
+
+
 def main(settings: config.PPOTraining) -> int:
     from detox.ppo import resume, trackers
-    from detox.stage import checkpoint_folders, parallel, run_lock
+    from detox.stage import parallel, run_lock
 
     run = Path(settings.checkpoints) / settings.run_name
     processes = parallel.start(settings.device)
@@ -70,8 +95,7 @@ def main(settings: config.PPOTraining) -> int:
 def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path], config.PPOTraining]:
     """Return the artefacts that this stage reads, checked, and the settings with `--model.adapter auto` resolved."""
     from detox.ppo import checkpoint_record
-    from detox.stage import artifacts, checkpoint_folders, manifest, notes, paths
-    from detox.stage.figures import lookup
+    from detox.stage import artifacts, paths
 
     inputs = {"prepared": run / "prepared"}
     last = checkpoint_folders.last(run / "ppo")
@@ -229,7 +253,6 @@ def save(
     """
     from detox.ppo import checkpoint
     from detox.report.training_curves import training_png
-    from detox.stage import checkpoint_folders
 
     training_png(progress["metrics"], folder / "training.png")
     checkpoint.save(
@@ -256,7 +279,6 @@ def saved(settings: config.PPOTraining, updates: int) -> str:
 def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by: int | None) -> int:
     """Say what was written and what to type next; return the exit code."""
     from detox.ppo.next_step import next_step
-    from detox.stage import checkpoint_folders
 
     updates = parts.trainer.updates_done
     if updates >= settings.ppo.updates:
@@ -273,4 +295,4 @@ def finish(settings: config.PPOTraining, parts: Parts, folder: Path, stopped_by:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(config.PPOTraining, main, description=__doc__, of_run=run_preset.words))
+    sys.exit(cli.run(config.PPOTraining, main, description=__doc__, of_run=of_run))

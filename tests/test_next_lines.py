@@ -44,8 +44,8 @@ SIZES = {
 
 
 def run(script: str, *words: str) -> int:
-    of_run = evaluate_ppo.of_run if script == "evaluate_ppo.py" else None
-    return cli.run(config.STAGES[script], MAINS[script], list(words), of_run=of_run)
+    of_run = {"evaluate_ppo.py": evaluate_ppo.of_run, "training_ppo.py": training_ppo.of_run}
+    return cli.run(config.STAGES[script], MAINS[script], list(words), of_run=of_run.get(script))
 
 
 def typed(line: str) -> list[str]:
@@ -246,6 +246,27 @@ def test_the_adapter_of_a_preset_on_another_base_is_told(tmp_path, monkeypatch, 
     training_ppo.find_inputs(replace(demo, model=replace(demo.model, base="own")), prepared.parent)
     told = "note: --model.adapter demo:lora is the preset's, for demo:base; for own say auto, none or your own\n"
     assert capsys.readouterr().err == told
+
+
+def test_the_adapter_of_the_run_goes_before_an_embedded_one_but_not_in_a_run_that_began_otherwise(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    demo, run = config.preset(config.PPOTraining, "demo"), Path("checkpoints/demo")
+    assert training_ppo.of_run(demo, {"--preset"}) == []
+    with artifacts.publish(run / "lora", stage="training_lora", settings=config.preset(config.LoraTraining, "demo")):
+        pass
+    assert training_ppo.of_run(demo, {"--preset", "--model.adapter"}) == []
+    assert training_ppo.of_run(config.PPOTraining(run="demo"), {"--run"}) == [], "auto finds it"
+    assert capsys.readouterr().err == ""
+    assert training_ppo.of_run(demo, {"--preset"}) == ["--model.adapter", "auto"]
+    assert capsys.readouterr().err == "note: --model.adapter auto, as checkpoints/demo/lora is there\n"
+    for inputs, taken in (({}, []), ({"lora": run / "lora"}, ["--model.adapter", "auto"])):
+        with artifacts.publish(
+            run / "ppo" / f"step-000{1 + len(inputs)}", stage="training_ppo", settings=demo, inputs=inputs
+        ):
+            pass
+        assert training_ppo.of_run(demo, {"--preset"}) == taken
 
 
 def test_the_judge_is_the_one_that_a_preset_has_beside_the_reward_model(tmp_path, monkeypatch, capsys):

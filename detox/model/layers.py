@@ -20,6 +20,9 @@ Layer = Any
 Product = Callable[[Tensor], Tensor]
 """What multiplies rows with a weight."""
 
+LARGE = 2**14
+"""Outputs that only a language-model head has; smaller weights in float32 gain nothing from being laid out once."""
+
 Known = tuple[Tensor, Tensor]
 """A product x W' that is there already: [more rows, out], and [N] int64, which of its rows are x's."""
 
@@ -84,21 +87,28 @@ class LinearsOfFew:
 def packed_product(*weights: Tensor) -> Product | None:
     """Return what gives x W' [n, out] of a few rows x [n, in] from a copy of weights, or None if that gains nothing.
 
-    On a CPU, oneDNN lays a bfloat16 weight out anew in every product, which takes longer than to multiply few rows;
-    the copy, in which the rows of all weights [each, in] follow each other, is laid out once.
+    On a CPU a product lays its weight out anew each time, which takes longer than to multiply few rows: any weight in
+    bfloat16, in float32 (by MKL) one as large as a language-model head. The copy, in which the rows of all weights
+    [each, in] follow each other, is laid out once.
     """
     weight = weights[0].detach()
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     try:  # what torch.compile calls, and another version of torch may not have
         supported, reorder = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._reorder_linear_weight
         linear = torch.ops.mkldnn._linear_pointwise
     except AttributeError:
         return None
-    if not supported():
+    if not packs(weight.dtype, len(weight)) or (weight.dtype == torch.bfloat16 and not supported()):
         return None
     packed = reorder(torch.cat(weights).detach() if len(weights) > 1 else weight)
     return lambda x: linear(x, packed, None, "none", [], "")
+
+
+def packs(dtype: torch.dtype, outputs: int) -> bool:
+    """Return whether a weight of so many outputs is laid out once for the few rows of a rollout on a CPU."""
+    large = dtype == torch.float32 and outputs >= LARGE and torch.backends.mkl.is_available()
+    return large or dtype == torch.bfloat16
 
 
 def _stacked_factors(layers: Sequence[Layer]) -> tuple[Tensor, Tensor] | None:

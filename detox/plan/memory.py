@@ -3,8 +3,8 @@
 Everything is counted in bytes, for the worst case: every prompt of a rollout as long as the longest, every
 summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2), d for the model's width.
 
-- backbone: w a parameter. The reference is inside it. Where it is sharded (`detox.model.sharding`), a process holds its
-  part of every block, the one that it works on and the next in full, and all that is no block.
+- base model: w a parameter. The reference is inside it. Where it is sharded (`detox.model.sharding`), a process holds
+  its part of every block, the one that it works on and the next in full, and all that is no block.
 - adapters: 8 a parameter (float32 weight and gradient); the value head likewise.
 - optimizer: 20 a parameter that is trained: Adam's two moments, and the copy of the weight and of both that
   an update is taken back to where it fails.
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from detox.model.devices import choose_dtype, traits
+from detox.model.layers import packs
 from detox.model.logprobs import CHUNK
 from detox.model.packed_t5 import KNOWN_BYTES
 from detox.plan.model_sizes import Sizes, reads_prompt, rows
@@ -96,18 +97,18 @@ def plan(
     rollout = left + _rollout(settings, sizes, device, query_tokens, packed, whole=shards == 1)
     update = left + _update(settings, sizes, device, query_tokens, packed)
     step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
-    if on_cpu and w == 2:
+    if on_cpu and packs(dtype, sizes.vocabulary):
         step_logits += sizes.vocabulary * sizes.d * w  # the head, laid out for few rows
     chunk_logits = min(CHUNK, answers) * w + min(CHUNK, answers, traits(device).softmax_rows) * (8 if w == 4 else 12)
     chunk_logits *= sizes.vocabulary
     in_rollout = rollout + step_logits >= update + chunk_logits
     adapters, value_head = sizes.adapter_parameters(ppo.lora_r), sizes.d + 1
-    backbone = sizes.weights
+    weights = sizes.weights
     if shards > 1:
         blocks = sizes.encoder_blocks + sizes.decoder_blocks
-        backbone += blocks // shards - blocks + 2 * sizes.largest_block
+        weights += blocks // shards - blocks + 2 * sizes.largest_block
     parts = {
-        "backbone": backbone * w,
+        "base model": weights * w,
         "adapters": adapters * 8,
         "value head": value_head * 8,
         "optimizer": (adapters + value_head) * 20,
@@ -128,7 +129,7 @@ def plan(
 def _rollout(
     settings: config.PPOTraining, sizes: Sizes, device: torch.device, query_tokens: int, packed: bool, whole: bool
 ) -> int:
-    """Bytes that encoding or generating takes, whichever is more; of a `whole` backbone also the merged weights,
+    """Bytes that encoding or generating takes, whichever is more; of a `whole` base also the merged weights,
     in bfloat16 on a CPU those that are laid out anew."""
     ppo, dtype = settings.ppo, choose_dtype(settings.dtype, device)
     tokens, a = ppo.batch_size * query_tokens, _inside_attention(dtype, device, packed)

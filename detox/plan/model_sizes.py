@@ -26,7 +26,7 @@ class Sizes:
     Attributes:
         d, inner, d_ff: widths of residual stream, attention (heads x head size) and feed-forward layer.
         activation: arguments of the activation, in units of d_ff: 2 where it is gated.
-        weights: parameters of the backbone.
+        weights: parameters of the base model.
         encoder_blocks, decoder_blocks: parameters of the layers of each stack, without embeddings and head.
         adapted: layers with a LoRA, name -> (in, out).
     """

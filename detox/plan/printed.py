@@ -83,11 +83,11 @@ def several_devices(task: Task) -> list[str]:
     if settings.plan_budget_gb is not None:
         fits = [task.largest_microbatch(count) or "none" for count in counts]
         lines.append(_row(f"  microbatch in {settings.plan_budget_gb:g} GB", fits))
-    lines += ["", "an update, backbone whole on each", *_update_rows(updates, alone)]
+    lines += ["", "an update, base model whole on each", *_update_rows(updates, alone)]
     lines += [
         "",
-        "an update, backbone sharded (configs/fsdp.yaml)",
-        _row("  backbone of each, MB", [made.parts["backbone"] / MB for made in sharded]),
+        "an update, base model sharded (configs/fsdp.yaml)",
+        _row("  base model of each, MB", [made.parts["base model"] / MB for made in sharded]),
         _row("  peak of each, MB", [made.peak / MB for made in sharded]),
         _row("  decoder whole as well, MB", [made.decoder / MB for made in sharded]),
         *_update_rows(spread, alone),

@@ -16,7 +16,7 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 from detox.model import devices, packed_t5
 from detox.model.engine import unpack
 from detox.model.hugging_face import HuggingFaceEngine
-from detox.model.layers import LinearsOfFew, linears, packed_product
+from detox.model.layers import LARGE, LinearsOfFew, linears, packed_product
 from detox.model.packed_t5 import PackedT5Engine
 from detox.model.sampling import Sampling, uniforms
 
@@ -425,19 +425,26 @@ def test_few_rows_in_bfloat16_are_nearer_to_the_exact_product():
     torch.testing.assert_close(LinearsOfFew(torch.float32)(x, *layers), alone)
 
 
+@pytest.mark.parametrize(("dtype", "outputs"), [(torch.bfloat16, 80), (torch.float32, LARGE)])
 @torch.no_grad()
-def test_a_packed_weight_gives_the_product_of_any_number_of_rows():
+def test_a_packed_weight_gives_the_product_of_any_number_of_rows(dtype, outputs):
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(80, 32, generator=generator).bfloat16()
+    weight = torch.randn(outputs, 32, generator=generator).to(dtype)
     product = packed_product(weight)
-    if devices.choose_dtype("auto", torch.device("cpu")) != torch.bfloat16 and product is None:
+    if product is None and dtype == torch.bfloat16 and devices.choose_dtype("auto", torch.device("cpu")) != dtype:
         pytest.skip("this CPU computes no product in bfloat16")
+    if product is None and dtype == torch.float32 and not torch.backends.mkl.is_available():
+        pytest.skip("this CPU's products lay nothing out")
+    tolerance = 2**-7 if dtype == torch.bfloat16 else 1e-5
     for count in (1, 3, 16, 130):
-        x = torch.randn(count, 32, generator=generator).bfloat16()
+        x = torch.randn(count, 32, generator=generator).to(dtype)
         found = product(x)
-        assert found.dtype == torch.bfloat16
-        torch.testing.assert_close(found.float(), x.float() @ weight.float().T, rtol=2**-7, atol=2**-7)
-    assert packed_product(weight.float()) is None
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), x.float() @ weight.float().T, rtol=tolerance, atol=tolerance)
+
+
+def test_a_small_weight_in_float32_is_not_packed():
+    assert packed_product(torch.ones(LARGE - 1, 2)) is None
 
 
 @torch.no_grad()

@@ -157,7 +157,7 @@ def test_counts_parameters_as_the_models_have_them(world, base, scope, targets):
     task = read(settings, world / "no-run", 512)
     found = task.plan_memory().parts
     assert task.packed == (base != "bart") and not task.notes
-    assert found["backbone"] == 4 * weights
+    assert found["base model"] == 4 * weights
     assert found["adapters"] == 8 * sum(parameter.numel() for parameter in trained)
     assert found["value head"] == 8 * sum(parameter.numel() for parameter in made.v_head.parameters())
     assert found["reward model"] == 4 * sum(parameter.numel() for parameter in classifier.parameters())
@@ -194,7 +194,7 @@ def test_command_prints_the_plan_without_weights_or_prompts(world, capsys):
     assert cli.run(config.PPOTraining, training_ppo.main, flags) == 0
     told = capsys.readouterr().out
     for part in (
-        "backbone",
+        "base model",
         "adapters",
         "value head",
         "optimizer",
@@ -349,7 +349,7 @@ def test_devices_among_which_the_blocks_are_sharded_hold_a_part_and_fetch_the_re
     task = read(settings_for("t5", batch_size=16, minibatch_size=8, ppo_epochs=1), world / "no-run", 512)
     summarizer = task.summarizer
     layers = summarizer.encoder_blocks + summarizer.decoder_blocks
-    whole, four = task.plan_memory(4).parts["backbone"], task.plan_memory(4, sharded=True).parts["backbone"]
+    whole, four = task.plan_memory(4).parts["base model"], task.plan_memory(4, sharded=True).parts["base model"]
     assert whole - four == 4 * (layers - layers // 4 - 2 * summarizer.largest_block)
     assert task.plan_memory(4, sharded=True).decoder == 4 * (summarizer.decoder_blocks - summarizer.decoder_blocks // 4)
     made = task.plan_update(MACHINE, 4, sharded=True)
@@ -366,7 +366,7 @@ def test_command_plans_a_large_model_for_many_gpus_without_hub_or_gpu(offline, c
     told = capsys.readouterr().out
     rows = {line[:28].strip(): line[28:].split() for line in told.splitlines()}
     assert rows["devices"] == ["1", "2", "64"] and rows["prompts of each"] == ["128", "64", "2"]
-    assert rows["backbone"] == [f"{PUBLISHED['google/flan-t5-xxl'] * 2 / 2**20:,.0f}"] * 3
+    assert rows["base model"] == [f"{PUBLISHED['google/flan-t5-xxl'] * 2 / 2**20:,.0f}"] * 3
     assert len(rows["microbatch in 80 GB"]) == len(rows["weights fetched, MB"]) == 3
     assert rows["times as fast as one"][0] == "1.00"
     for said in ("google/flan-t5-xxl: not in reach", "A100's data sheet", "50.00 GB a second", "--plan-link-rate"):
