@@ -20,7 +20,16 @@ import config
 import data_preparation
 import evaluate_ppo
 import training_ppo
-from detox.evaluation import checkpoints, curve, examples, scorers, summaries, task
+from detox.evaluation import (
+    checkpoints,
+    curve,
+    examples,
+    pooling,
+    scorers,
+    several_checkpoints,
+    summaries,
+    task,
+)
 from detox.ppo import checkpoint_record
 from detox.stage import artifacts, cli, parsing, run_lock
 from detox.stage.manifest import sealed
@@ -589,8 +598,21 @@ def test_runs_that_differ_by_seed_are_pooled(again, capsys, monkeypatch):
     each = [read(again / f"r{seed}/evaluation/step-0002")["toxicity"]["mean"]["reduction"] for seed in (0, 1)]
     assert found["pooled"]["mean"]["each"] == pytest.approx(each)
     assert found["pooled"]["runs"] == 2 and found["pooled"]["names"] == ["r0/step-0002", "r1/step-0002"]
-    assert found["samples_per_dialogue"] == 4 and "checkpoints" not in found
-    assert "Several runs" in (folder / "report.md").read_text()
+    assert found["samples_per_dialogue"] == 2 and "checkpoints" not in found
+    page = (folder / "report.md").read_text()
+    assert "Several runs" in page and "with 2 sampled summaries each, in each of 2 runs" in page
+    assert "Most toxic of 2 samples" in page
+    assert all(name in found["command"] for name in names) and found["training_seed"] == "0, 1"
+    assert found["training"]["updates"] == 2 and not {"command", "trained"} & found["training"].keys()
+    cases = checkpoints.find(config.EvaluationStage(run="r0", checkpoint=tuple(names)), config.PPOTraining)
+    of_last = {"baseline_note": "PPO does not beat it", "bert_score": {}}
+    monkeypatch.setattr(examples, "read_results", lambda folder: read(folder) | of_last)
+    monkeypatch.setattr(pooling, "pool", lambda *given: ({"alarms": []}, []))
+    settings = parsing.parse(config.EvaluationStage, ["--run", "r0", *MODELS, *SIZES])
+    pooled, _ = several_checkpoints.compare(settings, cases)
+    assert not of_last.keys() & pooled.keys() and pooled["models"] == found["models"], "of one run alone"
+    monkeypatch.undo()
+    monkeypatch.chdir(again.parent)
     assert run("--checkpoint", names[0], "checkpoints/r1/ppo/step-0001") == 0
     shown = capsys.readouterr().out
     assert "r1/step-0001" in shown and "Change over runs" not in shown, "other updates are not another seed"

@@ -107,12 +107,18 @@ def too_little(name: str, worth: np.ndarray, left: float | None = None) -> str |
     if carry < LEAST_CARRIERS:
         wanting += [f"{carry} of {n} dialogues carry nine tenths of the toxicity, where {LEAST_CARRIERS} are needed"]
     if total < LEAST_TOXICITY:
-        wanting += [f"{_WORTH[name]}, before and after, add up to {total:.1f}, where {LEAST_TOXICITY:.0f} is needed"]
+        seen = _below(LEAST_TOXICITY, total)
+        wanting += [f"{_WORTH[name]}, before and after, add up to {seen}, where {LEAST_TOXICITY:.0f} is needed"]
     if wanting:
         return f"No interval: {'; '.join(wanting)}."
     if left is not None and left < LEAST_LEFT:
         return (
-            f"No interval: the {_WORTH[name]} that are left add up to {left:.1f}; below a sum of "
+            f"No interval: the {_WORTH[name]} that are left add up to {_below(LEAST_LEFT, left)}; below a sum of "
             f"{LEAST_LEFT:.0f}, by how much it fell is not known well."
         )
     return None
+
+
+def _below(limit: float, number: float) -> str:
+    """Write a number to one place such that it is below a limit there too."""
+    return f"{min(round(number, 1), limit - 0.1):.1f}"

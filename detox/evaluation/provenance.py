@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from detox.evaluation import folders
 from detox.evaluation.checkpoints import Case
+from detox.evaluation.examples import Results
 from detox.evaluation.task import Task
 from detox.model.engine import Engine
 from detox.ppo import checkpoint_record
 from detox.stage import commands, notes
+
+if TYPE_CHECKING:
+    import config
+
 
 _PROGRAMS = ("torch", "transformers", "peft", "trl")
 
@@ -43,13 +49,27 @@ def provenance(task: Task, case: Case, engine: Engine) -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in _PROGRAMS},
         "unknown": task.unknown,
         **notes.for_manifest(),
-        "command": commands.command(
-            "evaluate_ppo.py",
-            settings,
-            "--checkpoint",
-            str(case.checkpoint),
-            *commands.changed(settings, folders.decides),
-        ),
+        "command": command(settings, [case]),
+    }
+
+
+def command(settings: config.EvaluationStage, cases: Sequence[Case]) -> str:
+    """Return what to type for checkpoints to be evaluated again as they were."""
+    checkpoints = (str(case.checkpoint) for case in cases)
+    decided = commands.changed(settings, folders.decides)
+    return commands.command("evaluate_ppo.py", settings, "--checkpoint", *checkpoints, *decided)
+
+
+def of_all(each: Sequence[Results]) -> Results:
+    """Return of several runs' results what says how they came about, as far as that is the same for all."""
+    first, *others = each
+    names = ("models", "engine", "threads", "versions", "unknown", "pickles")
+    shared = {
+        name: first[name] for name in names if name in first and all(one.get(name) == first[name] for one in others)
+    }
+    training = first["training"].items()
+    return shared | {
+        "training": {key: value for key, value in training if all(one["training"].get(key) == value for one in others)}
     }
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detox.evaluation import curve, examples, pooling, power, results
+from detox.evaluation import curve, examples, pooling, power, provenance, results
 from detox.evaluation.alarms import ON_MEASUREMENT
 from detox.evaluation.checkpoints import Case, differ_by_seed
 from detox.evaluation.examples import Line, Results
 from detox.stage.errors import UserError, printable
-from detox.stage.figures import fall, signed
+from detox.stage.figures import decimal, fall, signed
 
 if TYPE_CHECKING:
     import config
@@ -33,9 +33,10 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
         pooled, lines = pooling.pool(found, [examples.read_examples(case.target) for case in cases], settings)
         extra |= {"run": f"{len(cases)} runs", "checkpoint": ", ".join(found)}
         extra |= {"training_seed": ", ".join(str(case.training.seed) for case in cases)}
+        extra |= {"command": provenance.command(settings, cases)}
         of_all = [alarm for each in found.values() for alarm in each["alarms"] if alarm["name"] in ON_MEASUREMENT]
         pooled["alarms"] += {alarm["sentence"]: alarm for alarm in of_all}.values()
-        return found[focus.name] | pooled | extra, lines
+        return pooled | provenance.of_all(list(found.values())) | extra, lines
     if settings.select is not None:
         name = curve.select(found, settings.select)
         extra |= {"selected": name, "selection_floor": settings.select}
@@ -51,6 +52,8 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
             "Runs are not tested against each other: what one has more or less than another may be chance. The report "
             "of each says what is sure of it."
         )
+    if not curve.same_reward(found.values()):
+        extra["comparison_note"] += " Their reward scores are of different reward models, and can't be compared."
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}
     return found[focus.name] | curve.side_by_side(named, one_run) | extra, examples.read_examples(focus.target)
 
@@ -94,7 +97,7 @@ def table(found: Results) -> str:
     for name, point in zip(called, found["checkpoints"], strict=True):
         alarms = f"   ALARM: {', '.join(point['alarms'])}" if point.get("alarms") else ""
         lines.append(
-            f"{name:{width}}  {point['sqrt_kl']:7.3f}  {point['score_mean']:7.3f}"
+            f"{name:{width}}  {point['sqrt_kl']:7.3f}  {decimal(point['score_mean'], 3):>7}"
             f"  {point['toxicity_mean']:8.4f} {point['judge_mean']:8.4f}  {point['rougeL']:7.4f}{alarms}"
         )
     if "comparison_note" in found:

@@ -44,7 +44,7 @@ def compare(
         alpha: chance of a miss of each interval, and level of the verdict.
 
     Returns:
-        `n`, `samples_per_dialogue` (of all runs); for each of FIGURES (see `distribution`): `before`, `after`,
+        `n`, `samples_per_dialogue` (in each run); for each of FIGURES (see `distribution`): `before`, `after`,
         `reduction` as a fraction of before (positive = improved; None where before is 0 and after is not), its
         `ci95` (None where there is none) and, where too little toxicity is the reason, a `note` that says so;
         `quantiles` before and after; `difference`: before minus after of the mean, likewise; `paired_sd`, the
@@ -62,7 +62,7 @@ def compare(
     differences = means - after.mean(axis=(1, 2))
     differences[np.abs(differences) <= ROUNDING * means] = 0.0
     same = len(before) > 2 and not differences.any() and bool(np.isclose(before, after, ROUNDING, 0.0).all())
-    result: dict[str, Any] = {"n": len(before), "samples_per_dialogue": after.shape[1] * after.shape[2]}
+    result: dict[str, Any] = {"n": len(before), "samples_per_dialogue": after.shape[2]}
     for name in FIGURES:
         bounds = intervals.reduction_interval(old[name], new[name], alpha, few=name == "std")
         entry: dict[str, Any] = {side: values[name] for side, values in sides.items()}

@@ -109,11 +109,12 @@ def measured(record: Example) -> str:
 
 
 def side_by_side(example: Example) -> Table:
-    """Return the summaries before and after with their toxicity."""
+    """Return the summaries before and after with their toxicity; of runs that were pooled there are more after."""
 
-    def cells(record: Example) -> tuple[str, str]:
-        return str(record.get("summary", "")), decimal(record.get("toxicity"))
+    def cells(record: Example | None) -> tuple[str, str]:
+        return ("", "") if record is None else (str(record.get("summary", "")), decimal(record.get("toxicity")))
 
-    pairs = zip(summaries(example, "before"), summaries(example, "after"), strict=False)
-    rows = tuple((label, *cells(old), *cells(new)) for (label, old), (_, new) in pairs)
+    before, after = (dict(summaries(example, side)) for side in ("before", "after"))
+    labels = max(before, after, key=len)
+    rows = tuple((label, *cells(before.get(label)), *cells(after.get(label))) for label in labels)
     return Table(("", "Before", "Toxicity", "After", "Toxicity"), rows)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from detox.report.table import Table
+from detox.stage import versions
 from detox.stage.figures import lookup
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ _ELSEWHERE = {*_SIZES, "rouge_unicode", "verdict", "verdict_sentence", "verdict_
 
 def table(results: Results) -> Table:
     """Return all of `results` that says what was evaluated and how."""
-    training, versions = lookup(results, "training") or {}, lookup(results, "versions")
+    training, installed = lookup(results, "training") or {}, lookup(results, "versions")
     rows = [(f"{role} model", str(name)) for role, name in (lookup(results, "models") or {}).items()]
     rows += [
-        (label, f"{training[key]:,}" if isinstance(training[key], int) else str(training[key]))
+        (label, f"{training[key]:,}" if isinstance(training[key], int) else _plain(str(training[key])))
         for key, label in _TRAINING.items()
         if training.get(key) is not None
     ]
@@ -44,6 +45,12 @@ def table(results: Results) -> Table:
         if isinstance(value, (str, int, float)) and key not in _ELSEWHERE
     ]
     rows += [(label, str(results[key])) for key, label in _SIZES.items() if key in results]
-    if isinstance(versions, Mapping):
-        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    if isinstance(installed, Mapping):
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in installed.items())))
     return Table(("What", "Value"), tuple(rows), labels=2)
+
+
+def _plain(value: str) -> str:
+    """Say in words that a commit is not all of the code."""
+    commit = value.removesuffix(versions.DIRTY)
+    return value if commit == value else f"{commit}, and changes that are in no commit"

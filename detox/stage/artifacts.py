@@ -129,8 +129,6 @@ def read_manifest(
 def _refuse_existing(target: Path, stage: str, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
-    if not overwrite:
-        raise UserError(f"{paths.shown(target)} exists; pass --overwrite to replace it, or choose another --run")
     if not (target / MANIFEST).is_file():
         raise UserError(
             f"{paths.shown(target)} has no {MANIFEST}, so it is not replaced; move it away, or choose another --run"
@@ -141,6 +139,8 @@ def _refuse_existing(target: Path, stage: str, overwrite: bool) -> None:
             f"{paths.shown(target)} was written by {printable(repr(written), 60)}, so it is not replaced; move it "
             "away, or choose another --run"
         )
+    if not overwrite:
+        raise UserError(f"{paths.shown(target)} exists; pass --overwrite to replace it, or choose another --run")
 
 
 def _source(target: Path, folder: Path) -> dict[str, Any]:

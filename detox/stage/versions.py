@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "evaluate")
+DIRTY = "-dirty"
+"""What git says of a commit behind which there are changes."""
 
 
 def installed() -> dict[str, str | None]:
@@ -24,12 +26,19 @@ def installed() -> dict[str, str | None]:
 
 @functools.cache
 def git_rev() -> str | None:
-    """Return the commit of this program, or None where it is not a git checkout of its own."""
+    """Return the commit of this program, `-dirty` behind it where files of it were changed since; None without a git
+    checkout of its own."""
     root = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=True)
-        top, commit = done.stdout.decode().splitlines()
+        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top) != root:
+            return None
+        return f"{commit}{DIRTY}" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return commit if Path(top) == root else None
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=True)
+    return done.stdout.decode()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 
-from detox.evaluation import curve, pooling
+from detox.evaluation import curve, pooling, several_checkpoints
 from detox.report import pages
 from detox.stage.errors import UserError
 from tests.evaluation.fabricated import (
@@ -52,6 +53,23 @@ def test_the_curve_shows_over_optimization(settings):
     path["step-0010"]["rouge"]["rougeL"]["ci95"] = [-0.2, -0.1]
     told = "The interval of ROUGE-L's change lies below 0 at step-0010."
     assert [curve.side_by_side(path, one)["rouge_sentence"] for one in (True, False)] == [told, told]
+
+
+def test_rewards_of_different_models_have_no_common_start(settings):
+    found = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
+    runs = {
+        "a/step-0001": with_figures(found, 1.0, 2.0, 0.1, 0.8),
+        "b/step-0001": with_figures(found, 1.0, 9.0, 0.1, 0.8),
+    }
+    start = curve.side_by_side(runs, one_run=False)["checkpoints"][0]
+    assert (start["name"], start["score_mean"]) == ("reference", found["reward"]["before"])
+    runs["b/step-0001"]["reward"]["before"] += 1
+    assert not curve.same_reward(runs.values())
+    shown = curve.side_by_side(runs, one_run=False)
+    assert shown["checkpoints"][0]["score_mean"] is None and shown["checkpoints"][0]["judge_mean"] > 0
+    assert re.search(r"\nstarting model +0.000 +n/a ", several_checkpoints.table(shown))
+    runs["b/step-0001"]["toxicity"]["mean"]["before"] += 0.1
+    assert curve.same_reward(runs.values()), "other dialogues have other rewards"
 
 
 def test_select_keeps_the_floor_and_refuses_the_test_split(settings):
@@ -101,7 +119,7 @@ def test_runs_are_pooled_with_their_range(settings):
     assert found["pooled"]["mean"]["low"] == pytest.approx(min(cuts))
     assert found["pooled"]["mean"]["high"] == pytest.approx(max(cuts))
     assert found["pooled"]["judge_mean"]["low"] < found["pooled"]["judge_mean"]["high"]
-    assert found["verdict"] == "reduced" and found["samples_per_dialogue"] == 6
+    assert found["verdict"] == "reduced" and found["samples_per_dialogue"] == 2
     after = [one["toxicity"]["mean"]["after"] for one in each.values()]
     assert found["toxicity"]["mean"]["after"] == pytest.approx(np.mean(after))
     distinct = [one["drift"]["distinct_2"]["after"] for one in each.values()]

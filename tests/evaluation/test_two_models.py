@@ -184,6 +184,7 @@ def test_what_carries_an_interval_is_counted_where_the_limits_are():
     assert few(plenty[:2]) == "2 dialogues give no interval."
     assert few(plenty[:1]) == "1 dialogue gives no interval." and few(3 * plenty[:3]) is not None
     assert "mean squares of toxicity, before and after, add up to 5.9" in too_little("std", np.full(100, 0.0594))
+    assert "add up to 5.9," in few(np.full(100, 0.0599)) and "add up to 0.9;" in few(plenty, 0.99), "not 6.0 and 1.0"
 
 
 def test_a_missing_interval_says_why():
@@ -387,7 +388,7 @@ def test_figures_of_several_runs_are_the_means_of_theirs():
     runs = [simulate(rng, 80, effect=effect)[1] for effect in (0.0, 0.5, 0.8)]
     together = st.compare(before, np.stack(runs, axis=1), resamples=100)
     each = [st.compare(before, run, resamples=100) for run in runs]
-    assert together["samples_per_dialogue"] == 12
+    assert together["samples_per_dialogue"] == 4
     for name in ("mean", "std", "expected_max", "any_toxic"):
         assert together[name]["before"] == pytest.approx(each[0][name]["before"])
         assert together[name]["after"] == pytest.approx(np.mean([one[name]["after"] for one in each]))

@@ -14,7 +14,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from detox.report import drawing, headline, pages, plots, terminal
+from detox.report import drawing, headline, pages, plots, provenance, terminal
+from detox.report import examples as examples_module
 from tests.report.invented import HOSTILE, example
 
 SHOWN = HOSTILE.replace("\u202e", "")
@@ -167,6 +168,31 @@ def test_the_count_of_dialogues_that_moved_beyond_chance_stands_over_the_example
         assert "Chance alone moves 5 by more than that" in form and said < form.index("Largest improvements")
     del results["moved"]
     assert "Chance alone moves" not in pages.html(results, examples)
+
+
+def test_examples_of_pooled_runs_keep_each_summary_in_its_row():
+    made = example("one", 0.8, 0.1)
+    before, after = made["before"], made["after"]
+    before["samples"], after["samples"] = before["samples"][:1], [dict(after["samples"][0], summary=s) for s in "xyz"]
+    rows = examples_module.side_by_side(made).rows
+    assert [row[0] for row in rows] == ["sample 1", "sample 2", "sample 3", "greedy"]
+    assert [row[3] for row in rows] == ["x", "y", "z", after["greedy"]["summary"]]
+    assert [row[1] for row in rows] == [before["samples"][0]["summary"], "", "", before["greedy"]["summary"]]
+
+
+def test_only_slices_with_an_interval_hold_jointly(results):
+    part = results["slices"]["long ones"]
+    results["slices"] |= {name: part for name in ("short ones", "loud ones")}
+    bare = {key: value for key, value in part.items() if key != "mean"} | {"mean": part["mean"] | {"ci95": None}}
+    for count, told in ((3, "The 3 intervals hold jointly"), (2, "The 2 intervals hold jointly"), (1, ""), (0, "")):
+        shown = dict(zip(results["slices"], [part] * count + [bare] * (3 - count)))
+        page = pages.markdown(results | {"slices": shown}, [])
+        assert (told in page) and ("hold jointly" in page) is bool(told)
+
+
+def test_a_commit_with_changes_behind_it_is_told(results):
+    for commit, told in (("abc", "abc"), ("abc-dirty", "abc, and changes that are in no commit")):
+        assert ("commit", told) in provenance.table(results | {"training": {"commit": commit}}).rows
 
 
 def test_any_key_may_be_missing(results, monkeypatch):

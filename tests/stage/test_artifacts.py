@@ -97,14 +97,16 @@ def test_an_existing_target_is_refused_before_any_work(artefact):
     assert tree(artefact.parent) == before
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("contents", [{}, {"thesis.txt": "the only copy"}])
-def test_what_is_no_artefact_is_never_replaced(tmp_path, contents):
+def test_what_is_no_artefact_is_never_replaced(tmp_path, contents, overwrite):
+    """Nor is it advised, which would be in vain."""
     folder = tmp_path / "prepared"
     folder.mkdir()
     for name, text in contents.items():
         (folder / name).write_text(text)
     with pytest.raises(UserError, match="has no manifest.json, so it is not replaced"):
-        publish(folder, overwrite=True)
+        publish(folder, overwrite=overwrite)
     assert [path.name for path in folder.iterdir()] == list(contents)
 
 

@@ -33,3 +33,5 @@ def test_git_rev_is_the_program_s_own_or_null(tmp_path):
     git(program, "commit", "-q", "--allow-empty", "-m", "ours")
     assert git_rev() == git(program, "rev-parse", "HEAD")
     assert git_rev(env={"PATH": ""}) == "None"
+    git(program, "add", "detox/__init__.py")
+    assert git_rev() == f"{git(program, 'rev-parse', 'HEAD')}-dirty"
