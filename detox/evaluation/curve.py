@@ -30,7 +30,7 @@ def same_dialogues(found: Collection[Results]) -> bool:
 
 def same_reward(found: Collection[Results]) -> bool:
     """Return whether evaluations of the same dialogues score summaries by the same reward model, likewise."""
-    return not same_dialogues(found) or len({one["reward"]["before"] for one in found}) == 1
+    return len({one["reward"]["before"] for one in found}) == 1
 
 
 def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def side_by_side(named: Mapping[str, Results], one_run: bool) -> dict[str, Any]:
     first = next(iter(named.values()))
     start = _point(_START, first, "before", 0.0)
     if one_run or same_dialogues(named.values()):
-        points.insert(0, start if same_reward(named.values()) else start | {"score_mean": None})
+        has_common_score = one_run or same_reward(named.values())
+        points.insert(0, start if has_common_score else start | {"score_mean": None})
     bounds = {name: interval(lookup(found, "rouge", "rougeL", "ci95")) for name, found in named.items()}
     lower = [name for name, its in bounds.items() if its is not None and its[1] < 0]
     where = f"at {', '.join(lower)}" if lower else "nowhere"

@@ -52,8 +52,8 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
             "Runs are not tested against each other: what one has more or less than another may be chance. The report "
             "of each says what is sure of it."
         )
-    if not curve.same_reward(found.values()):
-        extra["comparison_note"] += " Their reward scores are of different reward models, and can't be compared."
+        if not curve.same_reward(found.values()):
+            extra["comparison_note"] += " Their reward scores are of different reward models, and can't be compared."
     named = {Path(case.name).name if one_run else case.name: found[case.name] for case in cases}
     return found[focus.name] | curve.side_by_side(named, one_run) | extra, examples.read_examples(focus.target)
 

@@ -34,8 +34,11 @@ def table(results: Results) -> Table:
     """Return all of `results` that says what was evaluated and how."""
     training, installed = lookup(results, "training") or {}, lookup(results, "versions")
     rows = [(f"{role} model", str(name)) for role, name in (lookup(results, "models") or {}).items()]
+    commit = training.get("commit")
+    if isinstance(commit, str) and commit.endswith(versions.DIRTY):
+        training = {**training, "commit": f"{commit.removesuffix(versions.DIRTY)}, and changes that are in no commit"}
     rows += [
-        (label, f"{training[key]:,}" if isinstance(training[key], int) else _plain(str(training[key])))
+        (label, f"{training[key]:,}" if isinstance(training[key], int) else str(training[key]))
         for key, label in _TRAINING.items()
         if training.get(key) is not None
     ]
@@ -48,9 +51,3 @@ def table(results: Results) -> Table:
     if isinstance(installed, Mapping):
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in installed.items())))
     return Table(("What", "Value"), tuple(rows), labels=2)
-
-
-def _plain(value: str) -> str:
-    """Say in words that a commit is not all of the code."""
-    commit = value.removesuffix(versions.DIRTY)
-    return value if commit == value else f"{commit}, and changes that are in no commit"

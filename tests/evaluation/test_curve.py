@@ -68,8 +68,6 @@ def test_rewards_of_different_models_have_no_common_start(settings):
     shown = curve.side_by_side(runs, one_run=False)
     assert shown["checkpoints"][0]["score_mean"] is None and shown["checkpoints"][0]["judge_mean"] > 0
     assert re.search(r"\nstarting model +0.000 +n/a ", several_checkpoints.table(shown))
-    runs["b/step-0001"]["toxicity"]["mean"]["before"] += 0.1
-    assert curve.same_reward(runs.values()), "other dialogues have other rewards"
 
 
 def test_select_keeps_the_floor_and_refuses_the_test_split(settings):
