@@ -145,9 +145,20 @@ def start(device: str) -> Processes:
 
     Args:
         device: as the setting names it; what is exchanged lies on a CUDA device unless that is `cpu`.
+
+    Raises:
+        UserError: the environment speaks of several processes, but does not say all that a launcher does.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
         return ALONE
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing or not size.isdigit():
+        without = f" without {', '.join(missing)}" if missing else ""
+        raise UserError(
+            f"WORLD_SIZE={size} is set{without}, so no launcher has set it: unset it, or start the stage with "
+            "`accelerate launch` or `torchrun`"
+        )
     from accelerate import PartialState
 
     # Of Accelerate's FSDP, its launcher is used: the frozen blocks alone are sharded (detox/model/sharding.py).

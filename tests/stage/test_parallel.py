@@ -141,6 +141,24 @@ def test_what_is_wrong_is_told_once_however_late_the_main_process_is(world, one,
     assert not (world / one / "r/.lock").exists()
 
 
+@pytest.mark.parametrize(
+    ("size", "others", "told"),
+    [
+        ("2", (), "WORLD_SIZE=2 is set without RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT, so no launcher"),
+        ("2", ("RANK", "LOCAL_RANK", "MASTER_ADDR"), "is set without MASTER_PORT, so no launcher"),
+        ("many", ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"), "WORLD_SIZE=many is set, so no launcher"),
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_refused(monkeypatch, size, others, told):
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    for name in others:
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(UserError, match=told):
+        parallel.start("cpu")
+
+
 def test_a_minibatch_that_can_not_be_shared_is_refused():
     with pytest.raises(UserError, match="--ppo.minibatch-size=4: 3 processes can't share it evenly"):
         Seq2SeqPPOConfig.from_settings(config.PPO(minibatch_size=4), seed=0, engine="hf", cpu=True, processes=3)
