@@ -49,14 +49,18 @@ def of_run(settings: config.PPOTraining, named: Set[str]) -> list[str]:
     words = run_preset.words(settings, named)
     run = Path(settings.checkpoints) / settings.run_name
     usual = settings.of_preset(words[-1] if words else settings.preset).model.adapter
-    last, own = checkpoint_folders.last(run / "ppo"), run / "lora"
-    begun_so = last is None or lookup(manifest.glance(last), "inputs", "lora") is not None
-    if "--model.adapter" in named or not usual.startswith("demo:") or not begun_so:
+    begun_so, own = _began_from_its_own_adapter(run, settings.overwrite), run / "lora"
+    has_own = own.exists() if begun_so is None else begun_so
+    if "--model.adapter" in named or not usual.startswith("demo:") or not has_own:
         return words
-    if not (own / manifest.NAME).is_file():
-        return words
-    notes.tell(f"--model.adapter auto, as {own} is there")
+    notes.tell(f"--model.adapter auto, as {own} is there" if begun_so is None else f"--model.adapter auto, {own}")
     return [*words, "--model.adapter", "auto"]
+
+
+def _began_from_its_own_adapter(run: Path, overwrite: bool) -> bool | None:
+    """Return whether a run that goes on began from the adapter in it; None of one that begins."""
+    last = None if overwrite else checkpoint_folders.last(run / "ppo")
+    return None if last is None else lookup(manifest.glance(last), "inputs", "lora") is not None
 
 
 def main(settings: config.PPOTraining) -> int:
@@ -108,7 +112,7 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
         notes.tell(
             f"--model.adapter {adapter} is the preset's, for {usual.base}; for {base} say auto, none or your own"
         )
-    if adapter == "auto" and not own.exists():
+    if adapter == "auto" and not own.exists() and not _began_from_its_own_adapter(run, settings.overwrite):
         adapter = "none"
     elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):
         adapter, inputs["lora"] = str(own), own

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -261,12 +262,27 @@ def test_the_adapter_of_the_run_goes_before_an_embedded_one_but_not_in_a_run_tha
     assert capsys.readouterr().err == ""
     assert training_ppo.of_run(demo, {"--preset"}) == ["--model.adapter", "auto"]
     assert capsys.readouterr().err == "note: --model.adapter auto, as checkpoints/demo/lora is there\n"
-    for inputs, taken in (({}, []), ({"lora": run / "lora"}, ["--model.adapter", "auto"])):
+    own = ["--model.adapter", "auto"]
+    for inputs, taken in (({}, []), ({"lora": run / "lora"}, own)):
         with artifacts.publish(
             run / "ppo" / f"step-000{1 + len(inputs)}", stage="training_ppo", settings=demo, inputs=inputs
         ):
             pass
         assert training_ppo.of_run(demo, {"--preset"}) == taken
+        assert training_ppo.of_run(replace(demo, overwrite=True), {"--preset"}) == own, "the run begins anew"
+    (run / "lora").rename(run / "gone")
+    assert training_ppo.of_run(demo, {"--preset"}) == own and not training_ppo.of_run(
+        replace(demo, overwrite=True), {"--preset"}
+    )
+    with artifacts.publish(
+        run / "prepared", stage="data_preparation", settings=config.preset(config.Preparation, "demo")
+    ):
+        pass
+    with pytest.raises(UserError, match=r"demo/lora: no such folder; run python training_lora.py --preset demo first"):
+        training_ppo.find_inputs(replace(demo, model=replace(demo.model, adapter="auto")), run)
+    (run / "lora").mkdir()
+    shutil.rmtree(run / "ppo")
+    assert training_ppo.of_run(demo, {"--preset"}) == own, "what it lacks is told where it is read"
 
 
 def test_the_judge_is_the_one_that_a_preset_has_beside_the_reward_model(tmp_path, monkeypatch, capsys):

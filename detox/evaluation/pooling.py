@@ -38,6 +38,7 @@ def pool(
 
 
 def _merge(same: Sequence[Line]) -> Line:
-    """Return one line for a dialogue of several runs: the sampled summaries of all, the rest of the first."""
+    """Return one line for a dialogue of several runs: the sampled summaries of all. A greedy one is each run's own."""
     sampled = [record for line in same for record in line["after"]["samples"]]
-    return {**same[0], "after": {**same[0]["after"], "samples": sampled}}
+    before = {name: records for name, records in same[0]["before"].items() if name != "greedy"}
+    return {**same[0], "before": before, "after": {"samples": sampled}}

@@ -63,7 +63,7 @@ def slices(dialogues: Sequence[str], toxicity: np.ndarray, lengths: np.ndarray) 
 
     Args:
         dialogues: n texts.
-        toxicity: [n] toxicity of the dialogue or of its human summary. Never of the samples compared: a tenth
+        toxicity: [n] toxicity of the dialogue or of its target summary. Never of the samples compared: a tenth
             that was chosen for high samples has lower ones the next time, without any training.
         lengths: [n] prompt lengths, in any unit.
 

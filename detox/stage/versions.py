@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -29,16 +31,19 @@ def git_rev() -> str | None:
     """Return the commit of this program, `-dirty` behind it where files of it were changed since; None without a git
     checkout of its own."""
     root = Path(__file__).resolve().parents[2]
-    try:
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top) != root:
             return None
-        return f"{commit}{DIRTY}" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return f"{commit}{DIRTY}" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+        return commit
+    return None
 
 
 def _git(root: Path, *words: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(root), *words]
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=True)
+    """Return what git says of the repository at `root`, whatever one a hook of git's runs for."""
+    command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(root), *words]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=True, env=own)
     return done.stdout.decode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,3 +184,21 @@ def test_a_broken_summarizer_is_hacking_only_where_toxicity_fell():
     broken = changed("rouge", rougeL=0.15)
     assert [a.name for a in alarms.alarms(broken)] == ["rouge", "hacking"]
     assert [a.name for a in alarms.alarms({**broken, "verdict": "not distinguishable"})] == ["rouge"]
+
+
+def test_the_page_on_the_report_names_every_limit():
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \| (.+?) \|$", text.partition("### Limits")[2].partition("\n#")[0], re.MULTILINE
+    )
+    named = dict.fromkeys(check.name for check in alarms.CHECKS)
+    assert len(rows) == len(named) + 1, "and the head"
+    cells = dict(zip(named, (row[1:] for row in rows[1:]), strict=True))
+    forms = {"ratio": "{:.0%}", "value": "{:g} nats", "rise": "{:.0%}", "fall": "{:.0%}", "level": "{:.0%}"}
+    for check in alarms.CHECKS:
+        form = "{:g}" if check.path == "rouge.rougeL" and check.kind == "level" else forms[check.kind]
+        for limit, cell in zip((check.warning, check.alarm), cells[check.name]):
+            number = form.format(limit)
+            if check.kind in ("rise", "fall"):
+                number = number.replace("%", " point")
+            assert re.search(rf"(?<![\d.]){re.escape(number)}", cell), (check, cell)

@@ -109,9 +109,7 @@ def test_runs_are_pooled_with_their_range(settings):
     assert found["baselines"]["PPO"]["toxicity_mean"] == pytest.approx(found["toxicity"]["mean"]["after"])
     assert found["baselines"]["best-of-4 by reward"] == next(iter(each.values()))["baselines"]["best-of-4 by reward"]
     assert len(merged[0]["after"]["samples"]) == 6 and len(merged[0]["before"]["samples"]) == 2
-    first = next(iter(runs.values()))
-    assert [line["after"]["greedy"] for line in merged] == [line["after"]["greedy"] for line in first]
-    assert [line["after"]["greedy"] for line in first] != [line["after"]["greedy"] for line in runs["run0.9"]]
+    assert not any("greedy" in line[side] for line in merged for side in ("before", "after")), "each run has its own"
     cuts = [one["toxicity"]["mean"]["reduction"] for one in each.values()]
     assert found["pooled"]["mean"]["each"] == pytest.approx(cuts)
     assert found["pooled"]["mean"]["low"] == pytest.approx(min(cuts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
@@ -33,5 +34,9 @@ def test_git_rev_is_the_program_s_own_or_null(tmp_path):
     git(program, "commit", "-q", "--allow-empty", "-m", "ours")
     assert git_rev() == git(program, "rev-parse", "HEAD")
     assert git_rev(env={"PATH": ""}) == "None"
+    other = {"GIT_DIR": str(tmp_path / "project" / ".git"), "PATH": os.environ["PATH"]}
+    assert git_rev(env=other) == git(program, "rev-parse", "HEAD"), "a hook of another repository runs it"
     git(program, "add", "detox/__init__.py")
     assert git_rev() == f"{git(program, 'rev-parse', 'HEAD')}-dirty"
+    (program / ".git" / "index").write_bytes(b"no index")
+    assert git_rev() == git(program, "rev-parse", "HEAD"), "what was changed can't be told"
