@@ -25,7 +25,7 @@ class Progress(tqdm):  # type: ignore[misc]
 
     EVERY = 60.0
     """Seconds between two lines."""
-    disable: bool
+    plain, disable = False, True  # of one that a signal meets before it is made
 
     def __init__(self, things: Any = None, *, shown: bool = True, **settings: Any):
         self.plain = not sys.stderr.isatty()

@@ -36,6 +36,11 @@ def test_a_task_that_fails_leaves_the_word_to_the_error(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_one_that_a_signal_meets_before_it_is_made_ends_in_silence(capsys):
+    Progress.__new__(Progress).__del__()
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_process_that_does_not_speak(capsys):
     with Progress(total=1, desc="PPO", shown=False) as bar:
         bar.update()
