@@ -49,18 +49,18 @@ def of_run(settings: config.PPOTraining, named: Set[str]) -> list[str]:
     words = run_preset.words(settings, named)
     run = Path(settings.checkpoints) / settings.run_name
     usual = settings.of_preset(words[-1] if words else settings.preset).model.adapter
-    begun_so, own = _began_from_its_own_adapter(run, settings.overwrite), run / "lora"
-    has_own = own.exists() if begun_so is None else begun_so
+    own, goes_on = run / "lora", checkpoint_folders.last(run / "ppo") is not None and not settings.overwrite
+    has_own = recorded(run, "lora") is not None if goes_on else own.exists()
     if "--model.adapter" in named or not usual.startswith("demo:") or not has_own:
         return words
-    notes.tell(f"--model.adapter auto, as {own} is there" if begun_so is None else f"--model.adapter auto, {own}")
+    notes.tell(f"--model.adapter auto, {own}" if goes_on else f"--model.adapter auto, as {own} is there")
     return [*words, "--model.adapter", "auto"]
 
 
-def _began_from_its_own_adapter(run: Path, overwrite: bool) -> bool | None:
-    """Return whether a run that goes on began from the adapter in it; None of one that begins."""
-    last = None if overwrite else checkpoint_folders.last(run / "ppo")
-    return None if last is None else lookup(manifest.glance(last), "inputs", "lora") is not None
+def recorded(run: Path, name: str) -> Any:
+    """Return what the last checkpoint of a run has recorded of an input, None where there is no such thing."""
+    last = checkpoint_folders.last(run / "ppo")
+    return lookup(manifest.glance(last), "inputs", name) if last else None
 
 
 def main(settings: config.PPOTraining) -> int:
@@ -102,9 +102,7 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
     from detox.stage import artifacts, paths
 
     inputs = {"prepared": run / "prepared"}
-    last = checkpoint_folders.last(run / "ppo")
-    recorded = lookup(manifest.glance(last), "inputs", "prepared") if last else None
-    checkpoint_record.check_prepared(recorded or {}, settings.stages(), run)
+    checkpoint_record.check_prepared(recorded(run, "prepared") or {}, settings.stages(), run)
     artifacts.read_manifest(inputs["prepared"], "data_preparation", reader=settings)
     adapter, own = settings.model.adapter, run / "lora"
     base, usual = settings.model.base, settings.of_preset(settings.preset).model
@@ -112,7 +110,7 @@ def find_inputs(settings: config.PPOTraining, run: Path) -> tuple[dict[str, Path
         notes.tell(
             f"--model.adapter {adapter} is the preset's, for {usual.base}; for {base} say auto, none or your own"
         )
-    if adapter == "auto" and not own.exists() and not _began_from_its_own_adapter(run, settings.overwrite):
+    if adapter == "auto" and not own.exists() and (settings.overwrite or recorded(run, "lora") is None):
         adapter = "none"
     elif adapter in ("auto", str(own)) or paths.same(adapter, str(own)):
         adapter, inputs["lora"] = str(own), own

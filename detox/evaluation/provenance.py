@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,15 +62,15 @@ def command(settings: config.EvaluationStage, cases: Sequence[Case]) -> str:
 
 def of_all(each: Sequence[Results]) -> Results:
     """Return of several runs' results what says how they came about, as far as that is the same for all."""
-    first, *others = each
     names = ("models", "engine", "threads", "versions", "unknown", "pickles")
-    shared = {
-        name: first[name] for name in names if name in first and all(one.get(name) == first[name] for one in others)
-    }
-    training = first["training"].items()
-    return shared | {
-        "training": {key: value for key, value in training if all(one["training"].get(key) == value for one in others)}
-    }
+    named = [{name: one[name] for name in names if name in one} for one in each]
+    return _same(named) | {"training": _same([one["training"] for one in each])}
+
+
+def _same(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the entries that all have alike."""
+    first, *others = each
+    return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
 
 def _training(case: Case) -> dict[str, Any]:

@@ -92,14 +92,14 @@ def packed_product(*weights: Tensor) -> Product | None:
     [each, in] follow each other, is laid out once.
     """
     weight = weights[0].detach()
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not packs(weight.dtype, len(weight)):
         return None
     try:  # what torch.compile calls, and another version of torch may not have
         supported, reorder = torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.ops.mkldnn._reorder_linear_weight
         linear = torch.ops.mkldnn._linear_pointwise
     except AttributeError:
         return None
-    if not packs(weight.dtype, len(weight)) or (weight.dtype == torch.bfloat16 and not supported()):
+    if weight.dtype == torch.bfloat16 and not supported():
         return None
     packed = reorder(torch.cat(weights).detach() if len(weights) > 1 else weight)
     return lambda x: linear(x, packed, None, "none", [], "")

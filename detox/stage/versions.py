@@ -31,19 +31,18 @@ def git_rev() -> str | None:
     """Return the commit of this program, `-dirty` behind it where files of it were changed since; None without a git
     checkout of its own."""
     root = Path(__file__).resolve().parents[2]
-    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
-        top, commit = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
-        if Path(top) != root:
-            return None
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return f"{commit}{DIRTY}" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
-        return commit
-    return None
+    found = _git(root, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+    if len(found) != 2 or Path(found[0]) != root:
+        return None
+    commit = found[1]
+    return f"{commit}{DIRTY}" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
 
 
 def _git(root: Path, *words: str) -> str:
-    """Return what git says of the repository at `root`, whatever one a hook of git's runs for."""
+    """Return what git says of the repository at `root`, whatever one a hook of git's runs for; nothing if it fails."""
     command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-C", str(root), *words]
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=True, env=own)
-    return done.stdout.decode()
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=True, env=own)
+        return done.stdout.decode()
+    return ""
