@@ -78,8 +78,8 @@ def _agreement(
 ) -> tuple[str, str]:
     if reward != "reduced":
         return "none", f"The reward model's toxicity is {reward}: there is nothing for the judge to confirm."
-    seen = "by an unknown share" if judge_drop is None else f"by {judge_drop:.0%}"
-    fell = f"The reward model's toxicity fell by {reward_drop:.0%}"
+    seen = "by an unknown share" if judge_drop is None else f"by {judge_drop:.1%}"
+    fell = f"The reward model's toxicity fell by {reward_drop:.1%}"
     short = gap is not None and gap[1] < 0
     if judge == "increased":
         return "alarm", f"{fell} while the independent judge's rose."

@@ -17,8 +17,8 @@ from detox.stage.errors import printable
 from detox.stage.figures import number
 from detox.stage.files import write_atomic
 
-Panel = tuple[str, str, str | None]
-"""Title, name of the metric, name of its spread."""
+Panel = tuple[str, str, str, str | None]
+"""Title, unit, name of the metric, name of its spread."""
 
 
 def training_png(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -29,16 +29,16 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
         path: the PNG to write, replaced whole; the folder two above it names the run.
     """
     panels: list[Panel] = [
-        ("Reward score, mean and std", "objective/score_mean", "objective/score_std"),
-        ("KL from the starting model, nats a summary", "objective/ref_kl_k1", None),
-        ("Entropy, nats a token", "ppo/policy/entropy", None),
-        ("KL moved in the update, nats a token", "ppo/policy/step_kl", None),
-        ("Learning rate", "ppo/learning_rate", None),
-        ("Value loss", "ppo/loss/value", None),
-        ("Variance explained by the value head", "ppo/val/explained_variance", None),
-        ("Response length, tokens", "tokens/response_mean", None),
+        ("Reward score, mean and std", "", "objective/score_mean", "objective/score_std"),
+        ("KL from the starting model", "nats a summary", "objective/ref_kl_k1", None),
+        ("Entropy", "nats a token", "ppo/policy/entropy", None),
+        ("KL moved in the update", "nats a token", "ppo/policy/step_kl", None),
+        ("Learning rate", "", "ppo/learning_rate", None),
+        ("Value loss", "", "ppo/loss/value", None),
+        ("Explained by the value head", "share of variance", "ppo/val/explained_variance", None),
+        ("Response length", "tokens", "tokens/response_mean", None),
     ]
-    panels = [p for p in panels if any(number(line.get(p[1])) is not None for line in metrics)]
+    panels = [p for p in panels if any(number(line.get(p[2])) is not None for line in metrics)]
     updates = [number(line.get("update")) or i for i, line in enumerate(metrics, start=1)]
     with drawing.styled():
         rows = max(1, math.ceil(len(panels) / 3))
@@ -56,7 +56,7 @@ def training_png(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], updates: Sequence[float], panel: Panel) -> None:
-    title, key, spread = panel
+    title, unit, key, spread = panel
     values = [v if (v := number(line.get(key))) is not None else math.nan for line in metrics]
     if spread is not None:
         widths = [number(line.get(spread)) or 0.0 for line in metrics]
@@ -66,6 +66,7 @@ def _curve(axes: Axes, metrics: Sequence[Mapping[str, Any]], updates: Sequence[f
     axes.plot(updates, values, color=AFTER, marker="o", markersize=3 if len(values) <= 50 else 0)
     axes.set_title(title, loc="left", fontsize=9)
     axes.set_xlabel("update")
+    axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if key == "ppo/val/explained_variance":
         axes.set_ylim(max(-1.05, axes.get_ylim()[0]), 1.05)  # an untrained value head may stand at -1000

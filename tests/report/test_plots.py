@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from detox.report import pages, plots, training_curves
+from detox.report import drawing, pages, plots, training_curves
 from tests.report.invented import example
 
 
@@ -58,3 +58,18 @@ def test_training_curves_are_drawn_from_what_is_logged(tmp_path):
         training_curves.training_png(metrics, path)
         assert path.read_bytes().startswith(b"\x89PNG")
     assert [p.name for p in path.parent.iterdir()] == ["training.png"]
+
+
+def test_no_title_of_a_training_curve_runs_into_the_next_panel(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(drawing, "to_png", lambda figure: figures.append(figure) or b"")
+    keys = ["objective/score_mean", "objective/ref_kl_k1", "ppo/policy/entropy", "ppo/policy/step_kl", "ppo/loss/value"]
+    keys += ["ppo/learning_rate", "ppo/val/explained_variance", "tokens/response_mean"]
+    metrics = [{"update": i} | dict.fromkeys(keys, -0.00035 * i) for i in range(1, 4)]
+    training_curves.training_png(metrics, tmp_path / "training.png")
+    figures[0].canvas.draw()
+    panels = [axes for axes in figures[0].axes if axes.get_visible()]
+    assert len(panels) == len(keys)
+    for axes in panels:
+        assert axes.title.get_text() == "", "titles stand on the left"
+        assert axes._left_title.get_window_extent().x1 < axes.get_window_extent().x1, axes.get_title(loc="left")
