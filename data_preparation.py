@@ -60,7 +60,9 @@ def main(settings: config.Preparation) -> None:
         cut = f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by a hash of each, is taken"
         print(notes.folded(cut))
     print(f"wrote {run / 'prepared'}")
-    print(next_step(settings))
+    following = next_step(settings)
+    cli.safe = f"{run / 'prepared'} is whole; {following}"
+    print(following)
 
 
 def next_step(settings: config.Preparation) -> str:

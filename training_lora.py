@@ -76,7 +76,9 @@ def main(settings: config.LoraTraining) -> None:
         rate = settings.lora.learning_rate
         print(f"warning: the validation loss rose; lower --lora.learning-rate={rate}", file=sys.stderr)
     print(f"wrote {run / 'lora'}")
-    print(f"next: {next_step(settings)}")
+    following = f"next: {next_step(settings)}"
+    cli.safe = f"{run / 'lora'} is whole; {following}"
+    print(following)
 
 
 def next_step(settings: config.LoraTraining) -> str:

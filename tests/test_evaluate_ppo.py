@@ -676,6 +676,19 @@ def test_a_checkpoint_that_is_missing_or_truncated(place, capsys):
     assert not (place / "r0" / "evaluation").exists() and not (place / "nothing").exists()
 
 
+def test_an_evaluation_without_manifest_is_to_be_moved(again, capsys):
+    """`--overwrite` would not replace it, nor what is no folder."""
+    target = again / "r0/evaluation/step-0002"
+    (target / "manifest.json").unlink()
+    assert run() == 2
+    refused(capsys, "has no manifest.json; move it away and run python evaluate_ppo.py")
+    shutil.rmtree(target)
+    target.write_text("mine")
+    assert run() == 2
+    refused(capsys, "has no manifest.json; move it away and run python evaluate_ppo.py")
+    assert target.read_text() == "mine"
+
+
 def rebase(folder, base):
     """Publish a checkpoint anew, as one of another base model."""
     settings = checkpoint_record.settings_of(json.loads((folder / "manifest.json").read_text()), config.PPOTraining)

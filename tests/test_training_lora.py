@@ -53,6 +53,20 @@ def train(base: Path, *arguments: str) -> int:
     return cli.run(config.LoraTraining, training_lora.main, [*fixed, *arguments])
 
 
+def test_an_interruption_after_the_end_tells_what_comes_next(base, place, capsys, monkeypatch):
+    def interrupt(settings):
+        monkeypatch.setattr(training_lora, "next_step", lambda settings: "the next command")
+        monkeypatch.setattr(
+            training_lora, "print", lambda text: (_ for _ in ()).throw(KeyboardInterrupt), raising=False
+        )
+        return "the next command"
+
+    monkeypatch.setattr(training_lora, "next_step", interrupt)
+    assert train(base, "--lora.max-steps", "1") == 130
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told == "interrupted: checkpoints/flan-t5/lora is whole; next: the next command"
+
+
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 

@@ -55,7 +55,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     kept = _kept(settings, case)
     if settings.overwrite or not kept.exists():
         return False
-    artifacts.read_manifest(kept, STAGE, remedy=remedy(settings, case))
+    artifacts.read_manifest(kept, STAGE, remedy=remedy(settings, case, kept))
     take_place(settings, case)
     return True
 
@@ -69,7 +69,7 @@ def place(settings: config.EvaluationStage, case: Case) -> Path:
     if not case.target.exists():
         return case.target
     try:
-        manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case))
+        manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case, case.target))
     except UserError:
         if settings.overwrite:
             return case.target
@@ -87,7 +87,8 @@ def take_place(settings: config.EvaluationStage, case: Case) -> None:
     if not kept.exists():
         return
     if case.target.exists():
-        manifest = artifacts.read_manifest(case.target, STAGE, verify=False, remedy=remedy(settings, case))
+        advice = remedy(settings, case, case.target)
+        manifest = artifacts.read_manifest(case.target, STAGE, verify=False, remedy=advice)
         os.rename(case.target, _beside(case, _identity(manifest["config"], _recorded(manifest))))
     os.rename(kept, case.target)
 
@@ -115,10 +116,12 @@ def _recorded(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return of_inputs | manifest.get("notes", {}).get(_OWN_FILES, {})
 
 
-def remedy(settings: config.EvaluationStage, case: Case) -> str:
-    """Return what to do about a damaged evaluation."""
-    again = commands.again(f"{STAGE}.py", settings, "--checkpoint", str(case.checkpoint), "--overwrite")
-    return f"run {again} to make it anew"
+def remedy(settings: config.EvaluationStage, case: Case, folder: Path) -> str:
+    """Return what to do about a damaged evaluation, which --overwrite replaces where it is one by its manifest."""
+    named = ("--checkpoint", str(case.checkpoint))
+    if not (folder / artifacts.MANIFEST).is_file():
+        return f"move it away and run {commands.again(f'{STAGE}.py', settings, *named)}"
+    return f"run {commands.again(f'{STAGE}.py', settings, *named, '--overwrite')} to make it anew"
 
 
 def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:

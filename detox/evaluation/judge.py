@@ -77,7 +77,7 @@ def _agreement(
     share: float,
 ) -> tuple[str, str]:
     if reward != "reduced":
-        return "none", f"The reward model's toxicity is {reward}: there is nothing for the judge to confirm."
+        return "none", f"The reward model's toxicity is {reward}: the judge has no reduction to confirm."
     seen = "by an unknown share" if judge_drop is None else f"by {judge_drop:.1%}"
     fell = f"The reward model's toxicity fell by {reward_drop:.1%}"
     short = gap is not None and gap[1] < 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,15 @@ def check_reference(old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, dt
         dtype: of the weights.
 
     Raises:
-        TrainingError: it is another model.
+        TrainingError: it is another model, or one without numbers.
     """
     gap = float(masked_mean((old_logprobs - ref_logprobs).abs(), mask))
-    if not gap <= MOST_OFF[dtype]:
+    if not math.isfinite(gap):
+        raise TrainingError(
+            "before the first update the policy's log-probabilities are no numbers: weights of --model.base or "
+            "--model.adapter are NaN or infinite, or the adapter's lora_alpha is"
+        )
+    if gap > MOST_OFF[dtype]:
         raise TrainingError(
             f"before the first update the policy and the reference differ by {gap:.3g} nats a token, not 0: "
             "the reference is not the model that training starts from; give the supervised checkpoint as "

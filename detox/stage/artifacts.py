@@ -185,7 +185,7 @@ def _read_whole(
         try:
             content = (folder / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            if folder.is_dir():
+            if os.path.lexists(folder):
                 default = f"move it away and run {commands.before(stage, reader, folder)}"
                 raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
             raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}") from None

@@ -29,6 +29,7 @@ _UNTIL_TOLD = 60.0
 """Seconds for which a process that leaves the word to another waits to be ended by the launcher, whose signal comes
 once: what was ended by one waits a moment."""
 _MOMENT = 1.0
+_SOON = 0.05
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 _OWN = ("config", "detox")
 _ENVIRONMENT = (
@@ -79,7 +80,7 @@ def run(
     try:
         from detox.stage import parsing
 
-        with _sigterm_raises():
+        with _sigterm_raises(), _lost_signals_come_again():
             settings = parsing.parse(stage, words, description, of_run)
             if settings.overwrite:
                 safe = "nothing on disk is lost; the same command starts it over"
@@ -133,6 +134,31 @@ def _sigterm_raises() -> Iterator[None]:
     except BaseException:
         _on_sigterm(note)
         raise
+
+
+@contextlib.contextmanager
+def _lost_signals_come_again() -> Iterator[None]:
+    """Send a signal once more whose exception was lost.
+
+    Python discards what is raised in a `__del__`, and a signal that comes while garbage is collected is obeyed in one.
+    """
+    usual, timers = sys.unraisablehook, []
+    numbers: dict[type[BaseException], int] = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if lost.exc_type not in numbers:
+            return usual(lost)
+        timers.append(threading.Timer(_SOON, signal.raise_signal, [numbers[lost.exc_type]]))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
+        for timer in timers:
+            timer.cancel()
 
 
 def _on_sigterm(handler: Any) -> None:

@@ -334,6 +334,27 @@ assert os.waitpid(child, 0)[1] == 0 and look() == before != (signal.SIG_DFL, Fal
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    "number, code, word", [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")]
+)
+def test_a_signal_that_comes_while_garbage_is_collected_is_obeyed(number, code, word):
+    main = f"""
+import gc, signal, time
+class Group:
+    def __del__(self):
+        signal.raise_signal({int(number)})
+group = Group()
+group.itself = group
+del group
+gc.collect()
+print("collected", flush=True)
+time.sleep(30)
+"""
+    done = in_a_process(main)
+    assert (done.returncode, done.stdout) == (code, b"collected\n")
+    assert done.stderr == word + b": nothing on disk is lost; type the same command again\n"
+
+
 def test_sigterm_cleans_up_and_exits_143(tmp_path):
     script = (
         "import sys, time, config\nfrom pathlib import Path\nfrom detox.stage import artifacts, cli\n"

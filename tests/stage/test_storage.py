@@ -19,6 +19,10 @@ from detox.stage import storage
         ),
         (OSError(errno.EACCES, "", b"there"), "there: Permission denied; check its permissions"),
         (
+            OSError(errno.EFBIG, "", "read.py", None, "written.py"),  # a copy or a renaming
+            "written.py: File too large; raise the limit on file sizes (ulimit -f)",
+        ),
+        (
             RuntimeError("I/O error: No space left on device (os error 28)"),
             "here: No space left on device; free some space",
         ),
