@@ -18,8 +18,12 @@ summary as long as the limit. w stands for the bytes of a frozen weight (4 or 2)
   `_kept_by_modules`.
 - logits: of one step of the rollout, or of one chunk of the fused head in the update, as the peak is in
   either.
+- head laid out for sampling, on a CPU (`detox.model.layers.packed_product`): it is let go before the update, whose
+  memory malloc has kept from the update before.
 - kernels and allocator, on a CPU: what torch and oneDNN load and compile once a model runs, and freed memory that
   malloc keeps. It was measured, and is about the same for models of 16 and of 420 MB.
+- holes between buffers, on a CPU with Hugging Face's modules: their keys and values grow by copies, each longer than
+  the one before, between which little else fits.
 
 The peak is what stays (weights, optimizer, libraries) and the larger of rollout and update.
 """
@@ -32,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from detox.model.allocator import KEPT
 from detox.model.devices import choose_dtype, traits
 from detox.model.layers import packs
 from detox.model.logprobs import CHUNK
@@ -97,8 +102,6 @@ def plan(
     rollout = left + _rollout(settings, sizes, device, query_tokens, packed, whole=shards == 1)
     update = left + _update(settings, sizes, device, query_tokens, packed)
     step_logits = ppo.batch_size * sizes.vocabulary * (13 if w == 4 else 15)
-    if on_cpu and packs(dtype, sizes.vocabulary):
-        step_logits += sizes.vocabulary * sizes.d * w  # the head, laid out for few rows
     chunk_logits = min(CHUNK, answers) * w + min(CHUNK, answers, traits(device).softmax_rows) * (8 if w == 4 else 12)
     chunk_logits *= sizes.vocabulary
     in_rollout = rollout + step_logits >= update + chunk_logits
@@ -119,6 +122,10 @@ def plan(
     }
     if on_cpu:
         parts["kernels and allocator"] = KERNELS[dtype]
+        if packs(dtype, sizes.vocabulary):
+            parts["head laid out for sampling"] = sizes.vocabulary * sizes.d * w
+        if not packed:
+            parts["holes between buffers"] = min(rollout, update, KEPT)
         parts["interpreter and libraries"] = int(main_memory.peak_mb() * 2**20)
     peak = sum(parts.values()) - (update if in_rollout else rollout)
     engine = "packed" if packed else "Hugging Face"

@@ -46,14 +46,28 @@ CASES = {
         NARROW,
         dict(batch_size=8, minibatch_size=8, lora_r=32, lora_scope="all", lora_targets="q,v"),
         200,
+        "packed",
     ),
     "decoder": (
         NARROW | dict(d=384, d_ff=768, layers=6, heads=6, vocabulary=8000),
         dict(batch_size=8, minibatch_size=8),
         150,
+        "packed",
+    ),
+    "many words": (
+        NARROW | dict(d=384, d_ff=768, layers=6, heads=6, vocabulary=32128),
+        dict(batch_size=16, minibatch_size=8),
+        100,
+        "packed",
+    ),
+    "many words, Hugging Face's modules": (
+        NARROW | dict(d=384, d_ff=768, layers=6, heads=6, vocabulary=32128),
+        dict(batch_size=16, minibatch_size=8),
+        100,
+        "hf",
     ),
 }
-"""Shape, PPO settings, tokens of each prompt."""
+"""Shape, PPO settings, tokens of each prompt, engine."""
 
 MEASURE = """
 import json, os, sys
@@ -61,19 +75,19 @@ import torch
 import config
 from benchmarks import ppo_step
 
-def iterate(shape, ppo, queries, new_tokens):
-    task = ppo_step.Task(shape, config.PPO(ppo_epochs=1, **ppo), "cpu", getattr(torch, sys.argv[3]), "auto")
+def iterate(shape, ppo, queries, engine, new_tokens):
+    task = ppo_step.Task(shape, config.PPO(ppo_epochs=1, **ppo), "cpu", getattr(torch, sys.argv[3]), engine)
     run = ppo_step.this_project(task)
     classifier = ppo_step.make_classifier(shape, "cpu", torch.float32)
     for seed in range(2):
         run(task.prompts([queries] * ppo["batch_size"], seed), new_tokens, ppo_step.Timer("cpu"), classifier)
 
 torch.set_num_threads(1)
-iterate(ppo_step.SHAPES["tiny"], dict(batch_size=4, minibatch_size=2), 8, 4)  # loads what torch loads late
-for name, (shape, ppo, queries) in json.loads(sys.argv[1]).items():
+iterate(ppo_step.SHAPES["tiny"], dict(batch_size=4, minibatch_size=2), 8, "packed", 4)  # loads what torch loads late
+for name, (shape, ppo, queries, engine) in json.loads(sys.argv[1]).items():
     if os.fork() == 0:
         before = ppo_step.peak_mb()
-        iterate(ppo_step.Shape(**shape), ppo, queries, int(sys.argv[2]))
+        iterate(ppo_step.Shape(**shape), ppo, queries, engine, int(sys.argv[2]))
         print(json.dumps([name, ppo_step.peak_mb() - before]), flush=True)
         os._exit(0)
     os.wait()
@@ -105,7 +119,7 @@ def measured(dtype):
 
 @pytest.mark.parametrize("case", CASES)
 def test_plan_is_within_a_fifth_of_the_measured_peak(case, dtype, measured):
-    shape, ppo, queries = CASES[case]
+    shape, ppo, queries, engine = CASES[case]
     settings = replace(
         config.PPOTraining(),
         ppo=config.PPO(**ppo),
@@ -115,7 +129,7 @@ def test_plan_is_within_a_fifth_of_the_measured_peak(case, dtype, measured):
     made_for = ppo_step.Shape(**shape)
     summarizer = Sizes.of(ppo_step.t5_config(made_for), settings.ppo)
     classifier = sum(p.numel() for p in ppo_step.make_classifier(made_for, "cpu", torch.float32).parameters())
-    made = memory.plan(settings, summarizer, classifier, CPU, queries, packed=True)
+    made = memory.plan(settings, summarizer, classifier, CPU, queries, packed=engine == "packed")
     planned = (made.peak - made.parts["interpreter and libraries"]) / 2**20
     assert planned == pytest.approx(measured[case], rel=0.2)
 
