@@ -2,7 +2,7 @@
 
 Reads the prompts of data_preparation.py, the base model, its supervised LoRA checkpoint and the reward model; writes
 checkpoints/<run>/ppo. Run again after an interruption, it goes on from the last complete checkpoint. Several processes
-(`accelerate launch`, `torchrun`) share each batch; the result is that of one.
+(`accelerate launch`, `torchrun`) share each batch: docs/devices.md.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def alarms(results: Mapping[str, Any], checks: Sequence[Check] = CHECKS) -> list
         if level == "alarm" and check.name in _COLLAPSE and check.kind != "level":
             broken.append(phrase)
     if broken and results.get("verdict") == "reduced":
-        sentence = f"Toxicity fell because the summaries broke down: {'; '.join(broken)}."
+        sentence = f"Toxicity fell while the summaries broke down: {'; '.join(broken)}."
         found["hacking"] = Alarm("hacking", "alarm", sentence)
     disagreed = results.get("disagreement")
     if disagreed and disagreed["level"] != "none":

@@ -86,7 +86,7 @@ def several_devices(task: Task) -> list[str]:
     lines += ["", "an update, base model whole on each", *_update_rows(updates, alone)]
     lines += [
         "",
-        "an update, base model sharded (configs/fsdp.yaml)",
+        "an update, base model sharded (configs/fsdp.yaml), in Hugging Face's modules",
         _row("  base model of each, MB", [made.parts["base model"] / MB for made in sharded]),
         _row("  peak of each, MB", [made.peak / MB for made in sharded]),
         _row("  decoder whole as well, MB", [made.decoder / MB for made in sharded]),

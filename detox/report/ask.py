@@ -88,7 +88,9 @@ class _Models:
             with torch.no_grad():
                 made = engine.generate(engine.encode([query]), self.max_new_tokens)
             summary = self.tokenizer.batch_decode([made.responses[0].tolist()], skip_special_tokens=True)[0].strip()
-            columns[title] = summary, {name: self.scorers[name]([summary])[0] for name in ("toxicity", "judge")}
+            scores = {name: self.scorers[name]([summary])[0] for name in ("toxicity", "judge")}
+            cut = "" if made.finished[0] else f" (cut at {self.max_new_tokens} tokens)"
+            columns[title] = summary + cut, scores
             sure += familiarity.sureness(made)
         note = self.usual.note(sure[0])
         return side_by_side(columns) + (f"\n\n{textwrap.fill(note, _width())}" if note else "")

@@ -417,6 +417,8 @@ def test_asking_writes_nothing_and_says_what_both_models_say(place, capsys, monk
         record = line[side]["greedy"]
         assert record["summary"].split()[0] in shown.out
         assert f"toxicity  {record['toxicity']:.4f}" in shown.out and f"judge     {record['judge']:.4f}" in shown.out
+    cut = [not line[side]["greedy"]["finished"] for side in ("before", "after")]
+    assert shown.out.count("(cut") == sum(cut) > 0, "what met the limit of tokens says so"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("mine.txt").read_bytes())))
     assert run("--ask", "-") == 0 and capsys.readouterr().out == shown.out
 
