@@ -340,6 +340,7 @@ assert os.waitpid(child, 0)[1] == 0 and look() == before != (signal.SIG_DFL, Fal
 def test_a_signal_that_comes_while_garbage_is_collected_is_obeyed(number, code, word):
     main = f"""
 import gc, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 class Group:
     def __del__(self):
         signal.raise_signal({int(number)})
