@@ -145,10 +145,16 @@ def _lost_signals_come_again() -> Iterator[None]:
     usual, timers = sys.unraisablehook, []
     numbers: dict[type[BaseException], int] = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
 
+    def send(number: int) -> None:
+        if hasattr(signal, "pthread_kill"):  # wakes a main thread that waits
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        else:
+            signal.raise_signal(number)
+
     def hook(lost: sys.UnraisableHookArgs) -> None:
         if lost.exc_type not in numbers:
             return usual(lost)
-        timers.append(threading.Timer(_SOON, signal.raise_signal, [numbers[lost.exc_type]]))
+        timers.append(threading.Timer(_SOON, send, [numbers[lost.exc_type]]))
         timers[-1].daemon = True
         timers[-1].start()
 
