@@ -55,7 +55,7 @@ def is_finished(settings: config.EvaluationStage, case: Case) -> bool:
     kept = _kept(settings, case)
     if settings.overwrite or not kept.exists():
         return False
-    artifacts.read_manifest(kept, STAGE, remedy=remedy(settings, case, kept))
+    read_manifest(settings, case, kept)
     take_place(settings, case)
     return True
 
@@ -69,7 +69,7 @@ def place(settings: config.EvaluationStage, case: Case) -> Path:
     if not case.target.exists():
         return case.target
     try:
-        manifest = artifacts.read_manifest(case.target, STAGE, remedy=remedy(settings, case, case.target))
+        manifest = read_manifest(settings, case, case.target)
     except UserError:
         if settings.overwrite:
             return case.target
@@ -87,8 +87,7 @@ def take_place(settings: config.EvaluationStage, case: Case) -> None:
     if not kept.exists():
         return
     if case.target.exists():
-        advice = remedy(settings, case, case.target)
-        manifest = artifacts.read_manifest(case.target, STAGE, verify=False, remedy=advice)
+        manifest = read_manifest(settings, case, case.target, verify=False)
         os.rename(case.target, _beside(case, _identity(manifest["config"], _recorded(manifest))))
     os.rename(kept, case.target)
 
@@ -116,12 +115,23 @@ def _recorded(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return of_inputs | manifest.get("notes", {}).get(_OWN_FILES, {})
 
 
-def remedy(settings: config.EvaluationStage, case: Case, folder: Path) -> str:
-    """Return what to do about a damaged evaluation, which --overwrite replaces where it is one by its manifest."""
-    named = ("--checkpoint", str(case.checkpoint))
-    if not (folder / artifacts.MANIFEST).is_file():
-        return f"move it away and run {commands.again(f'{STAGE}.py', settings, *named)}"
-    return f"run {commands.again(f'{STAGE}.py', settings, *named, '--overwrite')} to make it anew"
+def read_manifest(settings: config.EvaluationStage, case: Case, folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Return the manifest of a whole evaluation, or of a reference's part.
+
+    Args:
+        settings: of the stage that reads it.
+        case: the checkpoint that it is of.
+        folder: the artefact.
+        verify: as of `artifacts.read_manifest`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    again = functools.partial(commands.again, f"{STAGE}.py", settings, "--checkpoint", str(case.checkpoint))
+    remedy = f"run {again('--overwrite')} to make it anew"
+    if not (folder / artifacts.MANIFEST).is_file():  # --overwrite would not replace it either
+        remedy = f"move it away and run {again()}"
+    return artifacts.read_manifest(folder, STAGE, verify=verify, remedy=remedy)
 
 
 def _identity(values: Mapping[str, Any], hashes: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from detox.evaluation.summaries import Draw
 from detox.evaluation.task import Task
 from detox.model.engine import Engine
 from detox.scoring.rouge import OVERLAPS
-from detox.stage import artifacts, manifest
+from detox.stage import manifest
 
 if TYPE_CHECKING:
     import config
@@ -64,7 +64,7 @@ def _read(settings: config.EvaluationStage, case: Case, name: str) -> dict[str, 
     own = case.target.parent / name
     for folder in (own, *sorted(case.run.parent.glob(f"*/evaluation/{name}"))):
         if folder.exists():
-            artifacts.read_manifest(folder, folders.STAGE, remedy=folders.remedy(settings, case, folder))
+            folders.read_manifest(settings, case, folder)
             return json.loads((folder / _FILE).read_text(encoding="utf-8"))
     return None
 

@@ -30,6 +30,7 @@ _UNTIL_TOLD = 60.0
 once: what was ended by one waits a moment."""
 _MOMENT = 1.0
 _SOON = 0.05
+"""Seconds until a lost signal is sent again, by when what lost it is done."""
 _NO_MEMORY = "out of memory: free some, or choose a smaller model, smaller batches or another --device"
 _OWN = ("config", "detox")
 _ENVIRONMENT = (

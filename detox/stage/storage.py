@@ -37,8 +37,8 @@ def refusal(error: BaseException, path: object) -> UserError | None:
         hidden = re.search(r"\(os error (\d+)\)", str(cause))
         number = cause.errno if isinstance(cause, OSError) else int(hidden[1]) if hidden else None
         if number in _ADVICE:
-            names = (getattr(cause, key, None) for key in ("filename2", "filename"))  # of a copy: the one written
-            name = next((name for name in names if name is not None), None)
+            written = getattr(cause, "filename2", None)  # of a copy or a renaming
+            name = getattr(cause, "filename", None) if written is None else written
             return UserError(f"{path if name is None else os.fsdecode(name)}: {os.strerror(number)}; {_ADVICE[number]}")
         cause = cause.__cause__
     return None

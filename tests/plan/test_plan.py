@@ -41,6 +41,8 @@ NARROW = dict(
     classifier_layers=2,
     classifier_vocabulary=500,
 )
+WIDE = NARROW | dict(d=384, d_ff=768, layers=6, heads=6)
+MANY_WORDS = (WIDE | dict(vocabulary=32128), dict(batch_size=16, minibatch_size=8), 100)
 CASES = {
     "all layers": (
         NARROW,
@@ -49,23 +51,13 @@ CASES = {
         "packed",
     ),
     "decoder": (
-        NARROW | dict(d=384, d_ff=768, layers=6, heads=6, vocabulary=8000),
+        WIDE | dict(vocabulary=8000),
         dict(batch_size=8, minibatch_size=8),
         150,
         "packed",
     ),
-    "many words": (
-        NARROW | dict(d=384, d_ff=768, layers=6, heads=6, vocabulary=32128),
-        dict(batch_size=16, minibatch_size=8),
-        100,
-        "packed",
-    ),
-    "many words, Hugging Face's modules": (
-        NARROW | dict(d=384, d_ff=768, layers=6, heads=6, vocabulary=32128),
-        dict(batch_size=16, minibatch_size=8),
-        100,
-        "hf",
-    ),
+    "many words": (*MANY_WORDS, "packed"),
+    "many words, Hugging Face's modules": (*MANY_WORDS, "hf"),
 }
 """Shape, PPO settings, tokens of each prompt, engine."""
 
