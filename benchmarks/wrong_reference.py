@@ -16,15 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detox.scoring.classifier import load_classifier
-from detox.scoring.rouge import rouge
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import config
 from benchmarks.stages import spread
 from detox.data import preparation
 from detox.model import adapters, loading, tokenizers
+from detox.scoring.classifier import load_classifier
+from detox.scoring.rouge import rouge
 
 KINDS = {"bare base": "the supervised adapter is trained", "start": "it is merged, a fresh one is trained"}
 NEW_TOKENS = 48
@@ -63,6 +62,7 @@ def make_trainer(kind: str, seed: int, kl_coef: float) -> Any:
 def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one run; return the KL of each update and what the summaries are like before and after."""
     import torch
+    from tqdm import tqdm
 
     from detox.model.hugging_face import HuggingFaceEngine
     from detox.ppo.prompt_stream import PromptStream
@@ -90,7 +90,7 @@ def train(kind: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]
         }
 
     stream, kl, before = PromptStream(prepared["train"]["input_ids"], seed), [], look()
-    for _ in range(arguments.updates):
+    for _ in tqdm(range(arguments.updates), desc=f"seed {seed}, {kind}", leave=False):
         queries = [prompt.query_ids for prompt in stream.take(16)]
         trainer.model.eval()
         options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}

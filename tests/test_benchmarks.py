@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
@@ -32,6 +36,20 @@ from benchmarks import (
 from detox.demo import corpus
 from detox.model import policy
 from detox.stage import cli, parsing
+
+BENCHMARKS = Path(ppo_step.__file__).parent
+SCRIPTS = [path for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)
+def test_each_benchmark_starts_from_a_clone_that_is_not_installed(path):
+    """Its first imports find the clone's own packages, from any folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, path, "--help"], cwd=path.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {path.name}")
 
 
 def test_prompts_add_up_and_stay_within_limits():
