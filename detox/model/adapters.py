@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Set
@@ -64,6 +65,7 @@ def load_adapter(model: PreTrainedModel, name: str, revision: str | None = None)
             ignore_tied_heads()
             adapted = get_peft_model(model, settings)
         _check_complete(source, factors, adapted)
+        _check_scaling(source, adapted)
         set_peft_model_state_dict(adapted, {f"base_model.model.{key}": tensor for key, tensor in factors.items()})
     except sources.FAILURES as error:
         raise UserError(
@@ -206,6 +208,17 @@ def _check_complete(source: Source, factors: Mapping[str, Tensor], adapted: Any)
             raise UserError(
                 f"{source.name}: its file {what} {len(odd)} tensors of the layers that its adapter_config.json names, "
                 f"such as {printable(min(odd), 100)}; {_advice(source, adapted.get_base_model(), otherwise)}"
+            )
+
+
+def _check_scaling(source: Source, adapted: nn.Module) -> None:
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in adapted.named_modules():
+        if isinstance(layer, LoraLayer) and not math.isfinite(layer.scaling["default"]):
+            raise UserError(
+                f"{source.name}: its adapter_config.json scales {printable(name, 100)} by {layer.scaling['default']}; "
+                "mend lora_alpha and alpha_pattern there, or name another adapter"
             )
 
 

@@ -36,7 +36,7 @@ def check_reference(old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, dt
     if not math.isfinite(gap):
         raise TrainingError(
             "before the first update the policy's log-probabilities are no numbers: weights of --model.base or "
-            "--model.adapter are NaN or infinite, or the adapter's lora_alpha is"
+            "--model.adapter are NaN or infinite, or so large that what they compute is"
         )
     if gap > MOST_OFF[dtype]:
         raise TrainingError(
