@@ -132,9 +132,9 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
     """Print what the evaluations on disk say, and compare them where there are several."""
     from detox.data.counts import FEW
     from detox.evaluation import several_checkpoints
-    from detox.evaluation.folders import publish
+    from detox.evaluation.folders import STAGE, publish
     from detox.report import export, terminal
-    from detox.stage import figures, notes
+    from detox.stage import artifacts, figures, notes
 
     found, lines = several_checkpoints.compare(settings, cases)
     place = cases[-1].target
@@ -142,7 +142,9 @@ def conclude(settings: config.EvaluationStage, cases: list[Case]) -> None:
         print(notes.folded(several_checkpoints.table(found)))
         content = hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=4).hexdigest()
         place = cases[0].target.with_name(f"comparison{cases[0].suffix}-{content}")
-        if settings.overwrite or not place.exists():
+        if place.exists() and not settings.overwrite:
+            artifacts.read_manifest(place, STAGE, remedy="move it away and type the same command again")
+        else:
             with publish(settings, place, {case.name: case.target for case in cases}, "cpu") as folder:
                 write(folder, found, lines)
     print(f"\n{found['checkpoint']} of {found['run']}, {found['n']} dialogues ({found['split']})\n")

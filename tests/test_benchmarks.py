@@ -395,6 +395,7 @@ def test_simulated_evaluations_fill_their_tables(monkeypatch, capsys):
     rows = [line for line in shown.splitlines() if line.startswith("| ")]
     assert len(rows) == 5 + 3 * 2 * 4 + 10 + 3 * 2 + 10 + 2
     assert evaluations.rate([True] * 95 + [False] * 5) == "0.95 ± 0.02" and evaluations.rate([True] * 19) == "too few"
+    assert evaluations.rate([True] * 23) == "all 23"
     assert evaluations.rate([True, False] * 2000) == "0.500"
 
 

@@ -548,6 +548,12 @@ def test_checkpoints_side_by_side(again, capsys, monkeypatch):
     assert capsys.readouterr().out == re.sub(r".*: \d+ of \d+ in .*\n", "", shown), "nothing is computed again"
     assert "different dialogues" not in shown
 
+    (folder / "report.html").unlink()
+    assert run("--checkpoint", *names) == 2
+    assert f"{folder.name}: report.html is missing; move it away and type" in capsys.readouterr().err
+    folder.rename(again / "moved")
+    assert run("--checkpoint", *names) == 0 and (folder / "report.html").exists()
+
     results, fewer = examples.read_results, {"step-0001": {"n": 5}}
     monkeypatch.setattr(examples, "read_results", lambda place: results(place) | fewer.get(place.name, {}))
     assert run("--checkpoint", *names) == 0

@@ -67,6 +67,12 @@ def test_an_interruption_after_the_end_tells_what_comes_next(base, place, capsys
     assert told == "interrupted: checkpoints/flan-t5/lora is whole; next: the next command"
 
 
+def test_an_interruption_behind_the_last_file_does_not_ask_for_it_again(base, capsys, monkeypatch):
+    monkeypatch.setattr(training_lora, "next_step", lambda settings: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert train(base, "--lora.max-steps", "1") == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted: checkpoints/flan-t5/lora is whole"
+
+
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 

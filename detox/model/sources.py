@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ from detox.stage.errors import UserError, printable
 from detox.stage.files import sha256
 
 DEMO_MODELS = Path(__file__).resolve().parents[1] / "demo" / "models"
-FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+FAILURES = (
+    *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError),
+    re.error,  # of a pattern of layers
+)
 """What libraries raise over files of which they can make no model."""
 
 

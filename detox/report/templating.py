@@ -65,7 +65,8 @@ def _environment(escaped: Callable[[str], Markup]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    ours = printable, clean, lines, typeset, block, as_json, paragraphs, contents, linked, anchor, digest, table.change
+    ours = [printable, clean, lines, typeset, unbroken, block, as_json, paragraphs, contents, linked, anchor, digest]
+    ours.append(table.change)
     environment.filters |= dict(inspect.getmembers(figures, inspect.isfunction))
     environment.filters |= {function.__name__: function for function in ours}
     modules = comparisons, examples, figures, headline, provenance, quality, toxicity
@@ -96,7 +97,13 @@ def typeset(text: str) -> Markup:
     line: str = text if isinstance(text, Markup) else markupsafe.escape(printable(text))
     line = re.sub(r"(?<![\w.-])-(?=\d)", "\u2212", line)
     line = line.replace("ROUGE-", "ROUGE-\u2060")  # no line break after the hyphen
-    return Markup(re.sub(r"\bp (=|&lt;) (?=\d)", "p\u00a0\\1\u00a0", line))  # noqa: S704
+    return unbroken(Markup(re.sub(r"\bp (=|&lt;) (?=\d)", "p\u00a0\\1\u00a0", line)))  # noqa: S704
+
+
+def unbroken(text: str) -> Markup:
+    """Escape text for HTML; a line does not end inside of a flag."""
+    line: str = text if isinstance(text, Markup) else markupsafe.escape(printable(text))
+    return Markup(re.sub(r"(?<![\w-])--[\w.-]+", r'<span class="flag">\g<0></span>', line))  # noqa: S704
 
 
 def lines(text: Any) -> Markup:

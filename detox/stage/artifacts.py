@@ -182,9 +182,11 @@ def _read_whole(
     anew = remedy or f"run {commands.before(stage, reader, folder, '--overwrite')} to make it anew"
     with storage.told(folder):
         folders.recover(folder)
-        try:
-            content = (folder / MANIFEST).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        content = None
+        with contextlib.suppress(FileNotFoundError):  # it goes between two looks
+            if (folder / MANIFEST).is_file():
+                content = (folder / MANIFEST).read_bytes()
+        if content is None:
             if os.path.lexists(folder):
                 default = f"move it away and run {commands.before(stage, reader, folder)}"
                 raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from detox.stage import environment, flags, lack_of_memory, notes, storage, versions
+from detox.stage import environment, flags, lack_of_memory, notes, paths, storage, versions
 from detox.stage.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def run(
             settings = parsing.parse(stage, words, description, of_run)
             if settings.overwrite:
                 safe = "nothing on disk is lost; the same command starts it over"
+            paths.demand_utf8(settings.checkpoints)
             versions.git_rev()  # of the code that runs, whatever is edited meanwhile
             try:
                 code = main(settings) or 0

@@ -22,7 +22,9 @@ def make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise UserError(f"{folder} is a file, not a folder; choose another --run or --checkpoints") from None
+        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        what = "leads to no folder" if there.is_symlink() else "is a file, not a folder"
+        raise UserError(f"{there} {what}; choose another --run or --checkpoints") from None
     except FileNotFoundError:
         raise UserError(f"{folder} can't be made; choose another --checkpoints") from None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from detox.stage.errors import UserError
 
 if TYPE_CHECKING:
     from config import S
@@ -47,6 +50,22 @@ def same(one: object, other: object) -> bool:
         return isinstance(one, str) and isinstance(other, str) and os.path.samefile(one, other)
     except (OSError, ValueError):
         return False
+
+
+def demand_utf8(folder: str) -> None:
+    """Refuse a folder whose whole name is not UTF-8 here, since pyarrow and safetensors take every name for that.
+
+    Raises:
+        UserError: bytes of it are none, or the locale reads them as something else.
+    """
+    name = os.path.realpath(folder)
+    written = os.fsencode(name)
+    with contextlib.suppress(UnicodeEncodeError):
+        if name.encode() == written:
+            return
+    plain = written.decode(errors="backslashreplace")
+    remedy = "set PYTHONUTF8=1" if plain.encode() == written else "rename that folder, or choose another --checkpoints"
+    raise UserError(f"{plain}: this name is not read as UTF-8; {remedy}")
 
 
 def shown(path: Path) -> Path:

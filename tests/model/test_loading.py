@@ -384,6 +384,7 @@ ADAPTER = "adapter_config.json"
         (_json(ADAPTER, modules_to_save=["lm_head"]), "modules_to_save=['lm_head']"),
         (_json(ADAPTER, init_lora_weights="pissa"), "init_lora_weights=pissa"),
         (_json(ADAPTER, target_modules=["query"]), "cannot be loaded as a LoRA adapter"),
+        (_json(ADAPTER, target_modules="("), "cannot be loaded as a LoRA adapter"),
         (_json(ADAPTER, target_modules=["q"]), "holds, unasked, 12 tensors"),
         (_json(ADAPTER, lora_alpha=float("nan")), "by nan; mend lora_alpha"),
         (_json(ADAPTER, alpha_pattern={"q": float("inf")}), "q by inf; mend lora_alpha"),

@@ -33,6 +33,12 @@ def test_a_sentence_is_set_with_its_signs():
     assert shown == "ROUGE-\u2060L fell by \u22125% [\u22127%, \u22123%] in step-3; p\u00a0&lt;\u00a00.0001"
 
 
+def test_a_line_does_not_end_inside_of_a_flag():
+    shown = templating.unbroken("python a.py --ppo.step-kl 1 <-- -- pre--fix")
+    assert shown == 'python a.py <span class="flag">--ppo.step-kl</span> 1 &lt;-- -- pre--fix'
+    assert '<span class="flag">--run</span>' in templating.typeset("pass --run x")
+
+
 def test_what_is_missing_is_false_but_never_printed():
     assert filled("{% if results.a.b %}yes{% endif %}{{ results.a.b or 'none' }}", results={"a": None}) == "none"
     with pytest.raises(UndefinedError, match="'tyop' is undefined|no attribute 'tyop'"):

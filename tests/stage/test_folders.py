@@ -7,6 +7,7 @@ import os
 import pytest
 
 from detox.stage import folders, run_lock
+from detox.stage.errors import UserError
 from tests.stage.artefacts import publish, read, tree
 
 
@@ -88,3 +89,16 @@ def test_the_lock_of_a_run_sweeps_away_no_only_copy(tmp_path, monkeypatch):
     (tmp_path / "prepared").rename(tmp_path / ".prepared.4000000-0123abcd.old")
     with run_lock.hold(tmp_path):
         read(tmp_path / "prepared")
+
+
+def test_what_is_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for place, says in (
+        ("file/run", None),
+        ("file", r"/file is a file, not a folder; choose"),
+        ("link", r"/link leads to no folder; choose"),
+        ("link/run", r"/link leads to no folder; choose"),
+    ):
+        with pytest.raises((UserError, NotADirectoryError), match=says):
+            folders.make(tmp_path / place)

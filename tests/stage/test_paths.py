@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import config
 from detox.evaluation import checkpoints
 from detox.ppo import checkpoint_record, resume
 from detox.stage import cli, paths
+from detox.stage.errors import UserError
 from tests import tiny
 from tests.test_bad_input import FLAGS, STAGES
 
@@ -180,3 +182,21 @@ def test_the_working_folder_is_noted_with_a_checkpoint(place):
     manifest = checkpoint_record.read_manifest(folder)
     assert manifest["notes"]["working_folder"] == os.getcwd()
     assert checkpoint_record.working_folders(folder, manifest) == [place, place]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take no such names")
+def test_a_name_that_is_no_utf8_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for stage, (kind, main) in STAGES.items():
+        assert cli.run(kind, main, ["--preset", "demo"]) == 2, stage
+        told = capsys.readouterr().err
+        assert r"/f\xfcr/checkpoints: this name is not read as UTF-8; rename that folder" in told
+    assert not any(folder.iterdir())
+
+
+def test_a_locale_that_reads_a_name_as_another_is_told(monkeypatch):
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("latin-1"))
+    with pytest.raises(UserError, match="/ü: this name is not read as UTF-8; set PYTHONUTF8=1"):
+        paths.demand_utf8("/ü".encode().decode("latin-1"))
