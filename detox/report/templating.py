@@ -102,7 +102,7 @@ def typeset(text: str) -> Markup:
 
 def unbroken(text: str) -> Markup:
     """Escape text for HTML; a line does not end inside of a flag."""
-    line: str = text if isinstance(text, Markup) else markupsafe.escape(printable(text))
+    line = str(text if isinstance(text, Markup) else markupsafe.escape(printable(text)))
     return Markup(re.sub(r"(?<![\w-])--[\w.-]+", r'<span class="flag">\g<0></span>', line))  # noqa: S704
 
 
