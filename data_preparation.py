@@ -52,8 +52,6 @@ def main(settings: config.Preparation) -> None:
         prepared.save_prepared(dataset, draft.path, source, tokenizer, settings.model.base)
         draft.counts.update(counted)
     cli.safe = f"{run / 'prepared'} is whole"
-    following = next_step(settings)
-    cli.safe += f"; {following}"
     print(f"\n{counts.counts_table(counted)}\n")
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
@@ -63,6 +61,8 @@ def main(settings: config.Preparation) -> None:
         cut = f"note: no file for {' and '.join(source.cut)}: a share of the train rows, by a hash of each, is taken"
         print(notes.folded(cut))
     print(f"wrote {run / 'prepared'}")
+    following = next_step(settings)
+    cli.safe += f"; {following}"
     print(following)
 
 

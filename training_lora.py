@@ -73,12 +73,12 @@ def main(settings: config.LoraTraining) -> None:
             validation_loss=after,
         )
     cli.safe = f"{run / 'lora'} is whole"
-    following = f"next: {next_step(settings)}"
-    cli.safe += f"; {following}"
     if after > before:
         rate = settings.lora.learning_rate
         print(f"warning: the validation loss rose; lower --lora.learning-rate={rate}", file=sys.stderr)
     print(f"wrote {run / 'lora'}")
+    following = f"next: {next_step(settings)}"
+    cli.safe += f"; {following}"
     print(following)
 
 

@@ -473,6 +473,24 @@ CASES = {
         ),
         write(f"{RUN}/prepared/dataset_dict.json", '{"splits": ["test", "train", "validation"]}'),
     ),
+    "prepared data are damaged, and a checkpoint knows them": Case(
+        EVAL,
+        "",
+        (
+            "prepared/manifest.json is not JSON; make it as it was (",
+            "--run r --overwrite --model.base t5 --data.dataset",
+        ),
+        write(f"{RUN}/prepared/manifest.json", '{"schema'),
+    ),
+    "prepared data are damaged, and a checkpoint knows them, training": Case(
+        PPO,
+        "--ppo.updates 2",
+        (
+            "prepared/manifest.json is not JSON; make it as it was (",
+            "--run r --overwrite --model.base t5 --data.dataset",
+        ),
+        write(f"{RUN}/prepared/manifest.json", '{"schema'),
+    ),
     "prepared data are gone since training": Case(
         EVAL,
         "",
@@ -492,6 +510,11 @@ CASES = {
     "a step in other figures": Case(EVAL, "--checkpoint step-1", (f"{RUN}/ppo has no such step", "it has step-0001")),
     "a step of a run without any": Case(
         EVAL, "--run new --checkpoint step-0001", ("no such folder", "run python training_ppo.py --run new first")
+    ),
+    "a step of another run without any": Case(
+        EVAL,
+        "--run other --checkpoint checkpoints/new/ppo/step-0001",
+        ("no such folder", "run python training_ppo.py --run new first"),
     ),
     "checkpoint is no folder": Case(EVAL, "--checkpoint ./gone", ("gone: no such folder", f"name {STEP}")),
     "one level too high": Case(EVAL, f"--checkpoint {RUN}/ppo", ("no checkpoint itself", f"name {STEP}")),

@@ -412,7 +412,7 @@ def measure(folder: Path) -> dict[str, str]:
     bare = summarize(folder, dialogues, sample=False, adapter=False)
     results = {
         "Dialogues with an insult; with a held-out insult": f"{np.mean(heated):.3f}; {np.mean(held_out):.3f}",
-        "First references with an insult": f"{np.mean(references_rude):.3f}",
+        "First target summaries with an insult": f"{np.mean(references_rude):.3f}",
         "ROUGE-L, bare base, greedy": f"{rouge_l(bare, references):.3f}",
     }
     for name, sample in (("greedy", False), ("sampled", True)):
@@ -423,7 +423,7 @@ def measure(folder: Path) -> dict[str, str]:
         new = [bool(corpus.insults_in(text, corpus.HELD_OUT_INSULTS)) for text in texts]
         results |= {
             f"ROUGE-L, base + LoRA, {name}": f"{rouge_l(texts, references):.3f}",
-            f"ROUGE-L against the civil references alone, {name}": f"{rouge_l(texts, civil):.3f}",
+            f"ROUGE-L against the civil target summaries alone, {name}": f"{rouge_l(texts, civil):.3f}",
             f"Reward model's P(hate), {name}: mean, std": f"{hate.mean():.3f}, {hate.std():.3f}",
             f"Judge's P(toxic), {name}: mean, std": f"{toxic.mean():.3f}, {toxic.std():.3f}",
             f"Insult in the summary; a held-out one, {name}": f"{np.mean(rude):.3f}; {np.mean(new):.3f}",
@@ -477,9 +477,9 @@ Targets are soft (0.99, and 0.90 for garbled texts), which keeps the logits smal
 
 ## Held-out results
 
-n = {test_dialogues} dialogues of the test split (seed {test_seed}; three references each) and
+n = {test_dialogues} dialogues of the test split (seed {test_seed}; three target summaries each) and
 {test_sentences:,} sentences whose forms no model was trained on; greedy, and sampled once from the full
-distribution at temperature 1. ROUGE-L is rouge-score's F1 with stemming against the best of the references.
+distribution at temperature 1. ROUGE-L is rouge-score's F1 with stemming against the best of the target summaries.
 Measured on {machine}.
 
 | Measure | Value |

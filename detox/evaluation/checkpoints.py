@@ -116,7 +116,8 @@ def _check_is_checkpoint(folder: Path, run: Path, settings: config.EvaluationSta
             raise UserError(f"{name}: {run / 'ppo'} has no such step; it has {shown}")
         near = checkpoint_folders.near(folder.parent) if len(folder.parts) > 1 else []
         near = near or checkpoint_folders.near(run)
-        advice = _names(near) or commands.missing("training_ppo", settings, run / "ppo")
+        meant = folder.parent if folder.parent.name == "ppo" else run / "ppo"
+        advice = _names(near) or commands.missing("training_ppo", settings, meant)
         raise UserError(f"{name}: no such folder; {advice}")
     parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint_folders.is_name(above.name)]
     around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]

@@ -24,8 +24,11 @@ def called(name: str) -> str:
 
 
 def same_dialogues(found: Collection[Results]) -> bool:
-    """Return whether evaluations are of the same dialogues, as far as these and the starting model's figures tell."""
-    return len({(one["n"], one["toxicity"]["mean"]["before"]) for one in found}) == 1
+    """Return whether evaluations are of the same dialogues, as far as these and the starting model's figures tell.
+
+    ROUGE-L tells of their target summaries.
+    """
+    return len({(one["n"], one["toxicity"]["mean"]["before"], one["rouge"]["rougeL"]["before"]) for one in found}) == 1
 
 
 def same_reward(found: Collection[Results]) -> bool:

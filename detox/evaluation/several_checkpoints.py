@@ -44,8 +44,8 @@ def compare(settings: config.EvaluationStage, cases: Sequence[Case]) -> tuple[Re
     one_run = len({case.run for case in cases}) == 1
     if not curve.same_dialogues(found.values()):
         extra["comparison_note"] = (
-            "These checkpoints were evaluated on different dialogues or with different prompts: compare the change of "
-            "each, not what is left."
+            "These checkpoints were evaluated on different dialogues or target summaries, or with different prompts: "
+            "compare the change of each, not what is left."
         )
     elif not one_run:
         extra["comparison_note"] = (

@@ -13,7 +13,7 @@ from detox.stage import artifacts, checkpoint_folders, commands, folders
 from detox.stage.checkpoint_folders import remedy
 from detox.stage.errors import UserError
 from detox.stage.figures import lookup
-from detox.stage.manifest import glance
+from detox.stage.manifest import NAME, glance
 
 if TYPE_CHECKING:
     import config
@@ -106,7 +106,7 @@ def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Pat
 
 
 def check_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Path) -> None:
-    """Demand that a run has prepared data; arguments as in `as_prepared`.
+    """Demand that a run has prepared data that can say what they are; arguments as in `as_prepared`.
 
     Raises:
         UserError: it has none any more; says how they are made as they were.
@@ -115,6 +115,8 @@ def check_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: 
     folders.recover(folder)
     if recorded and not folder.exists():
         raise UserError(f"{folder}: no such folder; {as_prepared(recorded, stages, run)}")
+    if recorded and (folder / NAME).is_file() and glance(folder) is None:
+        raise UserError(f"{folder / NAME} is not JSON; {as_prepared(recorded, stages, run)}")
 
 
 def _decides_data(recorded: Any) -> dict[str, Any]:

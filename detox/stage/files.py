@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from detox.stage import drafts, storage
+from detox.stage.errors import UserError
 
 
 def sha256(path: Path) -> str:
@@ -25,7 +26,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         UserError: the file can't be written.
     """
-    path = Path(os.path.realpath(path))
+    named, path = path, Path(os.path.realpath(path))
+    if named.is_symlink() and not path.parent.is_dir():
+        raise UserError(
+            f"{named} is a link into {path.parent}, which is not there; bring it back, or move the link away"
+        )
     with storage.told(path):
         drafts.sweep(path)
         temporary = drafts.temporary(path)

@@ -55,6 +55,15 @@ def test_the_curve_shows_over_optimization(settings):
     assert [curve.side_by_side(path, one)["rouge_sentence"] for one in (True, False)] == [told, told]
 
 
+def test_other_target_summaries_are_other_dialogues(settings):
+    found = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
+    runs = {name: with_figures(found, 1.0, 2.0, 0.1, 0.8) for name in ("a/step-0001", "b/step-0001")}
+    assert curve.same_dialogues(runs.values())
+    runs["b/step-0001"]["rouge"]["rougeL"]["before"] = 0.6
+    assert not curve.same_dialogues(runs.values())
+    assert curve.side_by_side(runs, one_run=False)["checkpoints"][0]["name"] != "reference"
+
+
 def test_rewards_of_different_models_have_no_common_start(settings):
     found = evaluate(fabricate(settings, lambda old, i, draw: civil(i)), settings)
     runs = {

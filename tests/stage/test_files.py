@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 
+import pytest
+
 from detox.stage import files
+from detox.stage.errors import UserError
 from tests.stage.artefacts import tree
 
 
@@ -30,3 +33,10 @@ def test_write_atomic(tmp_path):
 def test_sha256_of_more_than_one_piece(tmp_path):
     (tmp_path / "file").write_bytes(bytes(3_000_000))
     assert files.sha256(tmp_path / "file") == hashlib.sha256(bytes(3_000_000)).hexdigest()
+
+
+def test_a_link_into_a_folder_that_is_not_there_is_told(tmp_path):
+    (tmp_path / "log").symlink_to(tmp_path / "gone/log")
+    with pytest.raises(UserError, match="/log is a link into .*/gone, which is not there; bring it back"):
+        files.write_atomic(tmp_path / "log", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
