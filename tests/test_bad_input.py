@@ -491,6 +491,12 @@ CASES = {
         ),
         write(f"{RUN}/prepared/manifest.json", '{"schema'),
     ),
+    "the manifest of prepared data has changed, and a checkpoint knows them": Case(
+        EVAL,
+        "",
+        ("prepared/manifest.json has changed; make it as it was (", "--overwrite --model.base t5 --data.dataset"),
+        edit(f"{RUN}/prepared/manifest.json", seed=7),
+    ),
     "prepared data are gone since training": Case(
         EVAL,
         "",

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from detox.stage import artifacts, checkpoint_folders, commands, folders
+from detox.stage import artifacts, checkpoint_folders, commands, folders, storage
 from detox.stage.checkpoint_folders import remedy
 from detox.stage.errors import UserError
 from detox.stage.figures import lookup
-from detox.stage.manifest import NAME, glance
+from detox.stage.manifest import NAME, glance, is_as_written, parse
 
 if TYPE_CHECKING:
     import config
@@ -85,19 +85,20 @@ def settings_of(manifest: Mapping[str, Any], kind: type[config.PPOTraining]) -> 
         raise UserError(f"the checkpoint's manifest holds settings of another version ({error}); train anew") from None
 
 
-def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Path) -> str:
+def as_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: Path, is_whole: bool = True) -> str:
     """Say what to do for the data of a run to be as a checkpoint was trained on; not how, where it does not say.
 
     Args:
         recorded: of the data, among the inputs in its manifest.
         stages: classes of settings by script.
         run: folder of the run, wherever it was when the checkpoint was made.
+        is_whole: what the run has is whole, so that it is of another source if its settings are the same.
     """
     script, anew = "data_preparation.py", "make it as it was"
     try:
         settings = commands.of_run(_build(stages[script], recorded["config"]), run)
         command = commands.again(script, settings, "--overwrite")
-        if _decides_data(recorded["config"]) == _decides_data(lookup(glance(run / "prepared"), "config")):
+        if is_whole and _decides_data(recorded["config"]) == _decides_data(lookup(glance(run / "prepared"), "config")):
             source = f"--data.dataset {settings.data.dataset} or the tokenizer has changed"
             return f"put its source back as it was ({source}), then {anew} ({command})"
         return f"{anew} ({command})"
@@ -113,10 +114,17 @@ def check_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: 
     """
     folder = run / "prepared"
     folders.recover(folder)
-    if recorded and not folder.exists():
-        raise UserError(f"{folder}: no such folder; {as_prepared(recorded, stages, run)}")
-    if recorded and (folder / NAME).is_file() and glance(folder) is None:
-        raise UserError(f"{folder / NAME} is not JSON; {as_prepared(recorded, stages, run)}")
+    if not recorded:
+        return
+    anew = as_prepared(recorded, stages, run, is_whole=False)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder; {anew}")
+    path = folder / NAME
+    if path.is_file():
+        with storage.told(path):
+            found = parse(path.read_bytes(), path, "data_preparation", anew)
+        if not is_as_written(found):
+            raise UserError(f"{path} has changed; {anew}")
 
 
 def _decides_data(recorded: Any) -> dict[str, Any]:
