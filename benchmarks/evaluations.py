@@ -109,10 +109,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def rate(hits: Sequence[bool]) -> str:
-    """Return a share with its Monte Carlo error where that is above 0.01, as where few intervals are given."""
+    """Return a share with its Monte Carlo error where that is above 0.01, as where few intervals are given.
+
+    Of a share of 1 no error can be told: it is given as `all`, and of how many.
+    """
     if len(hits) < 20:
         return "too few"
-    if all(hits):  # of which no error can be told
+    if all(hits):
         return f"all {len(hits)}"
     p, error = float(np.mean(hits)), float(np.std(hits)) / np.sqrt(len(hits))
     return f"{p:.3f}" if error <= 0.01 else f"{p:.2f} ± {error:.2f}"

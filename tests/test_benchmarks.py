@@ -37,11 +37,12 @@ from detox.demo import corpus
 from detox.model import policy
 from detox.stage import cli, parsing
 
-BENCHMARKS = Path(ppo_step.__file__).parent
-SCRIPTS = [path for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")]
+SCRIPTS = sorted(
+    path for path in Path(ppo_step.__file__).parent.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")
+)
 
 
-@pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_each_benchmark_starts_from_a_clone_that_is_not_installed(path):
     """Its first imports find the clone's own packages, from any folder."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -77,8 +77,7 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
     for folder in folders:
         _check_is_checkpoint(folder, own, settings)
         manifest, weights = checkpoint_record.read_manifest(folder), checkpoint_record.read_weights(folder)
-        place = Path(os.path.abspath(folder))
-        run = paths.shown(place.parent.parent) if place.parent.name == "ppo" else own
+        run = _run_of(folder, own)
         roots = tuple(checkpoint_record.working_folders(folder, manifest))
         training, weights = _from_here(
             _pinned(checkpoint_record.settings_of(manifest, trained), weights), weights, run, roots
@@ -87,7 +86,8 @@ def find(settings: config.EvaluationStage, trained: type[config.PPOTraining]) ->
         data = manifest["inputs"].get("prepared", {})
         checkpoint_record.check_prepared(data, settings.stages(), run)
         now = content(manifest), content_of(run / "prepared")
-        cases.append(Case(f"{run.name}/{place.name}", folder, run, training, suffix, weights, roots, data, *now))
+        name = f"{run.name}/{Path(os.path.abspath(folder)).name}"
+        cases.append(Case(name, folder, run, training, suffix, weights, roots, data, *now))
     if len({os.path.realpath(case.target) for case in cases}) < len(cases):
         raise UserError("--checkpoint: two of these have the same run and name; name each one once")
     if len({_start(case) for case in cases}) > 1:
@@ -104,6 +104,12 @@ def named(name: str, series: Path) -> Path:
     return series / folder if is_bare and (series / folder).is_dir() else folder
 
 
+def _run_of(folder: Path, own: Path) -> Path:
+    """Return the folder of the run that a checkpoint's folder lies in, or else the run of the settings."""
+    series = Path(os.path.abspath(folder)).parent
+    return paths.shown(series.parent) if series.name == "ppo" else own
+
+
 def _check_is_checkpoint(folder: Path, run: Path, settings: config.EvaluationStage) -> None:
     """Demand a checkpoint's folder; name those that are near where it is another one."""
     if (folder / artifacts.MANIFEST).exists():
@@ -116,8 +122,7 @@ def _check_is_checkpoint(folder: Path, run: Path, settings: config.EvaluationSta
             raise UserError(f"{name}: {run / 'ppo'} has no such step; it has {shown}")
         near = checkpoint_folders.near(folder.parent) if len(folder.parts) > 1 else []
         near = near or checkpoint_folders.near(run)
-        meant = folder.parent if folder.parent.name == "ppo" else run / "ppo"
-        advice = _names(near) or commands.missing("training_ppo", settings, meant)
+        advice = _names(near) or commands.missing("training_ppo", settings, _run_of(folder, run) / "ppo")
         raise UserError(f"{name}: no such folder; {advice}")
     parents = [above for above in Path(os.path.abspath(folder)).parents if checkpoint_folders.is_name(above.name)]
     around = [paths.shown(above) for above in parents if (above / artifacts.MANIFEST).exists()]

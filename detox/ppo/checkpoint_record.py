@@ -110,7 +110,7 @@ def check_prepared(recorded: Mapping[str, Any], stages: Mapping[str, Any], run: 
     """Demand that a run has prepared data that can say what they are; arguments as in `as_prepared`.
 
     Raises:
-        UserError: it has none any more; says how they are made as they were.
+        UserError: it has none any more, or their manifest is damaged; says how they are made as they were.
     """
     folder = run / "prepared"
     folders.recover(folder)

@@ -65,10 +65,10 @@ def _environment(escaped: Callable[[str], Markup]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    ours = [printable, clean, lines, typeset, unbroken, block, as_json, paragraphs, contents, linked, anchor, digest]
-    ours.append(table.change)
+    of_text = printable, clean, lines, typeset, unbroken, block, as_json
+    of_page = paragraphs, contents, linked, anchor, digest, table.change
     environment.filters |= dict(inspect.getmembers(figures, inspect.isfunction))
-    environment.filters |= {function.__name__: function for function in ours}
+    environment.filters |= {function.__name__: function for function in (*of_text, *of_page)}
     modules = comparisons, examples, figures, headline, provenance, quality, toxicity
     environment.globals |= {module.__name__.rpartition(".")[2]: module for module in modules}
     return environment
@@ -94,10 +94,9 @@ def block(text: str) -> Markup:
 
 def typeset(text: str) -> Markup:
     """Escape a sentence for HTML; a hyphen before a number becomes a minus sign."""
-    line: str = text if isinstance(text, Markup) else markupsafe.escape(printable(text))
-    line = re.sub(r"(?<![\w.-])-(?=\d)", "\u2212", line)
+    line = re.sub(r"(?<![\w.-])-(?=\d)", "\u2212", str(unbroken(text)))
     line = line.replace("ROUGE-", "ROUGE-\u2060")  # no line break after the hyphen
-    return unbroken(Markup(re.sub(r"\bp (=|&lt;) (?=\d)", "p\u00a0\\1\u00a0", line)))  # noqa: S704
+    return Markup(re.sub(r"\bp (=|&lt;) (?=\d)", "p\u00a0\\1\u00a0", line))  # noqa: S704
 
 
 def unbroken(text: str) -> Markup:

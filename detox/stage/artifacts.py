@@ -189,8 +189,8 @@ def _read_whole(
         if content is None:
             if os.path.lexists(folder):
                 default = f"move it away and run {commands.before(stage, reader, folder)}"
-                raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}") from None
-            raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}") from None
+                raise UserError(f"{folder} has no {MANIFEST}; {remedy or default}")
+            raise UserError(f"{folder}: no such folder; {commands.missing(stage, reader, folder)}")
     found = manifest.parse(content, folder / MANIFEST, stage, anew)
     is_as_written = manifest.is_as_written(found)
     for entry in found["files"]:
